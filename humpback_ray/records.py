@@ -75,6 +75,16 @@ class SeedOutcome(StrEnum):
     DELETED = "deleted"
     EMPTY_TEXT = "empty_text"
     INVALID_CHARACTERS = "invalid_characters"
+    SURPLUS = "surplus"  # above the number of pairs asked for
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedSeed:
+    """A root message of the seed export that gave no pair."""
+
+    message_id: str
+    outcome: SeedOutcome
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,24 +149,33 @@ class TrainingExample:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One model's answer to one evaluation prompt."""
+class TaskKind(StrEnum):
+    """What an evaluation asks of a model."""
 
-    prompt_id: str
-    model: str
+    ANSWER = "answer"
+    LOSS = "loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request of an evaluation: a prompt to answer, or a held-out pair to score."""
+
+    task_id: str
+    kind: TaskKind
     dataset: str
     instruction: str
-    output: str
-    finish: Finish
+    response: str  # the held-out answer; empty for a prompt to answer
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutLoss:
-    """One model's loss on one held-out seed answer."""
+class Evaluated:
+    """A task and what the model made of it."""
 
-    pair_id: str
-    model: str
-    loss: float | None  # mean negative log-likelihood per output token, in nats
-    num_tokens: int
+    task_id: str
+    kind: TaskKind
+    dataset: str
+    instruction: str
+    output: str  # the model's answer; the held-out answer of a LOSS task
+    loss: float | None  # mean nats per token of the held-out answer and its end token
+    num_loss_tokens: int
     finish: Finish

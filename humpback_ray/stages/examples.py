@@ -1,0 +1,95 @@
+"""Training examples: which pairs a model is finetuned on, in which direction, with which tag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from humpback_ray import storage, tables
+from humpback_ray.config import PromptSettings, SelectionSettings
+from humpback_ray.records import Direction, Origin, RatedPair, SeedPair, TrainingExample
+from humpback_ray.stages.stage import Context, Result
+from humpback_ray.text import prompts, selection
+
+
+def run_seed(
+    context: Context, *, seed: str, direction: Direction, tags: PromptSettings
+) -> Result:
+    """Examples of M_yx (reversed pairs) or of M_0 (pairs as they are), from the seed alone."""
+    examples = list(of_seed(tables.read_rows(seed, SeedPair), direction, tags))
+    storage.delete(context.path("rows"))
+    tables.write_rows(context.path("rows"), examples, TrainingExample)
+    return Result(len(examples), {Origin.SEED.value: len(examples)})
+
+
+def of_seed(
+    pairs: Iterable[SeedPair], direction: Direction, tags: PromptSettings
+) -> Iterator[TrainingExample]:
+    """Seed pairs as examples with the tag S_a, in one direction."""
+    for pair in pairs:
+        if direction is Direction.BACKWARD:
+            prompt, completion = prompts.backward_prompt(pair.response), pair.instruction
+        else:
+            prompt, completion = pair.instruction, pair.response
+        yield TrainingExample(
+            f"{Origin.SEED}-{pair.pair_id}", prompt, tags.seed_tag, completion, Origin.SEED
+        )
+
+
+def run_curated(
+    context: Context, *, seed: str, rated: str, tags: PromptSettings, settings: SelectionSettings
+) -> Result:
+    """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w."""
+    table = tables.read_table(rated, ["candidate_id", "score"]).drop_null()
+    scored = list(
+        zip(table["candidate_id"].to_pylist(), table["score"].to_pylist(), strict=True)
+    )
+    chosen = selection.select(scored, settings)
+    storage.delete(context.path("rows"))
+    _write_selected(rated, context.path("rows"), chosen, tags.web_tag)
+    pairs = tables.read_rows(seed, SeedPair)
+    seeds = list(of_seed(pairs, Direction.FORWARD, tags))
+    tables.write_rows(context.path("rows"), seeds, TrainingExample, name="seed")
+    scores = [score for candidate, score in scored if candidate in chosen]
+    outcomes = tables.count_values(context.path("rows"), "origin")
+    assert outcomes[Origin.WEB.value] == len(chosen)
+    assert outcomes.total() == len(tables.ids(context.path("rows"), "example_id"))
+    return Result(
+        outcomes.total(),
+        outcomes,
+        {
+            "num_scored": len(scored),
+            "num_selected": len(chosen),
+            "lowest_selected_score": round(min(scores), 4),
+            "mean_selected_score": round(sum(scores) / len(scores), 4),
+            "mean_score": round(sum(score for _, score in scored) / len(scored), 4),
+        },
+    )
+
+
+def _write_selected(rated: str, target: str, chosen: set[str], tag: str) -> None:
+    reference = ray.put(pa.array(sorted(chosen)))
+    filesystem, path = storage.arrow_filesystem(rated)
+    dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
+        partial(_selected, chosen=reference, tag=tag), batch_format="pyarrow"
+    )
+    target_filesystem, target_path = storage.arrow_filesystem(target)
+    dataset.write_parquet(target_path, filesystem=target_filesystem)
+
+
+def _selected(table: pa.Table, chosen: ray.ObjectRef, tag: str) -> pa.Table:
+    table = tables.conform(table, RatedPair)
+    table = table.filter(pc.is_in(table["candidate_id"], ray.get(chosen)))
+    return tables.to_table((_of_web(row, tag) for row in table.to_pylist()), TrainingExample)
+
+
+def _of_web(row: dict[str, Any], tag: str) -> TrainingExample:
+    return TrainingExample(
+        f"{Origin.WEB}-{row['candidate_id']}", row["instruction"], tag, row["response"], Origin.WEB
+    )

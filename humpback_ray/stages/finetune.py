@@ -1,0 +1,53 @@
+"""One finetuning: a base model and a table of examples become a model folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from humpback_ray.config import SamplingSettings, TrainingSettings
+from humpback_ray.stages.stage import Context, Result
+
+
+def run(
+    context: Context,
+    *,
+    examples: str,
+    base_model: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    settings: TrainingSettings,
+    random_seed: int,
+    chat_tags: tuple[str, ...],
+    sampling: SamplingSettings | None,
+) -> Result:
+    """Finetune `base_model` into this stage's own folder, which transformers and vLLM then load."""
+    from humpback_ray.engines.deepspeed_train import finetune
+
+    def show(step: dict[str, Any]) -> None:
+        context.progress.update(step["step"], step["num_steps"], f"steps, loss {step['loss']:.3f}")
+        context.metrics.add(**step)
+
+    context.progress.say("starting the training workers")
+    result = finetune(
+        examples=examples,
+        base_model=base_model,
+        output=context.folder,
+        settings=settings,
+        placement=context.placement.training,
+        random_seed=random_seed,
+        chat_tags=chat_tags,
+        scratch_folder=context.path("_training"),
+        on_step=show,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        generation={"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if sampling
+        else None,
+    )
+    outcomes = {
+        "trained": result.num_examples - result.num_truncated,
+        "truncated": result.num_truncated,
+        "dropped": result.num_dropped,
+    }
+    return Result(sum(outcomes.values()), outcomes, asdict(result))

@@ -1,0 +1,149 @@
+"""The seed D: (instruction, output) pairs out of an Open Assistant export.
+
+The paper keeps first turns only, in English, with the reply that people ranked best (rank 0).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+
+from humpback_ray import tables
+from humpback_ray.config import SeedSettings
+from humpback_ray.records import DroppedSeed, SeedOutcome, SeedPair
+from humpback_ray.stages.stage import Context, Result
+from humpback_ray.text import filters
+
+REQUIRED = ("message_id", "parent_id", "role", "text", "lang", "rank")
+FORMAT = "one message a row with " + ", ".join(REQUIRED) + ", as in the Open Assistant export"
+
+
+def run(context: Context, *, settings: SeedSettings, random_seed: int) -> Result:
+    """Write `rows` (trained on), `held_out` (kept for the held-out loss) and `dropped`."""
+    pairs, dropped = pairs_of(read_messages(settings.path), settings.language)
+    pairs.sort(key=lambda pair: _shuffle_key(random_seed, pair.pair_id))
+    held_out, kept = pairs[: settings.num_held_out], pairs[settings.num_held_out :]
+    surplus = kept[settings.max_pairs :] if settings.max_pairs else []
+    kept = kept[: settings.max_pairs]
+    dropped += [DroppedSeed(p.pair_id, SeedOutcome.SURPLUS, p.instruction) for p in surplus]
+    if not kept:
+        raise ValueError(
+            f"the seed file {settings.path} has no pair left to train on: "
+            f"{_count_words(dropped)}, {len(held_out)} held out (settings.seed.num_held_out)"
+        )
+    tables.write_rows(context.path("rows"), kept, SeedPair)
+    tables.write_rows(context.path("held_out"), held_out, SeedPair)
+    tables.write_rows(context.path("dropped"), dropped, DroppedSeed)
+    outcomes = {SeedOutcome.KEPT.value: len(kept), SeedOutcome.HELD_OUT.value: len(held_out)}
+    for row in dropped:
+        outcomes[row.outcome.value] = outcomes.get(row.outcome.value, 0) + 1
+    return Result(len(kept) + len(held_out) + len(dropped), outcomes)
+
+
+def read_messages(path: str) -> Iterator[dict[str, Any]]:
+    """Message rows of a JSONL, JSONL.gz or Parquet file on any fsspec path.
+
+    Raises:
+        ValueError: no such file, or a line or column that is not the format.
+    """
+    try:
+        with fsspec.open(path, "rb") as file:
+            if path.endswith(".parquet"):
+                yield from _parquet_messages(file, path)
+            else:
+                yield from _json_messages(gzip.open(file) if path.endswith(".gz") else file, path)
+    except FileNotFoundError as error:
+        raise ValueError(f"no seed file {path}: set settings.seed.path to {FORMAT}") from error
+    except gzip.BadGzipFile as error:
+        raise ValueError(f"seed file {path} ends in .gz and is not gzip: {error}") from error
+
+
+def _parquet_messages(file: Any, path: str) -> Iterator[dict[str, Any]]:
+    parquet = pq.ParquetFile(file)
+    if missing := [name for name in REQUIRED if name not in parquet.schema_arrow.names]:
+        raise ValueError(f"seed file {path} has no column {missing[0]}: it must hold {FORMAT}")
+    columns = [*REQUIRED, *({"deleted"} & set(parquet.schema_arrow.names))]
+    for batch in parquet.iter_batches(columns=columns):
+        yield from batch.to_pylist()
+
+
+def _json_messages(lines: Iterable[bytes], path: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8", errors="replace"))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"seed file {path}, line {number} is not JSON ({error.msg}): "
+                f"the file must hold {FORMAT}"
+            ) from error
+        missing = [n for n in REQUIRED if n not in row] if isinstance(row, dict) else ["message_id"]
+        if missing:
+            raise ValueError(
+                f"seed file {path}, line {number} has no field {missing[0]}: "
+                f"the file must hold {FORMAT}"
+            )
+        yield row
+
+
+def pairs_of(
+    messages: Iterable[dict[str, Any]], language: str
+) -> tuple[list[SeedPair], list[DroppedSeed]]:
+    """First-turn pairs of a language with the reply of rank 0; every other root with its reason.
+
+    A root message is one without a parent; messages further down the trees are second turns and
+    are not looked at.
+    """
+    roots: list[dict[str, Any]] = []
+    best_replies: dict[str, dict[str, Any]] = {}
+    for message in messages:
+        if message["parent_id"] is None and message["role"] == "prompter":
+            roots.append(message)
+        elif message["role"] == "assistant" and message["rank"] == 0:
+            best_replies[message["parent_id"]] = message
+    pairs, dropped = [], []
+    for root in roots:
+        reply = best_replies.get(root["message_id"])
+        outcome = _outcome(root, reply, language)
+        if outcome is SeedOutcome.KEPT:
+            assert reply is not None
+            pairs.append(SeedPair(root["message_id"], root["text"].strip(), reply["text"].strip()))
+        else:
+            text = filters.storable(str(root["text"] or ""), 1000)
+            dropped.append(DroppedSeed(str(root["message_id"]), outcome, text))
+    return pairs, dropped
+
+
+def _outcome(
+    root: dict[str, Any], reply: dict[str, Any] | None, language: str
+) -> SeedOutcome:
+    if root["lang"] != language:
+        return SeedOutcome.OTHER_LANGUAGE
+    if root.get("deleted"):
+        return SeedOutcome.DELETED
+    if reply is None or reply.get("deleted") or reply["lang"] != language:
+        return SeedOutcome.NO_TOP_REPLY
+    texts = [root["text"], reply["text"]]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        return SeedOutcome.EMPTY_TEXT
+    if any(filters.has_invalid_characters(text) for text in texts):
+        return SeedOutcome.INVALID_CHARACTERS
+    return SeedOutcome.KEPT
+
+
+def _shuffle_key(random_seed: int, pair_id: str) -> str:
+    return hashlib.sha256(f"{random_seed}/{pair_id}".encode()).hexdigest()
+
+
+def _count_words(dropped: list[DroppedSeed]) -> str:
+    counts: dict[str, int] = {}
+    for row in dropped:
+        counts[row.outcome.value] = counts.get(row.outcome.value, 0) + 1
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no first turn in it"

@@ -1,0 +1,122 @@
+"""Segments y: the corpus cut at its headers, filtered, duplicates removed (paper, appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from humpback_ray import corpus, observe, storage, tables
+from humpback_ray.config import CorpusSettings
+from humpback_ray.records import Segment, SegmentOutcome
+from humpback_ray.stages.stage import Context, Result
+from humpback_ray.text import duplicates
+
+MAX_BLOCKS = 1000
+
+
+def run(context: Context, *, settings: CorpusSettings) -> Result:
+    """Write `rows` (kept) and `dropped`, each section of each document in one of them.
+
+    Sections are cut and filtered in parallel and written to a working folder; duplicates are then
+    found in one pass over ids and MinHash signatures, in the order of documents.
+    """
+    files = corpus.list_files(settings.path)
+    sections, rows, dropped = (context.path(name) for name in ("_sections", "rows", "dropped"))
+    for folder in (sections, rows, dropped):
+        storage.delete(folder)
+    _cut(context, files, settings, sections)
+    repeated = _duplicates(sections, settings)
+    _split(sections, repeated, rows, dropped)
+    outcomes = tables.count_values(dropped, "outcome")
+    num_kept = tables.num_rows(rows)
+    if not num_kept:
+        raise ValueError(
+            f"no segment survives out of {len(files)} files of {settings.path}: "
+            + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+            + "; see the rules under settings.corpus"
+        )
+    assert num_kept == len(tables.ids(rows, "segment_id"))
+    outcomes[SegmentOutcome.KEPT.value] = num_kept
+    assert outcomes.total() == tables.num_rows(sections)
+    storage.delete(sections)
+    lengths = tables.read_table(rows, ["num_characters"])["num_characters"]
+    return Result(
+        outcomes.total(),
+        outcomes,
+        {"num_files": len(files), "mean_characters": round(pc.mean(lengths).as_py())},
+    )
+
+
+def _cut(
+    context: Context, files: list[corpus.CorpusFile], settings: CorpusSettings, folder: str
+) -> None:
+    names = [{"path": f.path, "name": f.name, "size": f.size} for f in files]
+    dataset = ray.data.from_items(names, override_num_blocks=min(len(names), MAX_BLOCKS))
+    dataset = dataset.flat_map(partial(_sections_of, settings=settings))
+    filesystem, path = storage.arrow_filesystem(folder)
+    with observe.polling(lambda: context.progress.say(f"cutting {len(files)} files")):
+        dataset.write_parquet(path, filesystem=filesystem)
+
+
+def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
+    for segment in corpus.segments_of(corpus.CorpusFile(**file), settings):
+        kept = segment.outcome is SegmentOutcome.KEPT
+        yield {
+            **tables.as_dict(segment),
+            "outcome": segment.outcome.value,
+            "signature": duplicates.signature(
+                segment.text, settings.num_permutations, settings.near_duplicate_ngram
+            )
+            if kept
+            else b"",
+        }
+
+
+def _duplicates(folder: str, settings: CorpusSettings) -> dict[tuple[str, int], SegmentOutcome]:
+    """Outcomes of the sections to drop as duplicates, by (document_id, start)."""
+    columns = ["document_id", "start", "segment_id", "outcome", "signature"]
+    table = tables.read_table(folder, columns)
+    table = table.filter(pc.field("outcome") == SegmentOutcome.KEPT.value)
+    table = table.sort_by([("document_id", "ascending"), ("start", "ascending")])
+    return duplicates.find_duplicates(
+        (
+            ((row["document_id"], row["start"]), row["segment_id"], row["signature"])
+            for batch in table.to_batches(max_chunksize=1000)
+            for row in batch.to_pylist()
+        ),
+        settings.near_duplicate_jaccard,
+        settings.num_permutations,
+    )
+
+
+def _split(
+    folder: str, repeated: dict[tuple[str, int], SegmentOutcome], rows: str, dropped: str
+) -> None:
+    reference = ray.put(repeated)
+    for target, kept in ((rows, True), (dropped, False)):
+        filesystem, path = storage.arrow_filesystem(folder)
+        dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
+            partial(_with_outcome, repeated=reference, kept=kept), batch_format="pyarrow"
+        )
+        target_filesystem, target_path = storage.arrow_filesystem(target)
+        dataset.write_parquet(target_path, filesystem=target_filesystem)
+
+
+def _with_outcome(table: pa.Table, repeated: ray.ObjectRef, kept: bool) -> pa.Table:
+    outcomes = ray.get(repeated)
+    keys = zip(table["document_id"].to_pylist(), table["start"].to_pylist(), strict=True)
+    values = [
+        outcomes.get(key, outcome)
+        for key, outcome in zip(keys, table["outcome"].to_pylist(), strict=True)
+    ]
+    table = table.set_column(
+        table.column_names.index("outcome"), "outcome", pa.array([str(v) for v in values])
+    )
+    is_kept = pc.equal(table["outcome"], SegmentOutcome.KEPT.value)
+    return tables.conform(table.filter(is_kept if kept else pc.invert(is_kept)), Segment)

@@ -1,0 +1,90 @@
+"""Files of a run on a local path or any fsspec URL (s3://, gs://, memory://, ...)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import fsspec
+import pyarrow.fs as arrow_fs
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+
+def absolute(url: str) -> str:
+    """A URL as it is; a local path made absolute, because Ray's workers run in other folders."""
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
+def join(url: str, *parts: str) -> str:
+    """A path below a local folder or URL."""
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def arrow_filesystem(url: str) -> tuple[arrow_fs.FileSystem, str]:
+    """The Arrow filesystem that reads and writes a URL, and the path on it."""
+    filesystem, path = url_to_fs(url)
+    if isinstance(filesystem, LocalFileSystem):
+        return arrow_fs.LocalFileSystem(), path
+    return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(filesystem)), path
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, path = url_to_fs(url)
+    # Object stores list a folder that other nodes have just written only without the cache.
+    filesystem.invalidate_cache()
+    return bool(filesystem.exists(path))
+
+
+def read_json(url: str) -> Any:
+    """The content of a JSON file; None when there is no such file."""
+    if not exists(url):
+        return None
+    with fsspec.open(url, "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_text(url: str, text: str) -> None:
+    """Write a small file so that a reader sees all of it or nothing."""
+    filesystem, path = url_to_fs(url)
+    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+    if isinstance(filesystem, LocalFileSystem):
+        partial = f"{path}.partial"
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    else:  # object stores show an object only when it is whole
+        filesystem.pipe_file(path, text.encode("utf-8"))
+
+
+def write_json(url: str, content: Any) -> None:
+    """Write a JSON file, atomically, for people to read."""
+    write_text(url, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def delete(url: str) -> None:
+    """Delete a file or folder with all that is in it; nothing happens when it is not there."""
+    filesystem, path = url_to_fs(url)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
+
+
+def check_writable(url: str) -> None:
+    """Find out before any work whether a folder can be written.
+
+    Raises:
+        ValueError: it cannot, with the reason.
+    """
+    probe = join(url, ".write-probe")
+    try:
+        write_text(probe, "")
+        delete(probe)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to the run folder {url}: {error.strerror or error}; "
+            "choose another with --run"
+        ) from error
