@@ -285,7 +285,9 @@ class Recipe(_Frozen):
 def recipe_names() -> list[str]:
     """Names of the recipes shipped with the package."""
     folder = resources.files("humpback_ray") / "recipes"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:

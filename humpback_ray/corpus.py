@@ -364,7 +364,7 @@ def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Docume
                     place = _value(url) if settings.url_column else None
                     yield _document_of_row(file, index, _value(text), place, settings)
                     index += 1
-        except (pyarrow.ArrowInvalid, OSError) as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             yield _damaged(file, index, error)
 
 
@@ -409,13 +409,18 @@ def _read_warc(file: CorpusFile) -> Iterator[Document | Unreadable]:
 
 @dataclass(frozen=True, slots=True)
 class _ShortReads:
-    """Gives what one read of the compressed file yields, so that the records before a damaged
-    place are not lost with it."""
+    """A stream that gives what one read of the compressed file yields.
+
+    A full read would fail as a whole, and the records before a damaged place be lost with it.
+    """
 
     stream: Any
 
     def read(self, size: int = -1) -> bytes:
         return self.stream.read1(size)
+
+    def tell(self) -> int:
+        return self.stream.tell()
 
 
 def _is_page(record: WarcRecord) -> bool:

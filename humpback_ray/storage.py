@@ -46,6 +46,39 @@ def read_json(url: str) -> Any:
         return json.load(file)
 
 
+def size(url: str, what: str, key: str) -> int:
+    """Size of a file in bytes.
+
+    Raises:
+        ValueError: there is no such file; `what` it should be and the setting `key` are named.
+    """
+    try:
+        filesystem, path = url_to_fs(url)
+        if filesystem.isfile(path):
+            return int(filesystem.size(path))
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{what} {url} cannot be read ({error}): set {key}") from error
+    raise ValueError(f"no {what} {url}: set {key} to a file or an fsspec URL of one")
+
+
+def read_text(url: str, what: str, key: str) -> str:
+    """Content of a small text file; errors as in `size`."""
+    size(url, what, key)
+    try:
+        with fsspec.open(url, "rt", encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} {url} is not UTF-8 text: set {key}") from error
+
+
+def names(url: str) -> set[str]:
+    """Names of the files and folders in a folder; empty when there is no such folder."""
+    filesystem, path = url_to_fs(url)
+    if not filesystem.exists(path):
+        return set()
+    return {entry.rstrip("/").rpartition("/")[2] for entry in filesystem.ls(path, detail=False)}
+
+
 def write_text(url: str, text: str) -> None:
     """Write a small file so that a reader sees all of it or nothing."""
     filesystem, path = url_to_fs(url)

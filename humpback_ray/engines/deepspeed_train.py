@@ -119,7 +119,7 @@ def finetune(
         generation=generation,
         batch_size=batch_size,
         num_steps=num_steps,
-        run_name=_run_name(
+        run_name=run_name(
             tokenized, settings, placement, base_model, revision, random_seed, scratch_folder
         ),
     )
@@ -355,7 +355,7 @@ def _check_placement(placement: TrainingPlacement) -> None:
         )
 
 
-def _run_name(
+def run_name(
     tokenized: train_loop.TokenizedSet,
     settings: TrainingSettings,
     placement: TrainingPlacement,

@@ -21,7 +21,9 @@ def local_folder(model: str, *, weights: bool = True) -> str:
         return model
     kind = "full" if weights else "light"
     folder = os.path.join(
-        tempfile.gettempdir(), "humpback-models", f"{sha256(model.encode()).hexdigest()[:16]}-{kind}"
+        tempfile.gettempdir(),
+        "humpback-models",
+        f"{sha256(model.encode()).hexdigest()[:16]}-{kind}",
     )
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     # Many workers of a node ask at once; one copies and the others wait for it.

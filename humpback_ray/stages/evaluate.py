@@ -111,14 +111,14 @@ def read_prompts(path: str) -> list[dict[str, str]]:
         raise ValueError(
             f'prompts {path} must be a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
         )
-    return [{"dataset": str(r.get("dataset", "")), "instruction": r["instruction"]} for r in content]
+    return [
+        {"dataset": str(r.get("dataset", "")), "instruction": r["instruction"]} for r in content
+    ]
 
 
 def _prompts_to_answer(path: str) -> Iterator[Task]:
     for number, row in enumerate(read_prompts(path)):
-        yield Task(
-            f"prompt-{number:05}", TaskKind.ANSWER, row["dataset"], row["instruction"], ""
-        )
+        yield Task(f"prompt-{number:05}", TaskKind.ANSWER, row["dataset"], row["instruction"], "")
 
 
 def _pairs_to_score(pairs: list[SeedPair]) -> Iterator[Task]:

@@ -18,9 +18,7 @@ from humpback_ray.stages.stage import Context, Result
 from humpback_ray.text import prompts, selection
 
 
-def run_seed(
-    context: Context, *, seed: str, direction: Direction, tags: PromptSettings
-) -> Result:
+def run_seed(context: Context, *, seed: str, direction: Direction, tags: PromptSettings) -> Result:
     """Examples of M_yx (reversed pairs) or of M_0 (pairs as they are), from the seed alone."""
     examples = list(of_seed(tables.read_rows(seed, SeedPair), direction, tags))
     storage.delete(context.path("rows"))
@@ -47,9 +45,7 @@ def run_curated(
 ) -> Result:
     """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w."""
     table = tables.read_table(rated, ["candidate_id", "score"]).drop_null()
-    scored = list(
-        zip(table["candidate_id"].to_pylist(), table["score"].to_pylist(), strict=True)
-    )
+    scored = list(zip(table["candidate_id"].to_pylist(), table["score"].to_pylist(), strict=True))
     chosen = selection.select(scored, settings)
     storage.delete(context.path("rows"))
     _write_selected(rated, context.path("rows"), chosen, tags.web_tag)

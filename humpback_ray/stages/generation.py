@@ -60,9 +60,7 @@ def _run(
         source_filesystem, source_path = storage.arrow_filesystem(source)
         rows = ray.data.read_parquet(source_path, filesystem=source_filesystem)
         # A write task is the unit of resume; the reader alone would make one block of a small file.
-        rows = rows.repartition(
-            target_num_rows_per_block=context.placement.engine.rows_per_file
-        )
+        rows = rows.repartition(target_num_rows_per_block=context.placement.engine.rows_per_file)
         rows = through(rows)
         rows = rows.map_batches(_conform, fn_kwargs={"row_type": row_type}, batch_format="pyarrow")
         target_filesystem, target_path = storage.arrow_filesystem(folder)

@@ -84,7 +84,7 @@ def to_request(
     iteration: int,
     random_seed: int,
 ) -> Request:
-    """The rating prompt of a pair; for `expected` it goes on to `Score:` in the rater's own turn."""
+    """The rating prompt of a pair; for `expected` it goes on to `Score:` in its own turn."""
     if not row["instruction"]:
         return Request([], 1)
     reasoning = settings.method != "expected"
@@ -106,9 +106,7 @@ def to_request(
     )
 
 
-def to_rated_pair(
-    row: dict[str, Any], generation: Generation, *, method: str
-) -> dict[str, Any]:
+def to_rated_pair(row: dict[str, Any], generation: Generation, *, method: str) -> dict[str, Any]:
     """A pair and what the rater gave back as the fields of a `RatedPair`."""
     score: float | None = None
     probabilities: list[float] | None = None

@@ -53,11 +53,11 @@ def read_messages(path: str) -> Iterator[dict[str, Any]]:
         ValueError: no such file, or a line or column that is not the format.
     """
     try:
-        with fsspec.open(path, "rb") as file:
+        with fsspec.open(path, "rb", compression="infer") as file:
             if path.endswith(".parquet"):
                 yield from _parquet_messages(file, path)
             else:
-                yield from _json_messages(gzip.open(file) if path.endswith(".gz") else file, path)
+                yield from _json_messages(file, path)
     except FileNotFoundError as error:
         raise ValueError(f"no seed file {path}: set settings.seed.path to {FORMAT}") from error
     except gzip.BadGzipFile as error:
@@ -101,15 +101,15 @@ def pairs_of(
     A root message is one without a parent; messages further down the trees are second turns and
     are not looked at.
     """
-    roots: list[dict[str, Any]] = []
+    roots: dict[str, dict[str, Any]] = {}  # by id: an export that holds a message twice is one
     best_replies: dict[str, dict[str, Any]] = {}
     for message in messages:
         if message["parent_id"] is None and message["role"] == "prompter":
-            roots.append(message)
+            roots[message["message_id"]] = message
         elif message["role"] == "assistant" and message["rank"] == 0:
             best_replies[message["parent_id"]] = message
     pairs, dropped = [], []
-    for root in roots:
+    for root in roots.values():
         reply = best_replies.get(root["message_id"])
         outcome = _outcome(root, reply, language)
         if outcome is SeedOutcome.KEPT:
@@ -121,9 +121,7 @@ def pairs_of(
     return pairs, dropped
 
 
-def _outcome(
-    root: dict[str, Any], reply: dict[str, Any] | None, language: str
-) -> SeedOutcome:
+def _outcome(root: dict[str, Any], reply: dict[str, Any] | None, language: str) -> SeedOutcome:
     if root["lang"] != language:
         return SeedOutcome.OTHER_LANGUAGE
     if root.get("deleted"):

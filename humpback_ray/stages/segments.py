@@ -36,6 +36,8 @@ def run(context: Context, *, settings: CorpusSettings) -> Result:
     outcomes = tables.count_values(dropped, "outcome")
     num_kept = tables.num_rows(rows)
     if not num_kept:
+        for folder in (sections, rows, dropped):
+            storage.delete(folder)
         raise ValueError(
             f"no segment survives out of {len(files)} files of {settings.path}: "
             + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))

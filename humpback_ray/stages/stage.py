@@ -23,6 +23,7 @@ from humpback_ray.config import Placement
 
 RECORD = "record.json"
 STARTED = "started.json"
+METRICS = "metrics.jsonl"
 
 
 class State(StrEnum):
@@ -127,9 +128,16 @@ class Stage:
         if not storage.exists(storage.join(folder, STARTED)):
             storage.write_json(storage.join(folder, STARTED), identity)
         started = time.monotonic()
-        metrics = observe.Metrics(storage.join(folder, "metrics.jsonl"))
-        with observe.StageProgress(console, self.path) as progress:
-            result = self.run(Context(folder, placement, progress, metrics))
+        metrics = observe.Metrics(storage.join(folder, METRICS))
+        try:
+            with observe.StageProgress(console, self.path) as progress:
+                result = self.run(Context(folder, placement, progress, metrics))
+        except ValueError:
+            # A mistake of the user's that left nothing behind must not stand in the way of the
+            # next attempt under other settings.
+            if storage.names(folder) <= {STARTED, METRICS}:
+                storage.delete(folder)
+            raise
         metrics.flush()
         record = {
             **identity,

@@ -21,7 +21,7 @@ def outcome_of(section: Section, settings: CorpusSettings) -> SegmentOutcome:
     The rules in order: characters, header, length, repetition (arXiv 2308.06259, section 3.1 and
     appendix A). Duplicates need the other sections: see `text.duplicates`.
     """
-    if _INVALID.search(section.text):
+    if has_invalid_characters(section.text):
         return SegmentOutcome.INVALID_CHARACTERS
     if section.header is not None and (dropped := _outcome_of_header(section.header, settings)):
         return dropped
@@ -53,6 +53,11 @@ def storable(text: str, max_characters: int) -> str:
     return re.sub("[\x00\ud800-\udfff]", "\ufffd", text[:max_characters])
 
 
+def has_invalid_characters(text: str) -> bool:
+    """Whether a text holds NULs, lone surrogates, or the mark of bytes that could not be decoded."""
+    return _INVALID.search(text) is not None
+
+
 _INVALID = re.compile("[\x00\ufffd\ud800-\udfff]")
 
 
@@ -74,8 +79,8 @@ _WORD = re.compile(r"\w(?:\S*\w)?")  # without the punctuation around it
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 # Shorter sentences are not compared: lines of code and list items are alike without being
-# repetition. On the READMEs of our own dependencies this drops 5% of the segments of the right
-# length; comparing sentences from 3 words on would drop 25%, nearly all of it code.
+# repetition. On the READMEs of our own dependencies this drops 4% of the segments of the right
+# length; comparing sentences from 3 words on would drop 24%.
 _MIN_WORDS = 8
 
 

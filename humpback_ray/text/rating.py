@@ -13,7 +13,9 @@ GRADES = range(1, 6)
 # One strict form: a last line of `Score: N` and nothing else. Letter case, Markdown emphasis
 # around it, spaces and one full stop do not change what was said; "4/5", "4 out of 5", words and
 # lists of scores do, and are failures with a name.
-_SCORE_LINE = re.compile(r"^[*_`#>\s]*score[*_`\s]*:[*_`\s]*(?P<value>.*?)[*_`\s]*\.?[*_`\s]*$", re.I)
+_SCORE_LINE = re.compile(
+    r"^[*_`#>\s]*score[*_`\s]*:[*_`\s]*(?P<value>.*?)[*_`\s]*\.?[*_`\s]*$", re.I
+)
 # ASCII digits only: `\d` would also read other scripts' digits.
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 

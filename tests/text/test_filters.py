@@ -25,8 +25,8 @@ def test_kept(header):
     ("expected", "case"),
     [
         (SegmentOutcome.INVALID_CHARACTERS, {"text": GOOD + "\0"}),
-        (SegmentOutcome.INVALID_CHARACTERS, {"text": GOOD + "\ufffd"}),
-        (SegmentOutcome.INVALID_CHARACTERS, {"text": GOOD + "\ud800"}),
+        (SegmentOutcome.INVALID_CHARACTERS, {"text": "\ufffd " + GOOD}),
+        (SegmentOutcome.INVALID_CHARACTERS, {"text": GOOD + " \ud800 end"}),
         (SegmentOutcome.EMPTY_HEADER, {"header": ""}),
         (SegmentOutcome.EMPTY_HEADER, {"header": " \u00a0"}),
         (SegmentOutcome.UPPERCASE_HEADER, {"header": "ALL ABOUT WHALES"}),
@@ -37,8 +37,8 @@ def test_kept(header):
         (SegmentOutcome.TOO_SHORT, {"text": GOOD[:39]}),
         (SegmentOutcome.TOO_SHORT, {"text": ""}),
         (SegmentOutcome.TOO_LONG, {"text": "word " * 81}),
-        (SegmentOutcome.REPETITIVE, {"text": REPEATED.format(" today") + " " + REPEATED.format("")}),
-        (SegmentOutcome.REPETITIVE, {"text": REPEATED.format("") + "\n" + REPEATED.format("")}),
+        (SegmentOutcome.REPETITIVE, {"text": f"{REPEATED.format(' today')} {REPEATED.format('')}"}),
+        (SegmentOutcome.REPETITIVE, {"text": f"{REPEATED.format('')}\n{REPEATED.format('')}"}),
     ],
 )  # fmt: skip
 def test_dropped(expected, case):

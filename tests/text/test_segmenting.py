@@ -165,8 +165,8 @@ def test_markdown():
     assert list(sections_of_markdown(MARKDOWN, 10)) == [
         Section(
             "Title",
-            "Title\n\nA link and code & more.\n\nSetext\n\nA | B\n1 | x\n\n# not a header\n\nx = 1\n\n"
-            "Raw HTML\n\n- one\n- two",
+            "Title\n\nA link and code & more.\n\nSetext\n\nA | B\n1 | x\n\n"
+            "# not a header\n\nx = 1\n\nRaw HTML\n\n- one\n- two",
             0,
         ),
         Section("Setext", "Setext\n\nA | B\n1 | x\n\n# not a header\n\nx = 1", 1),

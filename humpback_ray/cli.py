@@ -1,0 +1,227 @@
+"""`humpback`: the method from the command line. Thin: every command is a few calls.
+
+Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 ours (a traceback).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from humpback_ray import config, observe, storage
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console()
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Name of a shipped recipe, or a YAML file.", show_default=False)
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Folder or URL of the run. [runs/NAME]")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting or placement: a.b=c. May be repeated."),
+]
+
+
+def _explained(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn a user's mistake into one line and exit code 2."""
+
+    @wraps(command)
+    def explained(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            observe.logger.exception("stopped")
+            # Ray wraps what a task raised; the line is about the cause.
+            cause = getattr(error, "cause", None) or error
+            message = " ".join(str(cause).split())
+            Console(stderr=True, soft_wrap=True).print(
+                f"[bold red]error:[/] {escape(message)}", highlight=False
+            )
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped; run the same command again to go on")
+            raise typer.Exit(130) from None
+
+    return explained
+
+
+@app.command()
+@_explained
+def run(
+    recipe: RecipeArgument,
+    run: RunOption = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    set: SetOption = None,
+) -> None:
+    """Run a recipe; what is done is skipped, what is unfinished is resumed."""
+    from humpback_ray import pipeline
+
+    loaded = config.load_recipe(recipe, set)
+    folder = _run_folder(run, loaded)
+    records = pipeline.run(loaded, folder, console, until=until)
+    if until is None:
+        _print_summary(loaded, folder, dict(_named(loaded, folder, records)))
+
+
+def _named(
+    loaded: config.Recipe, folder: str, records: list[dict[str, Any]]
+) -> list[tuple[str, dict[str, Any]]]:
+    from humpback_ray import pipeline
+
+    paths = [stage.path for stage in pipeline.stages_of(loaded, folder)]
+    return list(zip(paths, records, strict=False))
+
+
+def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[str, Any]]) -> None:
+    """What was made, where it lies and what to type next."""
+    table = Table("model", "trained on", "loss on held-out seed answers", title="Models")
+    folders = {"base": "base/model", "M_0": "forward-0/model"}
+    folders |= {f"M_{t}": f"iter-{t}/model" for t in range(1, loaded.settings.iterations + 1)}
+    for name, path in folders.items():
+        loss = records[f"evaluation/{name}"]["figures"]["held_out_loss"]
+        trained = records.get(path, {}).get("outcomes", {})
+        kind = {"base": "text"}.get(name, "examples")
+        num_examples = trained.get("trained", 0) + trained.get("truncated", 0)
+        table.add_row(name, f"{num_examples} {kind}", "-" if loss is None else f"{loss:.3f} nats")
+    console.print(table)
+    rows = Table("iteration", "pairs with a score", "mean score", "selected", "from score",
+                 title="Self-curation")  # fmt: skip
+    for t in range(1, loaded.settings.iterations + 1):
+        figures = records[f"iter-{t}/rated"]["figures"] | records[f"iter-{t}/examples"]["figures"]
+        rows.add_row(
+            str(t), str(figures["num_scored"]), f"{figures['mean_score']:.2f}",
+            str(figures["num_selected"]), f"{figures['lowest_selected_score']:.2f}",
+        )  # fmt: skip
+    console.print(rows)
+    last = f"iter-{loaded.settings.iterations}"
+    seconds = sum(record["seconds"] for record in records.values())
+    console.print(
+        Panel(
+            escape(
+                f"The run lies in {folder} ({observe.duration(seconds)} of work).\n"
+                f"  the last model       {last}/model  (transformers and vLLM load it)\n"
+                f"  answers to prompts   evaluation/*/outputs.json  (AlpacaEval's format)\n\n"
+                f"Next:\n"
+                f"  humpback look {folder}/{last}/rated -n 3     what the rater thought\n"
+                f"  humpback look {folder}/{last}/examples -n 3  what was trained on\n"
+                f"  humpback status {folder}                     every stage and its counts\n"
+                f"  humpback chat {folder}                       talk to the last model"
+            ),
+            title=f"{loaded.name}: done",
+        )
+    )
+
+
+@app.command()
+@_explained
+def plan(recipe: RecipeArgument, run: RunOption = None, set: SetOption = None) -> None:
+    """Show every stage of a recipe: its fingerprint, and whether it is done."""
+    from humpback_ray import pipeline
+
+    loaded = config.load_recipe(recipe, set)
+    folder = _run_folder(run, loaded)
+    table = Table(
+        "stage", "kind", "fingerprint", "found", "because", title=f"{loaded.name} in {folder}"
+    )
+    for stage in pipeline.stages_of(loaded, folder):
+        state, record = stage.find(folder)
+        reason = ""
+        if record is not None:
+            changed = state == "changed"
+            reason = "; ".join(stage.differences(record)) if changed else pipeline.describe(record)
+        table.add_row(stage.path, stage.kind, stage.fingerprint[:12], state.value, escape(reason))
+    console.print(table)
+
+
+@app.command()
+@_explained
+def status(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show the stages of a run: counts, outcomes, seconds."""
+    from humpback_ray.stages import inspect
+
+    rows = inspect.stages_in(storage.absolute(run))
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = Table("stage", "state", "rows", "outcomes", "time", title=run)
+    for row in rows:
+        outcomes = ", ".join(f"{count} {name}" for name, count in row["outcomes"].items())
+        seconds = "" if row["seconds"] is None else observe.duration(row["seconds"])
+        rows_made = "" if row["num_rows"] is None else str(row["num_rows"])
+        table.add_row(row["stage"], row["state"], rows_made, outcomes, seconds)
+    console.print(table)
+
+
+@app.command()
+@_explained
+def look(
+    stage: Annotated[str, typer.Argument(help="RUN/STAGE, for example runs/tiny/candidates.")],
+    number: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 5,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only rows with field=value. May be repeated.")
+    ] = None,
+) -> None:
+    """Show rows of a stage as a person wants to read them."""
+    from humpback_ray.stages import inspect
+
+    shown = inspect.look(storage.absolute(stage), number, where or [])
+    for title, fields in shown.rows:
+        body = "\n".join(f"[bold cyan]{name}[/]  {escape(text)}" for name, text in fields)
+        console.print(Panel(body, title=escape(title), title_align="left"))
+    console.print(f"{len(shown.rows)} of {shown.num_matching} rows in {shown.folder}")
+
+
+@app.command()
+@_explained
+def chat(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or of a model.")],
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+) -> None:
+    """Talk to the last model of a run. An empty line ends the talk."""
+    from humpback_ray.engines.chat import Chat
+    from humpback_ray.stages import inspect
+
+    folder = inspect.last_model(storage.absolute(run))
+    console.print(f"Loading {folder}; an empty line ends the talk.")
+    talk = Chat(folder, max_tokens)
+    while True:
+        try:
+            text = console.input("[bold cyan]you>[/] ").strip()
+        except EOFError:
+            break
+        if not text:
+            break
+        for piece in talk.answer(text):
+            console.print(piece, end="", markup=False, highlight=False)
+        console.print()
+
+
+def _run_folder(run: str | None, loaded: config.Recipe) -> str:
+    return storage.absolute(run or f"runs/{loaded.name}")
+
+
+def main() -> None:
+    """Entry point of `humpback`."""
+    # A cp1252 or C locale must not stop a run over an arrow in a message.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    app()
+
+
+if __name__ == "__main__":
+    main()

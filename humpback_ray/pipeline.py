@@ -1,0 +1,501 @@
+"""READ FIRST: instruction backtranslation, as stages that hang together.
+
+    seed D ──────────┬─ reversed ── M_yx ──┐
+                     └─ as it is ── M_0 ─┐ │
+    corpus ── segments y ───────────────────┴── candidates A = {(x̂, y)}     self-augmentation
+                                         │
+    for t = 1, 2:    M_(t-1) rates A ── A_k^(t) ── base on D ∪ A_k^(t) = M_t   self-curation
+
+The candidates are generated once. Every M_t starts from the base model again. The run's folder has
+one folder for each stage, and `record.json` in it says that the stage is done.
+(Self-Alignment with Instruction Backtranslation, arXiv 2308.06259, section 2.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from humpback_ray import corpus, observe, storage
+from humpback_ray.config import (
+    PretrainedBase,
+    Recipe,
+    SamplingSettings,
+    Settings,
+    TrainingSettings,
+)
+from humpback_ray.records import Direction
+from humpback_ray.stages import augment, base, evaluate, examples, finetune, rate, seed, segments
+from humpback_ray.stages.stage import Source, Stage, State
+from humpback_ray.text import prompts
+
+
+def stages_of(recipe: Recipe, run_folder: str, engine: Any = None) -> list[Stage]:
+    """Every stage of a recipe's run, in the order in which they run.
+
+    Args:
+        recipe: settings and placement.
+        run_folder: absolute path or URL; stages read each other's folders below it.
+        engine: replaces vLLM in every stage that generates (tests only); it has the signature of
+            `engines.vllm_generate.generate`.
+
+    Raises:
+        ValueError: the corpus, the seed file, the base model or a template is not there.
+    """
+    return _Method(recipe.settings, run_folder, engine).stages()
+
+
+class _Method:
+    """The method over one recipe's settings; each function below declares one kind of stage."""
+
+    def __init__(self, settings: Settings, run_folder: str, engine: Any) -> None:
+        self.settings = settings
+        self.run_folder = run_folder
+        self.engine = {} if engine is None else {"engine": engine}
+        self.declared: list[Stage] = []
+        self.trust_remote_code = (
+            isinstance(settings.base, PretrainedBase) and settings.base.trust_remote_code
+        )
+
+    def stages(self) -> list[Stage]:
+        settings = self.settings
+        seed_pairs = self.seed()
+        segmented = self.segments()
+        base_model = self.base(segmented)
+
+        reversed_pairs = self.seed_examples("backward/examples", seed_pairs, Direction.BACKWARD)
+        backward = self.finetune(
+            "backward/model", base_model, reversed_pairs, settings.backward_training,
+            sampling=settings.augmentation,
+        )  # fmt: skip
+        pairs = self.seed_examples("forward-0/examples", seed_pairs, Direction.FORWARD)
+        forward = self.finetune("forward-0/model", base_model, pairs, settings.forward_training)
+        models = {"base": base_model, "M_0": forward}
+
+        candidates = self.augment(segmented, backward)
+        for t in range(1, settings.iterations + 1):
+            rated = self.rate(t, candidates, rater=forward)
+            curated = self.curate(t, seed_pairs, rated)
+            forward = self.finetune(
+                f"iter-{t}/model", base_model, curated, settings.forward_training
+            )
+            models[f"M_{t}"] = forward
+
+        for name, model in models.items():
+            self.evaluate(name, model, seed_pairs)
+        return self.declared
+
+    def seed(self) -> Stage:
+        settings = self.settings.seed
+        return self.declare(
+            "seed",
+            kind="seed",
+            settings={**_dump(settings, "path"), "random_seed": self.settings.random_seed},
+            inputs={"file": _file_source(settings.path, "seed file", "settings.seed.path")},
+            run=partial(seed.run, settings=settings, random_seed=self.settings.random_seed),
+        )
+
+    def segments(self) -> Stage:
+        settings = self.settings.corpus
+        files = corpus.list_files(settings.path)
+        return self.declare(
+            "segments",
+            kind="segments",
+            settings=_dump(settings, "path"),
+            inputs={"corpus": Source(settings.path, corpus.content_identity(files))},
+            run=partial(segments.run, settings=settings),
+        )
+
+    def base(self, segmented: Stage) -> Stage | Source:
+        settings = self.settings.base
+        if isinstance(settings, PretrainedBase):
+            return _model_source(settings)
+        initial = self.declare(
+            "base/initial",
+            kind="base-initial",
+            settings={**_dump(settings, "training"), "random_seed": self.settings.random_seed,
+                      "context_length": self.settings.context_length},
+            inputs={"segments": segmented},
+            run=partial(
+                base.run_initial, segments=self.folder(segmented, "rows"), settings=settings,
+                context_length=self.settings.context_length,
+                random_seed=self.settings.random_seed,
+            ),
+        )  # fmt: skip
+        text = self.declare(
+            "base/examples",
+            kind="base-examples",
+            settings={"sequence_length": settings.sequence_length},
+            inputs={"segments": segmented, "initial": initial},
+            run=partial(
+                base.run_examples, segments=self.folder(segmented, "rows"),
+                initial=self.folder(initial), sequence_length=settings.sequence_length,
+            ),
+        )  # fmt: skip
+        return self.finetune("base/model", initial, text, settings.training)
+
+    def seed_examples(self, path: str, seed_pairs: Stage, direction: Direction) -> Stage:
+        tags = self.settings.prompts
+        template = prompts.BACKWARD_TEMPLATE.template if direction is Direction.BACKWARD else ""
+        return self.declare(
+            path,
+            kind="seed-examples",
+            settings={"direction": direction.value, "tag": tags.seed_tag, "template": template},
+            inputs={"seed": seed_pairs},
+            run=partial(
+                examples.run_seed, seed=self.folder(seed_pairs, "rows"), direction=direction,
+                tags=tags,
+            ),
+        )  # fmt: skip
+
+    def finetune(
+        self,
+        path: str,
+        base_model: Stage | Source,
+        training_examples: Stage,
+        training: TrainingSettings,
+        sampling: SamplingSettings | None = None,
+    ) -> Stage:
+        sampling = sampling or self.settings.evaluation.sampling
+        tags = prompts.inference_tags(self.settings.prompts)
+        if path == "backward/model":
+            tags = (self.settings.prompts.seed_tag,)
+        pretrained = self.settings.base if isinstance(base_model, Source) else None
+        revision = pretrained.revision if isinstance(pretrained, PretrainedBase) else None
+        return self.declare(
+            path,
+            kind="finetune",
+            settings={
+                **_dump(training),
+                "random_seed": self.settings.random_seed,
+                "chat_template": prompts.chat_template(*tags),
+                "sampling": _dump(sampling, "max_tokens"),
+            },
+            inputs={"base": base_model, "examples": training_examples},
+            run=partial(
+                finetune.run,
+                examples=self.folder(training_examples, "rows"),
+                base_model=self.folder(base_model),
+                revision=revision,
+                trust_remote_code=self.trust_remote_code,
+                settings=training,
+                random_seed=self.settings.random_seed,
+                chat_tags=tags,
+                sampling=sampling,
+            ),
+        )
+
+    def augment(self, segmented: Stage, backward: Stage) -> Stage:
+        settings = self.settings
+        return self.declare(
+            "candidates",
+            kind="augment",
+            settings={
+                "sampling": _dump(settings.augmentation),
+                "template": prompts.render(
+                    prompts.BACKWARD_TEMPLATE.template, settings.prompts.seed_tag
+                ),
+                **self.generation_settings(),
+            },
+            inputs={"segments": segmented, "model": backward},
+            run=partial(
+                augment.run,
+                segments=self.folder(segmented, "rows"),
+                backward_model=self.folder(backward),
+                tag=settings.prompts.seed_tag,
+                sampling=settings.augmentation,
+                **self.generation_arguments(),
+            ),
+        )
+
+    def rate(self, t: int, candidates: Stage, rater: Stage) -> Stage:
+        settings = self.settings.rating
+        template = _rating_template(self.settings.prompts.rating_template)
+        return self.declare(
+            f"iter-{t}/rated",
+            kind="rate",
+            settings={
+                # The share of scores that is asked for decides whether a run goes on, not its rows.
+                **_rating_settings(settings),
+                "iteration": t,
+                "template": prompts.render(template),
+                "answer_format": prompts.SCORE_ONLY
+                if settings.method == "expected"
+                else prompts.REASON_THEN_SCORE,
+                **self.generation_settings(),
+            },
+            inputs={"candidates": candidates, "rater": rater},
+            run=partial(
+                rate.run,
+                candidates=self.folder(candidates, "rows"),
+                rater=self.folder(rater),
+                template=template,
+                settings=settings,
+                iteration=t,
+                **self.generation_arguments(),
+            ),
+        )
+
+    def curate(self, t: int, seed_pairs: Stage, rated: Stage) -> Stage:
+        settings = self.settings.selection
+        tags = self.settings.prompts
+        return self.declare(
+            f"iter-{t}/examples",
+            kind="curate",
+            settings={
+                **_selection_settings(settings),
+                "seed_tag": tags.seed_tag,
+                "web_tag": tags.web_tag,
+            },
+            inputs={"seed": seed_pairs, "rated": rated},
+            run=partial(
+                examples.run_curated,
+                seed=self.folder(seed_pairs, "rows"),
+                rated=self.folder(rated, "rows"),
+                tags=tags,
+                settings=settings,
+            ),
+        )
+
+    def evaluate(self, name: str, model: Stage | Source, seed_pairs: Stage) -> Stage:
+        settings = self.settings.evaluation
+        return self.declare(
+            f"evaluation/{name}",
+            kind="evaluate",
+            settings={
+                "name": name,
+                "sampling": _dump(settings.sampling),
+                "template": prompts.render("", *prompts.inference_tags(self.settings.prompts)),
+                **self.generation_settings(),
+            },
+            inputs={
+                "model": model,
+                "seed": seed_pairs,
+                "prompts": _file_source(
+                    settings.prompts, "evaluation prompts", "settings.evaluation.prompts"
+                ),
+            },
+            run=partial(
+                evaluate.run,
+                name=name,
+                evaluated_model=self.folder(model),
+                prompts_file=settings.prompts,
+                held_out=self.folder(seed_pairs, "held_out"),
+                tags=self.settings.prompts,
+                sampling=settings.sampling,
+                **self.generation_arguments(),
+            ),
+        )
+
+    def generation_settings(self) -> dict[str, Any]:
+        return {
+            "context_length": self.settings.context_length,
+            "random_seed": self.settings.random_seed,
+        }
+
+    def generation_arguments(self) -> dict[str, Any]:
+        return {
+            **self.generation_settings(),
+            "trust_remote_code": self.trust_remote_code,
+            **self.engine,
+        }
+
+    def folder(self, source: Stage | Source, *parts: str) -> str:
+        if isinstance(source, Source):
+            return source.location
+        return storage.join(self.run_folder, source.path, *parts)
+
+    def declare(
+        self,
+        path: str,
+        *,
+        kind: str,
+        settings: dict[str, Any],
+        inputs: dict[str, Stage | Source],
+        run: Callable[..., Any],
+    ) -> Stage:
+        stage = Stage(path, kind, VERSIONS[kind], settings, inputs, run)
+        self.declared.append(stage)
+        return stage
+
+
+# Raised by hand when the meaning of a stage's code changes, so that old folders are refused.
+VERSIONS = {
+    "seed": 1,
+    "segments": 1,
+    "base-initial": 1,
+    "base-examples": 1,
+    "seed-examples": 1,
+    "finetune": 1,
+    "augment": 1,
+    "rate": 1,
+    "curate": 1,
+    "evaluate": 1,
+}
+
+
+# --- walking the stages -------------------------------------------------------------------------
+
+
+def run(
+    recipe: Recipe,
+    run_folder: str,
+    console: Console,
+    *,
+    until: str | None = None,
+    engine: Any = None,
+) -> list[dict[str, Any]]:
+    """Run every stage that is not done, in order; returns the records of all of them.
+
+    A finished stage is skipped, an unfinished one resumed, one that was made under other settings
+    refused.
+
+    Raises:
+        ValueError: a mistake of the user's, said before anything of it is written.
+    """
+    stages = _up_to(stages_of(recipe, run_folder, engine), until)
+    found = [stage.find(run_folder) for stage in stages]
+    for stage, (state, begun) in zip(stages, found, strict=True):
+        if state is State.CHANGED:
+            assert begun is not None
+            raise ValueError(_refusal(stage, begun, run_folder))
+    if any(state is not State.DONE for state, _ in found):
+        storage.check_writable(run_folder)
+        _start_attempt(recipe, run_folder)
+        _join_cluster(recipe)
+    return [
+        _run_stage(stage, number, len(stages), recipe, run_folder, console)
+        for number, stage in enumerate(stages, start=1)
+    ]
+
+
+def _run_stage(
+    stage: Stage, number: int, total: int, recipe: Recipe, run_folder: str, console: Console
+) -> dict[str, Any]:
+    state, record = stage.find(run_folder)
+    heading = f"[{number:>2}/{total}] {stage.path}"
+    if state is State.DONE:
+        assert record is not None
+        console.print(f"{heading}: done before, {describe(record)}", highlight=False)
+        return record
+    verb = "resuming" if state is State.STARTED else "starting"
+    console.print(f"{heading}: {verb}", highlight=False)
+    observe.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
+    record = stage.execute(run_folder, recipe.placement, console)
+    observe.logger.info("finished %s: %s", stage.path, describe(record))
+    console.print(
+        f"{heading}: {describe(record)} in {observe.duration(record['seconds'])}", highlight=False
+    )
+    return record
+
+
+def describe(record: dict[str, Any]) -> str:
+    """A record's counts in one line: rows and outcomes."""
+    outcomes = ", ".join(f"{count} {name}" for name, count in sorted(record["outcomes"].items()))
+    return f"{record['num_rows']} rows ({outcomes})"
+
+
+def _up_to(stages: list[Stage], until: str | None) -> list[Stage]:
+    if until is None:
+        return stages
+    paths = [stage.path for stage in stages]
+    if until not in paths:
+        raise ValueError(f"--until {until}: no such stage; the stages are {', '.join(paths)}")
+    return stages[: paths.index(until) + 1]
+
+
+def _refusal(stage: Stage, begun: dict[str, Any], run_folder: str) -> str:
+    folder = storage.join(run_folder, stage.path)
+    return (
+        f"{folder} was made under other settings or inputs "
+        f"({'; '.join(stage.differences(begun))}). Set them back, or keep that run and choose "
+        f"another folder with --run, or delete {folder} and every stage after it"
+    )
+
+
+def _start_attempt(recipe: Recipe, run_folder: str) -> None:
+    storage.write_json(storage.join(run_folder, "config.json"), recipe.model_dump(mode="json"))
+    number = 1
+    while storage.exists(storage.join(run_folder, "attempts", f"{number:03}")):
+        number += 1
+    folder = storage.join(run_folder, "attempts", f"{number:03}")
+    storage.write_json(
+        storage.join(folder, "attempt.json"),
+        {"recipe": recipe.model_dump(mode="json"), "provenance": observe.provenance()},
+    )
+    observe.log_to(storage.join(folder, "run.log"))
+
+
+def _join_cluster(recipe: Recipe) -> None:
+    import ray
+
+    if ray.is_initialized():
+        return
+    cluster = recipe.placement.cluster
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+    else:
+        # A cluster of this process alone: no token is needed, and one lying about must not be used.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local",
+            num_cpus=cluster.local_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="WARNING",
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+# --- what settings and inputs are made of -------------------------------------------------------
+
+
+def _dump(settings: Any, *excluded: str) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude=set(excluded))
+
+
+def _rating_settings(settings: Any) -> dict[str, Any]:
+    """Only what the chosen method reads: another number of samples changes nothing elsewhere."""
+    names = {"expected": [], "text": ["sampling"], "mean": ["sampling", "num_samples"]}
+    return settings.model_dump(mode="json", include={"method", *names[settings.method]})
+
+
+def _selection_settings(settings: Any) -> dict[str, Any]:
+    names = {"threshold": "k", "best": "num_best", "share": "share"}
+    return settings.model_dump(mode="json", include={"method", names[settings.method]})
+
+
+def _rating_template(path: str | None) -> str:
+    if path is None:
+        return prompts.RATING_TEMPLATE.template
+    text = storage.read_text(path, "rating template", "settings.prompts.rating_template")
+    try:
+        return prompts.rating_template(text).template
+    except ValueError as error:
+        raise ValueError(f"rating template {path}: {error}") from error
+
+
+def _file_source(path: str, what: str, key: str) -> Source:
+    """A single file by its content: its name and place do not matter."""
+    file = corpus.CorpusFile(path, what, storage.size(path, what, key))
+    return Source(path, corpus.content_identity([file]))
+
+
+def _model_source(settings: PretrainedBase) -> Source:
+    """A base model: a folder or URL by its content, a hub id by its name and revision."""
+    model = settings.model
+    if "://" not in model and not os.path.exists(os.path.expanduser(model)):
+        if model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ValueError(
+                f"no model folder {model}: set settings.base.model to a folder with config.json "
+                "and safetensors weights, a URL of one, or a Hugging Face hub id"
+            )
+        return Source(model, f"hub:{model}@{settings.revision or 'main'}")
+    model = storage.absolute(model)
+    files = corpus.list_files(model, (".json", ".safetensors", ".model", ".txt"))
+    return Source(model, corpus.content_identity(files))
