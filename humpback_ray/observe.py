@@ -62,7 +62,8 @@ class StageProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def update(self, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` units are finished."""

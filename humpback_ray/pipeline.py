@@ -13,6 +13,7 @@ one folder for each stage, and `record.json` in it says that the stage is done.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -380,15 +381,19 @@ def _run_stage(
     heading = f"[{number:>2}/{total}] {stage.path}"
     if state is State.DONE:
         assert record is not None
-        console.print(f"{heading}: done before, {describe(record)}", highlight=False)
+        console.print(
+            f"{heading}: done before, {describe(record)}", highlight=False, soft_wrap=True
+        )
         return record
     verb = "resuming" if state is State.STARTED else "starting"
-    console.print(f"{heading}: {verb}", highlight=False)
+    console.print(f"{heading}: {verb}", highlight=False, soft_wrap=True)
     observe.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
     record = stage.execute(run_folder, recipe.placement, console)
     observe.logger.info("finished %s: %s", stage.path, describe(record))
     console.print(
-        f"{heading}: {describe(record)} in {observe.duration(record['seconds'])}", highlight=False
+        f"{heading}: {describe(record)} in {observe.duration(record['seconds'])}",
+        highlight=False,
+        soft_wrap=True,
     )
     return record
 
@@ -432,6 +437,7 @@ def _start_attempt(recipe: Recipe, run_folder: str) -> None:
 
 def _join_cluster(recipe: Recipe) -> None:
     import ray
+    import ray.data
 
     if ray.is_initialized():
         return
@@ -449,6 +455,8 @@ def _join_cluster(recipe: Recipe) -> None:
             log_to_driver=False,
             logging_level="WARNING",
         )
+    # Ray Data's own log goes to its files; ours says what a person needs to know.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 

@@ -21,12 +21,12 @@ from humpback_ray.config import EnginePlacement
 from humpback_ray.records import Finish
 
 # Columns that travel beside a row through the engine.
-_REFUSAL = "engine_refusal"
-_LIMIT = "engine_max_tokens"
-_NUM_PROMPT = "engine_num_prompt_tokens"
-_END_TOKEN = "engine_end_token"
-_SCORE_FROM = "engine_score_from"
-_WANTED_IDS = "engine_wanted_ids"
+REFUSAL = "engine_refusal"
+LIMIT = "engine_max_tokens"
+NUM_PROMPT = "engine_num_prompt_tokens"
+END_TOKEN = "engine_end_token"
+SCORE_FROM = "engine_score_from"
+WANTED_IDS = "engine_wanted_ids"
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def generate(
     processor = build_processor(
         _processor_config(model, context_length, engine, trust_remote_code),
         preprocess=partial(
-            _prepare, model=model, context_length=context_length, to_request=to_request,
+            prepare, model=model, context_length=context_length, to_request=to_request,
             trust_remote_code=trust_remote_code,
         ),
     )  # fmt: skip
-    return processor(rows).map(partial(_finish, to_row=to_row))
+    return processor(rows).map(partial(finish, to_row=to_row))
 
 
 def _processor_config(
@@ -152,7 +152,7 @@ def _processor_config(
     )
 
 
-def _prepare(
+def prepare(
     row: dict[str, Any],
     *,
     model: str,
@@ -160,6 +160,7 @@ def _prepare(
     to_request: Callable[[dict[str, Any], Any], Request],
     trust_remote_code: bool,
 ) -> dict[str, Any]:
+    """What goes to the engine for a row: prompt ids, sampling, and what `finish` needs back."""
     tokenizer = load_tokenizer(model, trust_remote_code)
     request = to_request(row, tokenizer)
     num_prompt = len(request.prompt_ids)
@@ -182,29 +183,30 @@ def _prepare(
         # answered goes in without a prompt, which the engine's front refuses at no cost.
         "tokenized_prompt": [] if refusal else request.prompt_ids,
         "sampling_params": {name: value for name, value in sampling.items() if value is not None},
-        _REFUSAL: refusal,
-        _LIMIT: max_tokens,
-        _NUM_PROMPT: num_prompt,
-        _END_TOKEN: tokenizer.eos_token_id,
-        _SCORE_FROM: num_prompt if request.score_from is None else request.score_from,
-        _WANTED_IDS: request.wanted_ids or [],
+        REFUSAL: refusal,
+        LIMIT: max_tokens,
+        NUM_PROMPT: num_prompt,
+        END_TOKEN: tokenizer.eos_token_id,
+        SCORE_FROM: num_prompt if request.score_from is None else request.score_from,
+        WANTED_IDS: request.wanted_ids or [],
     }
 
 
-def _finish(
+def finish(
     row: dict[str, Any], *, to_row: Callable[[dict[str, Any], Generation], dict[str, Any]]
 ) -> dict[str, Any]:
+    """The row to write, out of what came back from the engine or its refusal."""
     if row["__inference_error__"]:
-        finish = Finish(row[_REFUSAL] or Finish.ENGINE_ERROR)
-        return to_row(row, Generation("", finish, int(row[_NUM_PROMPT]), 0, [], []))
+        finish = Finish(row[REFUSAL] or Finish.ENGINE_ERROR)
+        return to_row(row, Generation("", finish, int(row[NUM_PROMPT]), 0, [], []))
     num_generated = int(row["num_generated_tokens"])
-    ended = num_generated > 0 and int(row["generated_tokens"][-1]) == row[_END_TOKEN]
+    ended = num_generated > 0 and int(row["generated_tokens"][-1]) == row[END_TOKEN]
     generation = Generation(
         text=row["generated_text"],
         # The engine's own reason is not passed on by ray.data.llm. A generation that filled its
         # limit was cut, unless its last token ended the turn.
-        finish=Finish.LENGTH if num_generated == row[_LIMIT] and not ended else Finish.STOP,
-        num_prompt_tokens=int(row[_NUM_PROMPT]),
+        finish=Finish.LENGTH if num_generated == row[LIMIT] and not ended else Finish.STOP,
+        num_prompt_tokens=int(row[NUM_PROMPT]),
         num_generated_tokens=num_generated,
         wanted_logprobs=_wanted_logprobs(row),
         prompt_logprobs=_prompt_logprobs(row),
@@ -213,7 +215,7 @@ def _finish(
 
 
 def _wanted_logprobs(row: dict[str, Any]) -> list[float]:
-    wanted = row[_WANTED_IDS]
+    wanted = row[WANTED_IDS]
     if len(wanted) == 0:
         return []
     # The sampled token comes along where it is none of those asked for.
@@ -222,8 +224,8 @@ def _wanted_logprobs(row: dict[str, Any]) -> list[float]:
 
 
 def _prompt_logprobs(row: dict[str, Any]) -> list[float]:
-    first = int(row[_SCORE_FROM])
-    if first == row[_NUM_PROMPT]:
+    first = int(row[SCORE_FROM])
+    if first == row[NUM_PROMPT]:
         return []
     steps = zip(row["prompt_logprobs"], row["prompt_token_ids"], strict=True)
     return [float(step[int(token)]["logprob"]) for step, token in list(steps)[first:]]

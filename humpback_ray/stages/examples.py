@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 import ray.data
 
 from humpback_ray import storage, tables
@@ -70,18 +69,17 @@ def run_curated(
 
 
 def _write_selected(rated: str, target: str, chosen: set[str], tag: str) -> None:
-    reference = ray.put(pa.array(sorted(chosen)))
     filesystem, path = storage.arrow_filesystem(rated)
     dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
-        partial(_selected, chosen=reference, tag=tag), batch_format="pyarrow"
+        partial(_selected, chosen=pa.array(sorted(chosen)), tag=tag), batch_format="pyarrow"
     )
     target_filesystem, target_path = storage.arrow_filesystem(target)
     dataset.write_parquet(target_path, filesystem=target_filesystem)
 
 
-def _selected(table: pa.Table, chosen: ray.ObjectRef, tag: str) -> pa.Table:
+def _selected(table: pa.Table, chosen: pa.Array, tag: str) -> pa.Table:
     table = tables.conform(table, RatedPair)
-    table = table.filter(pc.is_in(table["candidate_id"], ray.get(chosen)))
+    table = table.filter(pc.is_in(table["candidate_id"], chosen))
     return tables.to_table((_of_web(row, tag) for row in table.to_pylist()), TrainingExample)
 
 

@@ -92,9 +92,8 @@ def _condition(dataset: Any, where: list[str]) -> Any:
     for clause in where:
         name, separator, value = clause.partition("=")
         if not separator or name not in dataset.schema.names:
-            raise ValueError(
-                f"--where {clause}: give field=value with a field of {', '.join(dataset.schema.names)}"
-            )
+            fields = ", ".join(dataset.schema.names)
+            raise ValueError(f"--where {clause}: give field=value with a field of {fields}")
         matches = pads.field(name).cast("string") == value
         condition = matches if condition is None else condition & matches
     return condition

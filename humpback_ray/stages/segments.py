@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 import ray.data
 
 from humpback_ray import corpus, observe, storage, tables
@@ -17,7 +16,9 @@ from humpback_ray.records import Segment, SegmentOutcome
 from humpback_ray.stages.stage import Context, Result
 from humpback_ray.text import duplicates
 
-MAX_BLOCKS = 1000
+# Files of this size together make one task; a small corpus still makes a few.
+BYTES_PER_TASK = 8 * 2**20
+MIN_TASKS = 8
 
 
 def run(context: Context, *, settings: CorpusSettings) -> Result:
@@ -59,7 +60,8 @@ def _cut(
     context: Context, files: list[corpus.CorpusFile], settings: CorpusSettings, folder: str
 ) -> None:
     names = [{"path": f.path, "name": f.name, "size": f.size} for f in files]
-    dataset = ray.data.from_items(names, override_num_blocks=min(len(names), MAX_BLOCKS))
+    num_tasks = max(MIN_TASKS, sum(file.size for file in files) // BYTES_PER_TASK)
+    dataset = ray.data.from_items(names, override_num_blocks=min(len(names), num_tasks))
     dataset = dataset.flat_map(partial(_sections_of, settings=settings))
     filesystem, path = storage.arrow_filesystem(folder)
     with observe.polling(lambda: context.progress.say(f"cutting {len(files)} files")):
@@ -86,7 +88,7 @@ def _duplicates(folder: str, settings: CorpusSettings) -> dict[tuple[str, int], 
     table = tables.read_table(folder, columns)
     table = table.filter(pc.field("outcome") == SegmentOutcome.KEPT.value)
     table = table.sort_by([("document_id", "ascending"), ("start", "ascending")])
-    return duplicates.find_duplicates(
+    outcomes = duplicates.find_duplicates(
         (
             ((row["document_id"], row["start"]), row["segment_id"], row["signature"])
             for batch in table.to_batches(max_chunksize=1000)
@@ -95,26 +97,27 @@ def _duplicates(folder: str, settings: CorpusSettings) -> dict[tuple[str, int], 
         settings.near_duplicate_jaccard,
         settings.num_permutations,
     )
+    return {key: value for key, value in outcomes.items() if value is not SegmentOutcome.KEPT}
 
 
 def _split(
     folder: str, repeated: dict[tuple[str, int], SegmentOutcome], rows: str, dropped: str
 ) -> None:
-    reference = ray.put(repeated)
     for target, kept in ((rows, True), (dropped, False)):
         filesystem, path = storage.arrow_filesystem(folder)
         dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
-            partial(_with_outcome, repeated=reference, kept=kept), batch_format="pyarrow"
+            partial(_with_outcome, repeated=repeated, kept=kept), batch_format="pyarrow"
         )
         target_filesystem, target_path = storage.arrow_filesystem(target)
         dataset.write_parquet(target_path, filesystem=target_filesystem)
 
 
-def _with_outcome(table: pa.Table, repeated: ray.ObjectRef, kept: bool) -> pa.Table:
-    outcomes = ray.get(repeated)
+def _with_outcome(
+    table: pa.Table, repeated: dict[tuple[str, int], SegmentOutcome], kept: bool
+) -> pa.Table:
     keys = zip(table["document_id"].to_pylist(), table["start"].to_pylist(), strict=True)
     values = [
-        outcomes.get(key, outcome)
+        repeated.get(key, outcome)
         for key, outcome in zip(keys, table["outcome"].to_pylist(), strict=True)
     ]
     table = table.set_column(

@@ -54,7 +54,7 @@ def storable(text: str, max_characters: int) -> str:
 
 
 def has_invalid_characters(text: str) -> bool:
-    """Whether a text holds NULs, lone surrogates, or the mark of bytes that could not be decoded."""
+    """Whether a text holds NULs, lone surrogates, or U+FFFD, the mark of undecodable bytes."""
     return _INVALID.search(text) is not None
 
 

@@ -1,0 +1,64 @@
+"""Tiny real objects shared by the tests: a tokenizer, a model folder, a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", NO_COLOR="1"
+)
+
+TEXTS = [
+    "Install the package with pip and import it. Score: 1 Score: 2 Score: 3 Score: 4 Score: 5",
+    "### Request\nBelow is a text that was given as an answer.\n\n### Answer\nA list of five things.",
+    "The quick brown fox jumps over the lazy dog; 0 1 2 3 4 5 6 7 8 9 apples, naïve café ünïcode.",
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE tokenizer as the tiny recipe trains it."""
+    from humpback_ray.engines.scratch_model import train_tokenizer
+
+    return train_tokenizer(TEXTS * 20, 512)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer) -> str:
+    """A random LLaMA of a few hundred thousand parameters with that tokenizer's folder layout."""
+    from humpback_ray.config import ScratchBase, TrainingSettings
+    from humpback_ray.engines import scratch_model
+
+    folder = tmp_path_factory.mktemp("model")
+    settings = ScratchBase(
+        kind="scratch", vocabulary_size=512, hidden_size=64, intermediate_size=128,
+        num_layers=2, num_heads=2, training=TrainingSettings(),
+    )  # fmt: skip
+    scratch_model.create(
+        TEXTS * 20, settings, context_length=1024, random_seed=0, output=str(folder)
+    )
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray cluster of this test session alone, on one machine."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=6, include_dashboard=False, log_to_driver=False,
+        logging_level="ERROR", object_store_memory=300 * 2**20,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def seed_file() -> Path:
+    """The seed file that is shipped."""
+    from importlib import resources
+
+    return Path(str(resources.files("humpback_ray") / "recipes" / "tiny_seed.jsonl"))
