@@ -269,13 +269,14 @@ class Recipe(_Frozen):
         if isinstance(self.settings.base, ScratchBase):
             trainings.append(self.settings.base.training)
         for training in trainings:
-            for batch in [training.batch_size] if training.batch_size else [8, 32]:
-                if batch % workers:
-                    raise ValueError(
-                        f"a batch of {batch} examples does not divide among {workers} training "
-                        f"workers: set placement.training.num_workers to a divisor of {batch}, "
-                        f"or the batch_size of the training to a multiple of {workers}"
-                    )
+            # Below 3,000 examples a null batch is 8: that is known, and checked, at run time.
+            batch = training.batch_size or 32
+            if batch % workers:
+                raise ValueError(
+                    f"a batch of {batch} examples does not divide among {workers} training "
+                    f"workers: set placement.training.num_workers to a divisor of {batch}, "
+                    f"or the batch_size of the training to a multiple of {workers}"
+                )
         return self
 
 
@@ -379,7 +380,8 @@ def _explain(error: ValidationError) -> str:
             problems.append(f"{where} is missing")
         else:
             value = f" (it is {problem['input']!r})" if problem["type"] != "value_error" else ""
-            problems.append(f"{where}: {problem['msg']}{value}".removeprefix(": "))
+            rule = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{where}: {rule}{value}".removeprefix(": "))
     return "; ".join(problems)
 
 

@@ -29,6 +29,9 @@ from rich.progress import (
 )
 
 logger = logging.getLogger("humpback_ray")
+# Until a run has a log file, nothing is logged: the terminal is for what a person must know.
+logger.addHandler(logging.NullHandler())
+logger.propagate = False
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
 
@@ -185,4 +188,3 @@ def log_to(url: str) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False

@@ -162,7 +162,7 @@ class _Method:
         sampling: SamplingSettings | None = None,
     ) -> Stage:
         sampling = sampling or self.settings.evaluation.sampling
-        tags = prompts.inference_tags(self.settings.prompts)
+        tags: tuple[str, ...] = prompts.inference_tags(self.settings.prompts)
         if path == "backward/model":
             tags = (self.settings.prompts.seed_tag,)
         pretrained = self.settings.base if isinstance(base_model, Source) else None

@@ -87,8 +87,8 @@ def parquet_files(filesystem: arrow_fs.FileSystem, path: str) -> list[str]:
 
 def read_rows(folder: str, row_type: type[Row]) -> list[Row]:
     """All rows of a small folder as objects, in the order of their first column."""
-    table = read_table(folder).select(arrow_schema(row_type).names)
     hints = typing.get_type_hints(row_type)
+    table = read_table(folder).select(list(hints))
     enums = {
         name: hint
         for name, hint in hints.items()

@@ -13,7 +13,7 @@ os.environ.update(
 
 TEXTS = [
     "Install the package with pip and import it. Score: 1 Score: 2 Score: 3 Score: 4 Score: 5",
-    "### Request\nBelow is a text that was given as an answer.\n\n### Answer\nA list of five things.",
+    "### Request\nBelow is a text that was given as an answer.\n\n### Answer\nFive things.",
     "The quick brown fox jumps over the lazy dog; 0 1 2 3 4 5 6 7 8 9 apples, naïve café ünïcode.",
 ]
 

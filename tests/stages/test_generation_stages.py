@@ -67,7 +67,9 @@ def rated(folder: Path, candidates: list[Candidate], model: str, settings, scrip
     )  # fmt: skip
 
 
-def candidate(number: int, instruction: str = "Why is it so?", response: str = "It is.") -> Candidate:
+def candidate(
+    number: int, instruction: str = "Why is it so?", response: str = "It is."
+) -> Candidate:
     return Candidate(f"c{number:04}", f"s{number:04}", instruction, response, Finish.STOP, 9, 9)
 
 
@@ -76,7 +78,9 @@ def test_every_segment_becomes_a_candidate_whatever_is_in_it(tmp_path, model_fol
     segments = [segment(n, f"A text about topic {n}.") for n in range(40)]
     segments += [segment(100 + n, text) for n, text in enumerate(poisoned)]
     result = augmented(tmp_path, segments, model_folder)
-    rows = {row.segment_id: row for row in tables.read_rows(f"{tmp_path}/candidates/rows", Candidate)}
+    rows = {
+        row.segment_id: row for row in tables.read_rows(f"{tmp_path}/candidates/rows", Candidate)
+    }
     assert rows.keys() == {s.segment_id for s in segments}
     assert result.outcomes == {"stop": 44, "empty_prompt": 2, "prompt_too_long": 1}
     assert rows["segment-0003"].instruction.startswith("What is number")
@@ -119,7 +123,7 @@ def test_a_rater_that_answers_in_prose_stops_the_run_with_five_of_its_answers(
     tmp_path, model_folder
 ):
     pairs = [candidate(n) for n in range(12)]
-    with pytest.raises(ValueError, match="only 0.0% of the pairs") as stopped:
+    with pytest.raises(ValueError, match=r"only 0\.0% of the pairs") as stopped:
         rated(tmp_path, pairs, model_folder, RatingSettings(method="text"), "prose")
     assert str(stopped.value).count("quite a good answer") == 5
     assert "12 no_score_line" in str(stopped.value)

@@ -1,0 +1,15 @@
+"""The whole pipeline as a Ray job; takes what `humpback run` takes.
+
+ray job submit --working-dir . -- python jobs/run_pipeline.py RECIPE --run URL
+
+The run's folder must be one that every node sees.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from humpback_ray.cli import app
+
+if __name__ == "__main__":
+    app(["run", *sys.argv[1:]])

@@ -1,0 +1,120 @@
+"""Stages: skipped when done, refused when changed, resumed when begun, recorded last."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from rich.console import Console
+
+from humpback_ray import storage, tables
+from humpback_ray.config import Placement
+from humpback_ray.records import SeedPair
+from humpback_ray.stages.stage import Result, Source, Stage, State, fingerprint
+
+CONSOLE = Console(file=open(os.devnull, "w"))  # noqa: SIM115
+
+
+def pairs_stage(runs: list[str], settings=None, path="seed", corpus="one"):
+    def run(context):
+        runs.append(path)
+        tables.write_rows(context.path("rows"), [SeedPair("a", "x", "y")], SeedPair)
+        return Result(1, {"kept": 1}, {"mean": 1.0})
+
+    return Stage(
+        path, "seed", 1, settings or {"language": "en", "nested": {"k": 4.5}},
+        {"corpus": Source("/somewhere", corpus)}, run,
+    )  # fmt: skip
+
+
+def test_a_stage_is_to_do_then_done_and_the_record_says_what_was_made(tmp_path):
+    runs: list[str] = []
+    stage = pairs_stage(runs)
+    assert stage.find(str(tmp_path)) == (State.TO_DO, None)
+    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    state, record = stage.find(str(tmp_path))
+    assert state is State.DONE
+    assert record["num_rows"] == 1
+    assert record["outcomes"] == {"kept": 1}
+    assert record["provenance"]["versions"]["ray"]
+    assert storage.names(f"{tmp_path}/seed") == {"rows", "record.json"}
+
+
+def test_a_kill_between_rows_and_record_is_resumed(tmp_path):
+    stage = pairs_stage([])
+
+    def killed(context):
+        stage.run(context)
+        raise KeyboardInterrupt
+
+    interrupted = Stage("seed", "seed", 1, stage.settings, stage.inputs, killed)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.execute(str(tmp_path), Placement(), CONSOLE)
+    assert storage.exists(f"{tmp_path}/seed/rows/part-0.parquet")
+    assert stage.find(str(tmp_path)) == (State.STARTED, None)
+    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert stage.find(str(tmp_path))[0] is State.DONE
+    assert tables.num_rows(f"{tmp_path}/seed/rows") == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"settings": {"language": "de", "nested": {"k": 4.5}}}, 'settings.language: "en" → "de"'),
+        ({"settings": {"language": "en", "nested": {"k": 4.0}}}, "settings.nested.k: 4.5 → 4.0"),
+        ({"settings": {"language": "en"}}, "settings.nested.k: 4.5 → null"),
+        ({"corpus": "two"}, "inputs.corpus: "),
+    ],
+)
+def test_other_settings_or_inputs_are_refused_field_by_field(tmp_path, changed, difference):
+    pairs_stage([]).execute(str(tmp_path), Placement(), CONSOLE)
+    stage = pairs_stage([], **changed)
+    state, begun = stage.find(str(tmp_path))
+    assert state is State.CHANGED
+    (found,) = stage.differences(begun)
+    assert found.startswith(difference)
+
+
+def test_a_begun_stage_of_other_settings_is_not_resumed(tmp_path):
+    stage = pairs_stage([])
+    storage.write_json(
+        f"{tmp_path}/seed/started.json",
+        {"fingerprint": stage.fingerprint, "identity": stage.identity},
+    )
+    assert stage.find(str(tmp_path))[0] is State.STARTED
+    assert pairs_stage([], corpus="two").find(str(tmp_path))[0] is State.CHANGED
+
+
+def test_a_mistake_that_left_nothing_leaves_no_trace(tmp_path):
+    def mistaken(context):
+        raise ValueError("no segment survives")
+
+    stage = Stage("segments", "segments", 1, {}, {}, mistaken)
+    with pytest.raises(ValueError, match="survives"):
+        stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert stage.find(str(tmp_path)) == (State.TO_DO, None)
+    assert not storage.exists(f"{tmp_path}/segments")
+
+
+def test_the_fingerprint_follows_settings_and_inputs_only():
+    assert pairs_stage([]).fingerprint == pairs_stage([]).fingerprint
+    moved = Stage("elsewhere", "seed", 1, pairs_stage([]).settings,
+                  {"corpus": Source("/other/place", "one")}, print)  # fmt: skip
+    assert moved.fingerprint == pairs_stage([]).fingerprint
+    assert pairs_stage([], corpus="two").fingerprint != moved.fingerprint
+    downstream = [
+        Stage("next", "finetune", 1, {}, {"seed": pairs_stage([], corpus=c)}, print).fingerprint
+        for c in ("one", "two")
+    ]
+    assert downstream[0] != downstream[1]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"bytes"])
+def test_the_fingerprint_refuses_what_has_no_stable_form(value):
+    with pytest.raises((TypeError, ValueError)):
+        fingerprint({"value": value})
+
+
+def test_outcomes_must_add_up():
+    with pytest.raises(AssertionError):
+        Result(3, {"kept": 1, "dropped": 1})

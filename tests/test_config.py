@@ -1,0 +1,113 @@
+"""Recipes: every shipped one loads; a mistake is one line that names it and the way out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from humpback_ray import config
+
+SHIPPED = ["llama-33b", "llama-65b", "llama-7b", "tiny"]
+
+
+def test_the_shipped_recipes_are_those_of_the_readme():
+    assert config.recipe_names() == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads(name):
+    recipe = config.load_recipe(name)
+    assert recipe.name == name
+    assert recipe.settings.iterations == 2
+
+
+@pytest.mark.parametrize("name", ["llama-33b", "llama-65b", "llama-7b"])
+def test_the_llama_recipes_keep_the_papers_values(name):
+    settings = config.load_recipe(name).settings
+    for training in (settings.backward_training, settings.forward_training):
+        assert (training.learning_rate, training.final_learning_rate) == (1e-5, 9e-6)
+        assert (training.weight_decay, training.dropout) == (0.1, 0.1)
+        assert training.batch_size is None
+    assert (settings.augmentation.temperature, settings.augmentation.top_p) == (0.7, 0.9)
+    assert (settings.selection.method, settings.selection.k) == ("threshold", 4.5)
+    assert (settings.corpus.min_characters, settings.corpus.max_characters) == (600, 3000)
+    assert settings.seed.max_pairs == 3200
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("settings.raing.method=text", r"unknown key settings\.raing \(did you mean 'rating'\?\)"),
+        ("settings.rating.metod=text", r"unknown key .*metod \(did you mean 'method'\?\)"),
+        ("settings.base.hiden_size=8", r"unknown key .*hiden_size \(did you mean 'hidden_size'"),
+        ("placement.engine.gpus=1", r"unknown key placement\.engine\.gpus \(valid: .*max_engines"),
+        ("settings.selection.k=7", r"settings\.selection\.k: .*less than or equal to 5"),
+        ("settings.selection.k=0.5", r"settings\.selection\.k: .*greater than or equal to 1"),
+        ("settings.selection.k=high", r"settings\.selection\.k: .*valid number.*'high'"),
+        ("settings.rating.method=vote", r"settings\.rating\.method: .*'expected', 'text'"),
+        ("settings.iterations=0", r"settings\.iterations: .*greater than 0"),
+        ("settings.corpus.max_characters=10", "no segment could be kept"),
+        ("placement.training.num_workers=3", "a batch of 8 examples does not divide among 3"),
+        ("placement.engine.min_engines=4", "min_engines 4 is above max_engines 1"),
+        ("settings", "takes a.b=c"),
+        ("settings..k=1", "takes a.b=c"),
+        ("name.first=x", "'name' is a value, not a section"),
+        ("name=a/b", "name: "),
+    ],
+)
+def test_a_mistake_is_one_line(override, message):
+    with pytest.raises(ValueError, match=message) as mistake:
+        config.load_recipe("tiny", [override])
+    assert "\n" not in str(mistake.value)
+
+
+def test_an_unknown_recipe_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"no recipe 'lama-7b'.*did you mean 'llama-7b'"):
+        config.load_recipe("lama-7b")
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "", b"\xff\xfe"])
+def test_a_file_that_is_no_recipe(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match="recipe"):
+        config.load_recipe(str(path))
+
+
+def test_files_beside_a_recipe_are_found(tmp_path):
+    content = yaml.safe_load(
+        "{name: mine, settings: {base: {model: org/model}, seed: {path: pairs.jsonl},"
+        " corpus: {path: texts}, evaluation: {prompts: s3://bucket/prompts.json}}}"
+    )
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "pairs.jsonl").touch()
+    settings = config.load_recipe(str(tmp_path / "mine.yaml")).settings
+    assert settings.seed.path == str(tmp_path / "pairs.jsonl")
+    assert settings.corpus.path == "texts"
+    assert settings.evaluation.prompts == "s3://bucket/prompts.json"
+    assert settings.base.model == "org/model"
+
+
+def test_overrides_are_yaml_values():
+    recipe = config.load_recipe(
+        "tiny", ["settings.selection.method=best", "settings.rating.min_scored_share=null"]
+    )
+    assert recipe.settings.selection.method == "best"
+    assert recipe.settings.rating.min_scored_share is None
+
+
+@pytest.mark.parametrize("module", ["humpback_ray.config", "humpback_ray.cli"])
+def test_light_modules_load_no_heavy_library(module):
+    code = (
+        f"import sys, {module}; "
+        "print([m for m in ('torch', 'vllm', 'ray', 'deepspeed', 'transformers', 'pyarrow')"
+        " if m in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    allowed = "[]" if module.endswith("config") else "['pyarrow']"
+    assert output.strip() in ("[]", allowed)

@@ -1,0 +1,259 @@
+"""The whole loop once, on the real engines, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from humpback_ray import config, pipeline, tables
+from humpback_ray.records import Candidate, Evaluated, RatedPair, TaskKind, TrainingExample
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+OVERRIDES = [
+    "settings.base.training.num_steps=30",
+    "settings.backward_training.num_steps=6",
+    "settings.forward_training.num_steps=6",
+    "settings.forward_training.batch_size=4",
+    "settings.augmentation.max_tokens=16",
+    "settings.evaluation.sampling.max_tokens=8",
+    "settings.seed.num_held_out=8",
+    "settings.seed.max_pairs=40",
+    "placement.training.zero_stage=3",
+]
+
+
+def humpback(*arguments: str, timeout: int = 1100) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "humpback_ray.cli", *arguments],
+        capture_output=True, text=True, timeout=timeout, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A folder of Markdown, HTML and JSONL documents: the READMEs of a few installed packages."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for name in (
+        "typer",
+        "rich",
+        "fsspec",
+        "anyio",
+        "tqdm",
+        "networkx",
+        "httpx",
+        "Jinja2",
+        "attrs",
+    ):
+        readme = metadata.metadata(name).get_payload() or metadata.metadata(name)["Description"]
+        (folder / f"{name}.md").write_text(str(readme), encoding="utf-8")
+    paragraph = "<p>Every paragraph of page {0} says something of its own about {0}.</p>"
+    pages = "".join(f"<h2>Page {n}</h2>" + paragraph.format(f"{n} {'x' * n}") for n in range(5))
+    (folder / "page.html").write_text(f"<html><body><h1>Pages</h1>{pages}</body></html>")
+    poisoned = ["A text with a \ud800 surrogate. " * 40, "NUL \x00 in it. " * 60]
+    lines = [*({"text": text} for text in poisoned), {}]
+    (folder / "bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "{\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory, corpus) -> list[str]:
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    overrides = [*OVERRIDES, f"settings.corpus.path={corpus}"]
+    return ["tiny", "--run", str(folder), *(f"--set={override}" for override in overrides)]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments) -> Path:
+    result = humpback("run", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "tiny: done" in result.stdout
+    return Path(arguments[2])
+
+
+def records(folder: Path) -> dict[str, dict]:
+    return {
+        str(path.parent.relative_to(folder)): json.loads(path.read_text())
+        for path in folder.rglob("record.json")
+    }
+
+
+def test_every_stage_has_a_record_and_its_counts_add_up(finished):
+    found = records(finished)
+    assert set(found) == {
+        "seed", "segments", "base/initial", "base/examples", "base/model",
+        "backward/examples", "backward/model", "forward-0/examples", "forward-0/model",
+        "candidates", "iter-1/rated", "iter-1/examples", "iter-1/model",
+        "iter-2/rated", "iter-2/examples", "iter-2/model",
+        "evaluation/base", "evaluation/M_0", "evaluation/M_1", "evaluation/M_2",
+    }  # fmt: skip
+    segments = found["segments"]["outcomes"]
+    assert segments["invalid_characters"] == 2
+    assert segments["unreadable"] == 2
+    num_kept = segments["kept"]
+    assert num_kept > 20
+    assert found["candidates"]["num_rows"] == num_kept
+    for t in (1, 2):
+        rated = found[f"iter-{t}/rated"]
+        assert rated["num_rows"] == num_kept
+        assert rated["figures"]["scored_share"] == 1.0
+        num_scored = rated["outcomes"]["scored"]
+        assert found[f"iter-{t}/examples"]["outcomes"] == {
+            "seed": 40, "web": round(0.25 * num_scored)
+        }  # fmt: skip
+
+
+def test_rows_are_what_the_method_says(finished):
+    candidates = {
+        row.candidate_id: row for row in tables.read_rows(f"{finished}/candidates/rows", Candidate)
+    }
+    examples = tables.read_rows(f"{finished}/iter-2/examples/rows", TrainingExample)
+    ratings = tables.read_rows(f"{finished}/iter-2/rated/rows", RatedPair)
+    rated = {row.candidate_id: row for row in ratings}
+    web = [row for row in examples if row.origin == "web"]
+    chosen = {row.example_id.removeprefix("web-") for row in web}
+    assert {row.tag for row in web} == {"Answer with knowledge from web search."}
+    assert {row.tag for row in examples if row.origin == "seed"} == {
+        "Answer in the style of an AI Assistant."
+    }
+    for row in web:
+        candidate = candidates[row.example_id.removeprefix("web-")]
+        assert (row.prompt, row.completion) == (candidate.instruction, candidate.response)
+    left = [row.score for name, row in rated.items() if name not in chosen and row.score]
+    assert min(rated[name].score for name in chosen) >= max(left)
+    backward = tables.read_rows(f"{finished}/backward/examples/rows", TrainingExample)
+    forward = tables.read_rows(f"{finished}/forward-0/examples/rows", TrainingExample)
+    instructions = {row.example_id: row.prompt for row in forward}
+    assert all(row.completion == instructions[row.example_id] for row in backward)
+
+
+def test_models_have_the_bases_tensors_and_start_from_it(finished):
+    from safetensors import safe_open
+
+    def tensors(folder):
+        with safe_open(finished / folder / "model.safetensors", "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    base = tensors("base/model")
+    for folder in ("backward/model", "forward-0/model", "iter-1/model", "iter-2/model"):
+        model = tensors(folder)
+        assert {n: (t.shape, t.dtype) for n, t in model.items()} == {
+            n: (t.shape, t.dtype) for n, t in base.items()
+        }
+        assert any(not model[name].equal(base[name]) for name in base)
+    assert not list(finished.rglob("_training"))
+
+
+def test_vllm_scores_the_exported_model_as_transformers_does(finished):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from humpback_ray.text import tokens
+
+    folder = finished / "iter-2/model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    rows = tables.read_rows(f"{finished}/evaluation/M_2/rows", Evaluated)
+    scored = [row for row in rows if row.kind is TaskKind.LOSS]
+    assert len(scored) == 8
+    for row in scored[:4]:
+        example = tokens.example_ids(
+            tokenizer, row.instruction, "Answer in the style of an AI Assistant.", row.output, 2048
+        )
+        ids = torch.tensor([example.ids])
+        with torch.no_grad():
+            steps = model(ids).logits[0, :-1].log_softmax(-1)
+        losses = -steps.gather(1, ids[0, 1:, None])[example.num_prompt - 1 :]
+        assert row.num_loss_tokens == example.num_target
+        assert row.loss == pytest.approx(losses.mean().item(), rel=1e-2)
+
+
+def test_the_chat_template_of_the_last_model_is_the_one_of_its_evaluation(finished):
+    from transformers import AutoTokenizer
+
+    from humpback_ray.config import PromptSettings
+    from humpback_ray.text import prompts, tokens
+
+    tokenizer = AutoTokenizer.from_pretrained(finished / "iter-2/model")
+    by_template = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Name a fruit."}], add_generation_prompt=True,
+        return_dict=False,
+    )  # fmt: skip
+    tags = prompts.inference_tags(PromptSettings())
+    assert by_template == tokens.prompt_ids(tokenizer, "Name a fruit.", *tags)
+
+
+def test_outputs_are_in_alpaca_evals_format_and_tables_open_with_datasets(finished):
+    import datasets
+
+    outputs = json.loads((finished / "evaluation/M_2/outputs.json").read_text())
+    assert len(outputs) == 24
+    assert set(outputs[0]) == {"dataset", "instruction", "output", "generator"}
+    rows = datasets.load_dataset(
+        str(finished / "candidates/rows"), split="train", cache_dir=str(finished / "cache")
+    )
+    assert len(rows) == records(finished)["candidates"]["num_rows"]
+
+
+def test_a_second_run_does_nothing(finished, arguments):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    result = humpback("run", *arguments, timeout=120)
+    assert result.returncode == 0
+    assert result.stdout.count("done before") == 20
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_changed_settings_are_refused_and_placement_is_not(finished, arguments):
+    result = humpback("run", *arguments, "--set=settings.augmentation.temperature=0.9")
+    assert result.returncode == 2
+    assert "settings.sampling.temperature: 0.7 → 0.9" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    result = humpback("run", *arguments, "--set=placement.engine.rows_per_batch=8")
+    assert result.returncode == 0
+
+
+def test_people_can_look_at_it(finished, arguments):
+    assert "iter-2/model" in humpback("status", str(finished)).stdout
+    status = json.loads(humpback("status", str(finished), "--json").stdout)
+    assert len(status) == 20
+    assert humpback("plan", *arguments).stdout.count("done") == 20
+    shown = humpback("look", f"{finished}/iter-1/examples", "-n", "2", "--where", "origin=seed")
+    assert "masked, no loss" in shown.stdout
+    assert "Answer in the style of an AI Assistant." in shown.stdout
+    assert "2 of 40 rows" in shown.stdout
+
+
+def test_the_last_model_talks(finished):
+    from humpback_ray.engines.chat import Chat
+    from humpback_ray.stages.inspect import last_model
+
+    folder = last_model(str(finished))
+    assert folder.endswith("iter-2/model")
+    talk = Chat(folder, max_tokens=8)
+    assert "".join(talk.answer("Name a fruit."))
+    assert "".join(talk.answer("And another?"))
+
+
+def test_the_declared_stages_of_the_large_recipes_hang_together(tmp_path, seed_file, monkeypatch):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.md").write_text("# A\n\ntext\n")
+    (tmp_path / "prompts.json").write_text('[{"instruction": "x"}]')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("llama-7b", "llama-33b", "llama-65b"):
+        recipe = config.load_recipe(
+            name,
+            [f"settings.seed.path={seed_file}", f"settings.corpus.path={tmp_path}/texts",
+             f"settings.evaluation.prompts={tmp_path}/prompts.json"],
+        )  # fmt: skip
+        stages = pipeline.stages_of(recipe, str(tmp_path / "run"))
+        assert len(stages) == 17
+        assert "base/model" not in {stage.path for stage in stages}
+        assert len({stage.fingerprint for stage in stages}) == len(stages)
+    assert not os.path.exists(tmp_path / "run")
