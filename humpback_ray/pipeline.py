@@ -437,26 +437,39 @@ def _start_attempt(recipe: Recipe, run_folder: str) -> None:
 
 def _join_cluster(recipe: Recipe) -> None:
     import ray
-    import ray.data
 
     if ray.is_initialized():
         return
     cluster = recipe.placement.cluster
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     else:
         # A cluster of this process alone: no token is needed, and one lying about must not be used.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
             address="local",
             num_cpus=cluster.local_cpus,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="WARNING",
+            logging_level="ERROR",
         )
-    # Ray Data's own log goes to its files; ours says what a person needs to know.
+    _quieten()
+
+
+def _quieten() -> None:
+    """The terminal shows what a person must know; libraries' own lines stay in Ray's log files."""
+    import ray.data
+
+    # Handlers and not only levels: Ray sets its level again whenever a library calls `ray.init`.
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # ray.llm gives each of its loggers a handler unless their parent has one.
+    logging.getLogger("ray.llm").addHandler(logging.NullHandler())
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 

@@ -141,8 +141,10 @@ def to_request(
         start = tokens.prompt_ids(tokenizer, row["instruction"], tags.seed_tag)
         target = tokens.completion_ids(tokenizer, row["response"])
         return Request(start + target, max_tokens=1, score_from=len(start))
+    ids = tokens.prompt_ids(tokenizer, row["instruction"], *prompts.inference_tags(tags))
     return Request(
-        tokens.prompt_ids(tokenizer, row["instruction"], *prompts.inference_tags(tags)),
+        ids,
+        score_from=len(ids),  # nothing to score, but every row of the pass says from where
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,

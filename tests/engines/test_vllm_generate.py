@@ -21,16 +21,16 @@ TEXTS = ["Name a fruit.", "naïve café 12345", "Install the package with pip.\n
 
 def to_request(row, tokenizer):
     if row["kind"] == "empty":
-        return Request([], max_tokens=4)
+        return Request([], max_tokens=4, score_from=0)
     ids = tokens.prompt_ids(tokenizer, row["text"], TAG)
     if row["kind"] == "grade":
         start, grades = tokens.grade_ids(tokenizer)
-        return Request(ids + start, max_tokens=1, wanted_ids=grades)
+        return Request(ids + start, max_tokens=1, wanted_ids=grades, score_from=len(ids + start))
     if row["kind"] == "score":
         target = tokens.completion_ids(tokenizer, "An apple a day.")
         return Request(ids + target, max_tokens=1, score_from=len(ids))
     seed = row_seed(0, row["text"], "test")
-    return Request(ids, max_tokens=12, temperature=0.7, top_p=0.9, seed=seed)
+    return Request(ids, max_tokens=12, temperature=0.7, top_p=0.9, seed=seed, score_from=len(ids))
 
 
 def to_row(row, generation):
