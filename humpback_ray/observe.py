@@ -24,8 +24,6 @@ from rich.progress import (
     Progress,
     SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 logger = logging.getLogger("humpback_ray")
@@ -42,60 +40,76 @@ class StageProgress:
     def __init__(self, console: Console, name: str) -> None:
         self._console = console
         self._name = name
-        self._started = time.monotonic()
-        self._last_line = self._started
+        self._phase_started = time.monotonic()
+        self._expected_seconds: float | None = None
+        self._detail = ""
+        self._done, self._total = 0, 0
         self._first: tuple[float, int] | None = None
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
             console=console,
             transient=True,
         )
         self._task = self._bar.add_task(name, total=None, detail="")
 
-    def __enter__(self) -> StageProgress:
+    @contextmanager
+    def shown(self) -> Iterator[StageProgress]:
+        """Show what `say` and `update` were last told, again and again, until the block ends."""
         if self._console.is_terminal:
-            self._bar.start()
-        return self
+            with self._bar, polling(self._refresh, 0.5):
+                yield self
+        else:
+            with polling(self._print, PLAIN_LINE_SECONDS, last=False):
+                yield self
 
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._bar.stop()
+    def say(self, detail: str, expected_seconds: float | None = None) -> None:
+        """What goes on where there are no units to count, and how long that usually takes."""
+        if detail != self._detail:
+            self._phase_started = time.monotonic()
+        self._detail, self._expected_seconds, self._total = detail, expected_seconds, 0
 
     def update(self, done: int, total: int, detail: str = "") -> None:
-        """Show that `done` of `total` units are finished."""
-        self._bar.update(self._task, completed=done, total=total, detail=detail)
-        now = time.monotonic()
+        """That `done` of `total` units are finished."""
         if self._first is None and done:
             # Time to the first unit is start-up and would spoil the estimate.
-            self._first = (now, done)
-        if not self._console.is_terminal and now - self._last_line >= PLAIN_LINE_SECONDS:
-            self._last_line = now
-            left = self._seconds_left(done, total, now)
-            self._console.print(f"  {self._name}: {done}/{total}, {left} left {detail}".rstrip())
+            self._first = (time.monotonic(), done)
+        self._detail, self._done, self._total = detail, done, total
 
-    def say(self, detail: str) -> None:
-        """Show what is going on before there are units to count."""
-        self._bar.update(self._task, detail=detail)
+    def _left(self) -> str:
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line >= PLAIN_LINE_SECONDS:
-            self._last_line = now
-            self._console.print(f"  {self._name}: {detail}, {now - self._started:.0f} s so far")
+        if self._total:
+            if self._first is None or self._done <= self._first[1]:
+                return "time left not known yet"
+            per_unit = (now - self._first[0]) / (self._done - self._first[1])
+            return f"{duration(per_unit * (self._total - self._done))} left"
+        elapsed = now - self._phase_started
+        if self._expected_seconds is not None and elapsed < self._expected_seconds:
+            return f"about {duration(self._expected_seconds - elapsed)} left"
+        return f"{duration(elapsed)} so far"
 
-    def _seconds_left(self, done: int, total: int, now: float) -> str:
-        if self._first is None or done <= self._first[1]:
-            return "unknown"
-        return duration((now - self._first[0]) / (done - self._first[1]) * (total - done))
+    def _refresh(self) -> None:
+        self._bar.update(
+            self._task,
+            completed=self._done,
+            total=self._total or None,
+            detail=f"{self._detail}, {self._left()}",
+        )
+
+    def _print(self) -> None:
+        counted = f"{self._done}/{self._total} " if self._total else ""
+        self._console.print(
+            f"  {self._name}: {counted}{self._detail}, {self._left()}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @contextmanager
-def polling(poll: Callable[[], None], seconds: float = 1.0) -> Iterator[None]:
+def polling(poll: Callable[[], None], seconds: float = 1.0, *, last: bool = True) -> Iterator[None]:
     """Call `poll` again and again in a thread while a blocking call runs, and once after it."""
     done = threading.Event()
 
@@ -110,7 +124,8 @@ def polling(poll: Callable[[], None], seconds: float = 1.0) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-    poll()
+    if last:
+        poll()
 
 
 class Metrics:

@@ -101,10 +101,14 @@ def read_rows(folder: str, row_type: type[Row]) -> list[Row]:
 def num_rows(folder: str) -> int:
     """How many rows the finished files of a folder hold, read from their footers."""
     filesystem, path = storage.arrow_filesystem(folder)
-    return sum(
-        pq.read_metadata(file, filesystem=filesystem).num_rows
-        for file in parquet_files(filesystem, path)
-    )
+    return sum(_num_rows_of(filesystem, file) for file in parquet_files(filesystem, path))
+
+
+def _num_rows_of(filesystem: arrow_fs.FileSystem, file: str) -> int:
+    try:
+        return pq.read_metadata(file, filesystem=filesystem).num_rows
+    except (pa.ArrowInvalid, FileNotFoundError):
+        return 0  # being written, or just removed: without a footer it is no finished file
 
 
 def ids(folder: str, column: str) -> set[str]:

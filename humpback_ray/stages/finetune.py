@@ -8,6 +8,8 @@ from typing import Any
 from humpback_ray.config import SamplingSettings, TrainingSettings
 from humpback_ray.stages.stage import Context, Result
 
+CPU_WORKERS_START_SECONDS = 20.0  # of two workers on two cores, up to the first step
+
 
 def run(
     context: Context,
@@ -28,7 +30,10 @@ def run(
         context.progress.update(step["step"], step["num_steps"], f"steps, loss {step['loss']:.3f}")
         context.metrics.add(**step)
 
-    context.progress.say("starting the training workers")
+    on_cpu = context.placement.training.device == "cpu"
+    context.progress.say(
+        "starting the training workers", CPU_WORKERS_START_SECONDS if on_cpu else None
+    )
     result = finetune(
         examples=examples,
         base_model=base_model,

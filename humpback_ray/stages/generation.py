@@ -17,6 +17,8 @@ from ray.data.checkpoint import CheckpointConfig
 from humpback_ray import observe, storage, tables
 from humpback_ray.stages.stage import Context
 
+CPU_ENGINE_START_SECONDS = 35.0  # of a small model on two cores, up to the first rows
+
 Pass = Callable[[ray.data.Dataset], ray.data.Dataset]
 
 
@@ -30,7 +32,7 @@ def run_pass(
     wanted = tables.ids(source, id_column)
     checkpoint = context.path("_checkpoint", target)
     folder = context.path(target)
-    if _num_finished(folder) < len(wanted) or storage.exists(checkpoint):
+    if tables.num_rows(folder) != len(wanted):
         _run(context, source, folder, checkpoint, id_column, row_type, through, len(wanted))
     found = tables.ids(folder, id_column)
     assert found == wanted, f"{len(wanted - found)} rows missing, {len(found - wanted)} unknown"
@@ -64,7 +66,7 @@ def _run(
         rows = through(rows)
         rows = rows.map_batches(_conform, fn_kwargs={"row_type": row_type}, batch_format="pyarrow")
         target_filesystem, target_path = storage.arrow_filesystem(folder)
-        with observe.polling(lambda: _show(context, folder, num_wanted)):
+        with observe.polling(_Progress(context, folder, num_wanted).poll):
             rows.write_parquet(target_path, filesystem=target_filesystem)
     finally:
         settings.checkpoint_config = None
@@ -74,14 +76,22 @@ def _conform(table: pa.Table, row_type: type) -> pa.Table:
     return tables.conform(table, row_type)
 
 
-def _show(context: Context, folder: str, num_wanted: int) -> None:
-    done = _num_finished(folder)
-    if done:
-        context.progress.update(done, num_wanted, "rows")
-        context.metrics.add(rows=done, of=num_wanted)
-    else:
-        context.progress.say(f"starting the engine for {num_wanted} rows (half a minute on a CPU)")
+class _Progress:
+    """Rows on disk, shown and measured: right after a resume too, because nothing is remembered."""
 
+    def __init__(self, context: Context, folder: str, num_wanted: int) -> None:
+        self._context, self._folder, self._num_wanted = context, folder, num_wanted
+        self._num_finished = 0
 
-def _num_finished(folder: str) -> int:
-    return tables.num_rows(folder)
+    def poll(self) -> None:
+        done = tables.num_rows(self._folder)
+        if not done:
+            on_cpu = self._context.placement.engine.device == "cpu"
+            self._context.progress.say(
+                f"starting the engine for {self._num_wanted} rows",
+                CPU_ENGINE_START_SECONDS if on_cpu else None,
+            )
+        elif done != self._num_finished:
+            self._context.progress.update(done, self._num_wanted, "rows")
+            self._context.metrics.add(rows=done, of=self._num_wanted)
+        self._num_finished = done

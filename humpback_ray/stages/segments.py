@@ -61,10 +61,16 @@ def _cut(
 ) -> None:
     names = [{"path": f.path, "name": f.name, "size": f.size} for f in files]
     num_tasks = max(MIN_TASKS, sum(file.size for file in files) // BYTES_PER_TASK)
-    dataset = ray.data.from_items(names, override_num_blocks=min(len(names), num_tasks))
+    num_tasks = min(len(names), num_tasks)
+    dataset = ray.data.from_items(names, override_num_blocks=num_tasks)
     dataset = dataset.flat_map(partial(_sections_of, settings=settings))
     filesystem, path = storage.arrow_filesystem(folder)
-    with observe.polling(lambda: context.progress.say(f"cutting {len(files)} files")):
+
+    def show() -> None:
+        num_done = len(tables.parquet_files(filesystem, path))
+        context.progress.update(min(num_done, num_tasks), num_tasks, "parts of the corpus cut")
+
+    with observe.polling(show):
         dataset.write_parquet(path, filesystem=filesystem)
 
 
@@ -110,6 +116,8 @@ def _split(
         )
         target_filesystem, target_path = storage.arrow_filesystem(target)
         dataset.write_parquet(target_path, filesystem=target_filesystem)
+        if not tables.num_rows(target):
+            tables.write_rows(target, [], Segment)  # an empty table is a table too
 
 
 def _with_outcome(

@@ -130,7 +130,7 @@ class Stage:
         started = time.monotonic()
         metrics = observe.Metrics(storage.join(folder, METRICS))
         try:
-            with observe.StageProgress(console, self.path) as progress:
+            with observe.StageProgress(console, self.path).shown() as progress:
                 result = self.run(Context(folder, placement, progress, metrics))
         except ValueError:
             # A mistake of the user's that left nothing behind must not stand in the way of the

@@ -1,0 +1,140 @@
+"""The command line on mistakes: one line with the way out, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from humpback_ray.cli import app
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.md").write_text("# A header\n\n" + "A sentence about a thing of its own. " * 30)
+    return folder
+
+
+def run(tmp_path, *overrides: str, recipe: str = "tiny", folder: str | None = None):
+    arguments = ["run", recipe, "--run", folder or str(tmp_path / "run")]
+    for override in overrides:
+        arguments += ["--set", override]
+    return RUNNER.invoke(app, arguments)
+
+
+def mistake(result) -> str:
+    """The one line of an error, with the exit code checked."""
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("settings.selection.k=6", "settings.selection.k"),
+        ("settings.slection.k=4", "did you mean 'selection'?"),
+        ("settings.iterations=two", "settings.iterations"),
+        ("settings.seed.path=/no/seed.jsonl", "set settings.seed.path"),
+        ("settings.corpus.path=/no/corpus", "nothing at '/no/corpus'"),
+        ("settings.base={model: /no/model}", "no model folder /no/model"),
+        ("settings.base={model: ./no/model}", "no model folder ./no/model"),
+        ("settings.prompts.rating_template=/no/template", "set settings.prompts.rating_template"),
+        ("settings.evaluation.prompts=/no/prompts.json", "set settings.evaluation.prompts"),
+    ],
+)
+def test_mistakes_in_a_recipe(tmp_path, override, message):
+    assert message in mistake(run(tmp_path, override))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_recipe(tmp_path):
+    assert "did you mean 'tiny'?" in mistake(run(tmp_path, recipe="tinny"))
+
+
+def test_an_unknown_stage(tmp_path):
+    result = RUNNER.invoke(app, ["run", "tiny", "--run", str(tmp_path / "run"), "--until", "ratde"])
+    assert "the stages are seed, segments" in mistake(result)
+
+
+def test_a_folder_without_rights(tmp_path):
+    assert "cannot write to the run folder" in mistake(run(tmp_path, folder="/dev/null/run"))
+
+
+def test_an_empty_corpus(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    message = mistake(run(tmp_path, f"settings.corpus.path={tmp_path}/corpus"))
+    assert "nothing at" in message or "no file to read" in message
+    (tmp_path / "corpus" / "picture.png").touch()
+    assert "1 other files" in mistake(run(tmp_path, f"settings.corpus.path={tmp_path}/corpus"))
+
+
+def test_a_rating_template_without_its_fields(tmp_path):
+    (tmp_path / "template.txt").write_text("Rate $response. $answer_format")
+    override = f"settings.prompts.rating_template={tmp_path}/template.txt"
+    assert "the placeholder $instruction is missing" in mistake(run(tmp_path, override))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_seed_file_of_another_format_leaves_nothing_behind(tmp_path, corpus):
+    (tmp_path / "seed.jsonl").write_text(json.dumps({"instruction": "x", "output": "y"}) + "\n")
+    overrides = [f"settings.seed.path={tmp_path}/seed.jsonl", f"settings.corpus.path={corpus}"]
+    assert "line 1 has no field message_id" in mistake(run(tmp_path, *overrides))
+    assert not (tmp_path / "run" / "seed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_corpus_in_which_nothing_survives_shows_the_reasons_and_can_be_mended(tmp_path, corpus):
+    override = f"settings.corpus.path={corpus}"
+    (corpus / "b.md").write_text("# SHOUTING\n\ntext\n")
+    short = run(tmp_path, override, "settings.corpus.min_characters=2900")
+    assert "1 too_short, 1 uppercase_header" in mistake(short)
+    assert not (tmp_path / "run" / "segments").exists()
+    (corpus / "c.md").write_text("".join(f"# Header {n}\n\n" + words(n) for n in range(3)))
+    arguments = ["run", "tiny", "--run", str(tmp_path / "run"), "--set", override]
+    mended = RUNNER.invoke(app, [*arguments, "--until", "segments"])
+    assert mended.exit_code == 0, mended.output
+    assert "3 kept" in mended.stdout
+
+
+def words(number: int) -> str:
+    """A text that repeats neither itself nor the text of another number."""
+    sentences = [
+        " ".join(f"w{number}x{sentence * 12 + word}" for word in range(12))
+        for sentence in range(12)
+    ]
+    return ". ".join(sentences) + ".\n\n"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_parquet_corpus_without_the_text_column_is_named(tmp_path, corpus):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"content": ["x"]}), corpus / "rows.parquet")
+    assert "content" in mistake(run(tmp_path, f"settings.corpus.path={corpus}"))
+
+
+def test_looking_at_what_is_not_there(tmp_path):
+    assert "no rows in" in mistake(RUNNER.invoke(app, ["look", str(tmp_path / "run/candidates")]))
+    assert "no run in" in mistake(RUNNER.invoke(app, ["status", str(tmp_path)]))
+    assert "no finished model in" in mistake(RUNNER.invoke(app, ["chat", str(tmp_path)]))
+
+
+def test_a_plan_needs_no_cluster_and_writes_nothing(tmp_path, corpus):
+    result = RUNNER.invoke(
+        app, ["plan", "tiny", "--run", str(tmp_path / "run"), "--set",
+              f"settings.corpus.path={corpus}"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("to do") == 20
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,88 @@
+"""Row types to Parquet and back: schemas, nulls, enums, unfinished files, URLs."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from humpback_ray import storage, tables
+from humpback_ray.records import RatedPair, RatingOutcome, SeedPair, Segment, SegmentOutcome
+
+PAIRS = [SeedPair("b", "x", "y"), SeedPair("a", "ünïcode\n", "")]
+
+
+@pytest.mark.parametrize("place", ["local", "file://", "memory://"])
+def test_rows_come_back_from_any_place(tmp_path, place):
+    folder = {"local": str(tmp_path), "file://": f"file://{tmp_path}", "memory://": "memory://rows"}
+    tables.write_rows(f"{folder[place]}/rows", PAIRS, SeedPair)
+    assert tables.read_rows(f"{folder[place]}/rows", SeedPair) == sorted(
+        PAIRS, key=lambda pair: pair.pair_id
+    )
+    assert tables.num_rows(f"{folder[place]}/rows") == 2
+    storage.delete(folder[place])
+
+
+def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
+    def rated(name, score, probabilities):
+        return RatedPair(name, "x", "y", score, probabilities, RatingOutcome.SCORED, "", 1, 1)
+
+    tables.write_rows(str(tmp_path), [rated("a", None, None)], RatedPair, name="nulls")
+    tables.write_rows(str(tmp_path), [rated("b", 4.5, [0.5, 0.5])], RatedPair, name="values")
+    table = tables.read_table(str(tmp_path))
+    assert table.schema.field("score").type == pa.float64()
+    assert table.schema.field("probabilities").type == pa.list_(pa.float64())
+    rows = tables.read_rows(str(tmp_path), RatedPair)
+    assert [row.score for row in rows] == [None, 4.5]
+    assert rows[0].outcome is RatingOutcome.SCORED
+
+
+def test_conform_gives_an_all_null_column_its_type():
+    table = pa.table({"candidate_id": ["a"], "instruction": ["x"], "response": ["y"],
+                      "score": [None], "probabilities": [None], "outcome": ["empty"],
+                      "rationale": [""], "num_prompt_tokens": [1], "num_generated_tokens": [0],
+                      "extra": [1]})  # fmt: skip
+    assert tables.conform(table, RatedPair).schema == tables.arrow_schema(RatedPair)
+
+
+def test_an_empty_table_keeps_its_schema(tmp_path):
+    tables.write_rows(str(tmp_path), [], Segment)
+    assert tables.num_rows(str(tmp_path)) == 0
+    assert tables.read_rows(str(tmp_path), Segment) == []
+    assert not tables.count_values(str(tmp_path), "outcome")
+
+
+def test_a_file_without_a_footer_is_not_finished(tmp_path):
+    tables.write_rows(str(tmp_path), PAIRS, SeedPair)
+    whole = (tmp_path / "part-0.parquet").read_bytes()
+    (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.parquet").touch()
+    (tmp_path / ".hidden.parquet").write_bytes(whole)
+    assert tables.num_rows(str(tmp_path)) == 2
+
+
+def test_ids_must_be_unique(tmp_path):
+    tables.write_rows(str(tmp_path), [PAIRS[0], PAIRS[0]], SeedPair)
+    with pytest.raises(AssertionError, match="not unique"):
+        tables.ids(str(tmp_path), "pair_id")
+
+
+def test_counts_of_values(tmp_path):
+    rows = [Segment(str(n), "t", "h", "d", "u", n, 1, SegmentOutcome.KEPT) for n in range(3)]
+    rows += [Segment("9", "t", "h", "d", "u", 9, 1, SegmentOutcome.TOO_SHORT)]
+    tables.write_rows(str(tmp_path), rows, Segment)
+    assert tables.count_values(str(tmp_path), "outcome") == {"kept": 3, "too_short": 1}
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = str(tmp_path / "deep/record.json")
+    assert storage.read_json(path) is None
+    storage.write_json(path, {"ü": 1})
+    with pytest.raises(TypeError):
+        storage.write_json(path, {"bad": object()})
+    assert storage.read_json(path) == {"ü": 1}
+    assert storage.names(str(tmp_path / "deep")) == {"record.json"}
+
+
+def test_a_folder_that_cannot_be_written_is_said():
+    with pytest.raises(ValueError, match=r"cannot write to the run folder .*--run"):
+        storage.check_writable("/dev/null/run")
