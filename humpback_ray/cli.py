@@ -133,9 +133,13 @@ def plan(recipe: RecipeArgument, run: RunOption = None, set: SetOption = None) -
     loaded = config.load_recipe(recipe, set)
     folder = _run_folder(run, loaded)
     table = Table(
-        "stage", "kind", "fingerprint", "found", "because", title=f"{loaded.name} in {folder}"
+        "stage", "kind", "fingerprint", "found", "counts, or what differs", title=f"{loaded.name} in {folder}"
     )
-    for stage in pipeline.stages_of(loaded, folder):
+    missing: list[str] = []
+    for stage in pipeline.stages_of(loaded, folder, missing=missing):
+        if not stage.is_known:
+            table.add_row(stage.path, stage.kind, "-", "to do", "waits for a source, see below")
+            continue
         state, record = stage.find(folder)
         reason = ""
         if record is not None:
@@ -143,6 +147,8 @@ def plan(recipe: RecipeArgument, run: RunOption = None, set: SetOption = None) -
             reason = "; ".join(stage.differences(record)) if changed else pipeline.describe(record)
         table.add_row(stage.path, stage.kind, stage.fingerprint[:12], state.value, escape(reason))
     console.print(table)
+    for line in missing:
+        console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -35,7 +35,9 @@ from humpback_ray.stages.stage import Source, Stage, State
 from humpback_ray.text import prompts
 
 
-def stages_of(recipe: Recipe, run_folder: str, engine: Any = None) -> list[Stage]:
+def stages_of(
+    recipe: Recipe, run_folder: str, engine: Any = None, missing: list[str] | None = None
+) -> list[Stage]:
     """Every stage of a recipe's run, in the order in which they run.
 
     Args:
@@ -43,20 +45,25 @@ def stages_of(recipe: Recipe, run_folder: str, engine: Any = None) -> list[Stage
         run_folder: absolute path or URL; stages read each other's folders below it.
         engine: replaces vLLM in every stage that generates (tests only); it has the signature of
             `engines.vllm_generate.generate`.
+        missing: takes one line for each source that is not there, instead of an error; the
+            fingerprints of the stages behind it are then not known.
 
     Raises:
         ValueError: the corpus, the seed file, the base model or a template is not there.
     """
-    return _Method(recipe.settings, run_folder, engine).stages()
+    return _Method(recipe.settings, run_folder, engine, missing).stages()
 
 
 class _Method:
     """The method over one recipe's settings; each function below declares one kind of stage."""
 
-    def __init__(self, settings: Settings, run_folder: str, engine: Any) -> None:
+    def __init__(
+        self, settings: Settings, run_folder: str, engine: Any, missing: list[str] | None
+    ) -> None:
         self.settings = settings
         self.run_folder = run_folder
         self.engine = {} if engine is None else {"engine": engine}
+        self.missing = missing
         self.declared: list[Stage] = []
         self.trust_remote_code = (
             isinstance(settings.base, PretrainedBase) and settings.base.trust_remote_code
@@ -96,25 +103,26 @@ class _Method:
             "seed",
             kind="seed",
             settings={**_dump(settings, "path"), "random_seed": self.settings.random_seed},
-            inputs={"file": _file_source(settings.path, "seed file", "settings.seed.path")},
+            inputs={
+                "file": self.source(_file_source, settings.path, "seed file", "settings.seed.path")
+            },
             run=partial(seed.run, settings=settings, random_seed=self.settings.random_seed),
         )
 
     def segments(self) -> Stage:
         settings = self.settings.corpus
-        files = corpus.list_files(settings.path)
         return self.declare(
             "segments",
             kind="segments",
             settings=_dump(settings, "path"),
-            inputs={"corpus": Source(settings.path, corpus.content_identity(files))},
+            inputs={"corpus": self.source(_corpus_source, settings.path)},
             run=partial(segments.run, settings=settings),
         )
 
     def base(self, segmented: Stage) -> Stage | Source:
         settings = self.settings.base
         if isinstance(settings, PretrainedBase):
-            return _model_source(settings)
+            return self.source(_model_source, settings.model, settings.revision)
         initial = self.declare(
             "base/initial",
             kind="base-initial",
@@ -276,8 +284,11 @@ class _Method:
             inputs={
                 "model": model,
                 "seed": seed_pairs,
-                "prompts": _file_source(
-                    settings.prompts, "evaluation prompts", "settings.evaluation.prompts"
+                "prompts": self.source(
+                    _file_source,
+                    settings.prompts,
+                    "evaluation prompts",
+                    "settings.evaluation.prompts",
                 ),
             },
             run=partial(
@@ -309,6 +320,16 @@ class _Method:
         if isinstance(source, Source):
             return source.location
         return storage.join(self.run_folder, source.path, *parts)
+
+    def source(self, find: Callable[..., Source], location: str, *arguments: Any) -> Source:
+        try:
+            return find(location, *arguments)
+        except ValueError as error:
+            if self.missing is None:
+                raise
+            if str(error) not in self.missing:
+                self.missing.append(str(error))
+            return Source(location, identity=None)
 
     def declare(
         self,
@@ -507,16 +528,19 @@ def _file_source(path: str, what: str, key: str) -> Source:
     return Source(path, corpus.content_identity([file]))
 
 
-def _model_source(settings: PretrainedBase) -> Source:
+def _corpus_source(path: str) -> Source:
+    return Source(path, corpus.content_identity(corpus.list_files(path)))
+
+
+def _model_source(model: str, revision: str | None) -> Source:
     """A base model: a folder or URL by its content, a hub id by its name and revision."""
-    model = settings.model
     if "://" not in model and not os.path.exists(os.path.expanduser(model)):
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise ValueError(
                 f"no model folder {model}: set settings.base.model to a folder with config.json "
                 "and safetensors weights, a URL of one, or a Hugging Face hub id"
             )
-        return Source(model, f"hub:{model}@{settings.revision or 'main'}")
+        return Source(model, f"hub:{model}@{revision or 'main'}")
     model = storage.absolute(model)
     files = corpus.list_files(model, (".json", ".safetensors", ".model", ".txt"))
     return Source(model, corpus.content_identity(files))

@@ -49,7 +49,7 @@ def ray_cluster():
     import ray
 
     ray.init(
-        address="local", num_cpus=6, include_dashboard=False, log_to_driver=False,
+        address="local", num_cpus=8, include_dashboard=False, log_to_driver=False,
         logging_level="ERROR", object_store_memory=300 * 2**20,
     )  # fmt: skip
     yield

@@ -39,15 +39,21 @@ class State(StrEnum):
 class Source:
     """An input from outside of the run: a corpus, a seed file, a base model.
 
-    `identity` is a hash of its content, so the same data at another place is the same source.
+    `identity` is a hash of its content, so the same data at another place is the same source; None
+    where there is nothing at the location.
     """
 
     location: str
-    identity: str
+    identity: str | None
 
     @property
     def fingerprint(self) -> str:
         return fingerprint({"source": self.identity})
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the fingerprint says what the source is."""
+        return self.identity is not None
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,11 @@ class Stage:
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.identity)
+
+    @cached_property
+    def is_known(self) -> bool:
+        """Whether every source behind this stage is there, so that its fingerprint counts."""
+        return all(source.is_known for source in self.inputs.values())
 
     def find(self, run_folder: str) -> tuple[State, dict[str, Any] | None]:
         """The state of this stage in a run, with its record if it has one."""

@@ -126,13 +126,6 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_examples(tmp_path_factory.mktemp("examples"), make_examples(26), num_files=2)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Any:
-    ray.init(num_cpus=8, include_dashboard=False, address="local", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def run(
     base: str,
     examples: str,
@@ -365,7 +358,7 @@ def test_checkpoints_are_resumed_only_by_the_same_training(base: str, examples: 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("zero_stage", "checkpointing"), [(3, True)])
 def test_workers_train_as_one_plain_process(
     base: str, examples: str, plain: Any, tmp_path: Path, zero_stage: Any, checkpointing: bool
@@ -403,7 +396,7 @@ def test_workers_train_as_one_plain_process(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_killed_worker_resumes_on_the_same_curve(
     base: str, examples: str, plain: Any, tmp_path: Path
 ) -> None:
@@ -460,7 +453,7 @@ finetune(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_killed_driver_resumes_when_called_again(
     base: str, examples: str, plain: Any, tmp_path: Path
 ) -> None:
