@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 ours (a traceba
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -91,10 +92,10 @@ def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[s
     folders |= {f"M_{t}": f"iter-{t}/model" for t in range(1, loaded.settings.iterations + 1)}
     for name, path in folders.items():
         loss = records[f"evaluation/{name}"]["figures"]["held_out_loss"]
-        trained = records.get(path, {}).get("outcomes", {})
-        kind = {"base": "text"}.get(name, "examples")
-        num_examples = trained.get("trained", 0) + trained.get("truncated", 0)
-        table.add_row(name, f"{num_examples} {kind}", "-" if loss is None else f"{loss:.3f} nats")
+        # A base model that was given has no training here.
+        made = records.get(path)
+        examples = f"{made['figures']['num_examples']} examples" if made else "-"
+        table.add_row(name, examples, "-" if loss is None else f"{loss:.3f} nats")
     console.print(table)
     rows = Table("iteration", "pairs with a score", "mean score", "selected", "from score",
                  title="Self-curation")  # fmt: skip
@@ -106,6 +107,10 @@ def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[s
         )  # fmt: skip
     console.print(rows)
     last = f"iter-{loaded.settings.iterations}"
+    # What is printed is typed again: short where the run lies below the working folder.
+    here = f"{storage.absolute('.')}/"
+    folder = folder.removeprefix(here)
+    humpback = "humpback" if shutil.which("humpback") else sys.argv[0].removeprefix(here)
     seconds = sum(record["seconds"] for record in records.values())
     console.print(
         Panel(
@@ -114,10 +119,10 @@ def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[s
                 f"  the last model       {last}/model  (transformers and vLLM load it)\n"
                 f"  answers to prompts   evaluation/*/outputs.json  (AlpacaEval's format)\n\n"
                 f"Next:\n"
-                f"  humpback look {folder}/{last}/rated -n 3     what the rater thought\n"
-                f"  humpback look {folder}/{last}/examples -n 3  what was trained on\n"
-                f"  humpback status {folder}                     every stage and its counts\n"
-                f"  humpback chat {folder}                       talk to the last model"
+                f"  {humpback} look {folder}/{last}/rated -n 3\n"
+                f"  {humpback} look {folder}/{last}/examples -n 3\n"
+                f"  {humpback} status {folder}\n"
+                f"  {humpback} chat {folder}"
             ),
             title=f"{loaded.name}: done",
         )
@@ -132,9 +137,8 @@ def plan(recipe: RecipeArgument, run: RunOption = None, set: SetOption = None) -
 
     loaded = config.load_recipe(recipe, set)
     folder = _run_folder(run, loaded)
-    table = Table(
-        "stage", "kind", "fingerprint", "found", "counts, or what differs", title=f"{loaded.name} in {folder}"
-    )
+    columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
+    table = Table(*columns, title=f"{loaded.name} in {folder}")
     missing: list[str] = []
     for stage in pipeline.stages_of(loaded, folder, missing=missing):
         if not stage.is_known:
