@@ -220,6 +220,7 @@ class EnginePlacement(_Frozen):
     rows_per_batch: PositiveInt = 64
     max_concurrent_batches: PositiveInt = 8
     rows_per_file: PositiveInt = 512  # unit of resume
+    max_restarts: Annotated[int, Field(ge=0)] = 20  # of each engine, before the run stops
 
     @model_validator(mode="after")
     def _ordered(self) -> EnginePlacement:

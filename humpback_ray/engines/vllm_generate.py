@@ -18,6 +18,7 @@ import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from humpback_ray.config import EnginePlacement
+from humpback_ray.engines import vllm_plugin
 from humpback_ray.records import Finish
 
 # Columns that travel beside a row through the engine.
@@ -103,6 +104,10 @@ def generate(
             trust_remote_code=trust_remote_code,
         ),
     )  # fmt: skip
+    # Ray Data restarts an actor and retries its rows without end, and an engine that fails on a
+    # certain row, or cannot start, would then loop in silence.
+    arguments = processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs
+    arguments |= {"max_restarts": engine.max_restarts, "max_task_retries": engine.max_restarts}
     return processor(rows).map(partial(finish, to_row=to_row))
 
 
@@ -121,6 +126,7 @@ def _processor_config(
     if engine.max_num_seqs:
         arguments["max_num_seqs"] = engine.max_num_seqs
     variables = {
+        vllm_plugin.ENABLED: "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -17,7 +17,6 @@ import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
