@@ -190,6 +190,7 @@ class Settings(_Frozen):
     selection: SelectionSettings = SelectionSettings()
     iterations: PositiveInt = 2
     context_length: PositiveInt = 2048  # tokens, of every engine
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # of the engines' arithmetic
     evaluation: EvaluationSettings
 
 
@@ -212,7 +213,6 @@ class EnginePlacement(_Frozen):
     tensor_parallel_size: PositiveInt = 1
     pipeline_parallel_size: PositiveInt = 1
     accelerator_type: str | None = None  # as Ray names it: A100, H100, ...
-    dtype: str = "auto"
     enforce_eager: bool = False
     max_num_seqs: PositiveInt | None = None  # null: vLLM's default for the device
     gpu_memory_utilization: Share = 0.9

@@ -306,6 +306,7 @@ class _Method:
     def generation_settings(self) -> dict[str, Any]:
         return {
             "context_length": self.settings.context_length,
+            "dtype": self.settings.dtype,
             "random_seed": self.settings.random_seed,
         }
 

@@ -17,7 +17,7 @@ from humpback_ray.records import Finish
 
 
 def generate(
-    rows, *, model, context_length, engine, to_request, to_row, trust_remote_code=False,
+    rows, *, model, context_length, dtype, engine, to_request, to_row, trust_remote_code=False,
     script="answer", counter="", seconds_per_row=0.0,
 ):  # fmt: skip
     """Answer every row by `script`; append one byte to the file `counter` for each row answered."""

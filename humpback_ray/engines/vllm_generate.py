@@ -82,6 +82,7 @@ def generate(
     *,
     model: str,
     context_length: int,
+    dtype: str,
     engine: EnginePlacement,
     to_request: Callable[[dict[str, Any], Any], Request],
     to_row: Callable[[dict[str, Any], Generation], dict[str, Any]],
@@ -94,11 +95,12 @@ def generate(
             and those in this module's constants are taken.
         model: folder, URL or hub id that vLLM loads.
         context_length: tokens of prompt and answer together.
+        dtype: of the engine's arithmetic, or `auto`; it changes what is generated.
         to_request: (row, tokenizer) to Request; runs in CPU tasks.
         to_row: (row, Generation) to the row that is written; runs in CPU tasks.
     """
     processor = build_processor(
-        _processor_config(model, context_length, engine, trust_remote_code),
+        _processor_config(model, context_length, dtype, engine, trust_remote_code),
         preprocess=partial(
             prepare, model=model, context_length=context_length, to_request=to_request,
             trust_remote_code=trust_remote_code,
@@ -112,11 +114,11 @@ def generate(
 
 
 def _processor_config(
-    model: str, context_length: int, engine: EnginePlacement, trust_remote_code: bool
+    model: str, context_length: int, dtype: str, engine: EnginePlacement, trust_remote_code: bool
 ) -> vLLMEngineProcessorConfig:
     arguments: dict[str, Any] = {
         "max_model_len": context_length,
-        "dtype": engine.dtype,
+        "dtype": dtype,
         "enforce_eager": engine.enforce_eager,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "pipeline_parallel_size": engine.pipeline_parallel_size,

@@ -33,6 +33,7 @@ def run(
     settings: RatingSettings,
     iteration: int,
     context_length: int,
+    dtype: str,
     random_seed: int,
     trust_remote_code: bool,
     engine: Any = generate,
@@ -60,6 +61,7 @@ def run(
             engine,
             model=rater,
             context_length=context_length,
+            dtype=dtype,
             engine=context.placement.engine,
             to_request=partial(
                 to_request, template=template, settings=settings, iteration=iteration,

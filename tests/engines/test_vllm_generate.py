@@ -64,7 +64,7 @@ def rows(tmp_path_factory, model_folder, ray_cluster):
     pq.write_table(pa.table(table), folder / "rows.parquet")
     dataset = generate(
         ray.data.read_parquet(str(folder)), model=model_folder, context_length=CONTEXT,
-        engine=EnginePlacement(device="cpu", dtype="float32", enforce_eager=True, rows_per_batch=4),
+        dtype="float32", engine=EnginePlacement(device="cpu", enforce_eager=True, rows_per_batch=4),
         to_request=partial(to_request), to_row=partial(to_row),
     )  # fmt: skip
     found = dataset.take_all()

@@ -31,7 +31,12 @@ from humpback_ray.text import prompts
 from tests import scripted_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-GENERATION = {"context_length": 1024, "random_seed": 0, "trust_remote_code": False}
+GENERATION = {
+    "context_length": 1024,
+    "dtype": "float32",
+    "random_seed": 0,
+    "trust_remote_code": False,
+}
 
 
 def segment(number: int, text: str) -> Segment:
