@@ -73,16 +73,9 @@ def run(
     folder = _run_folder(run, loaded)
     records = pipeline.run(loaded, folder, console, until=until)
     if until is None:
-        _print_summary(loaded, folder, dict(_named(loaded, folder, records)))
-
-
-def _named(
-    loaded: config.Recipe, folder: str, records: list[dict[str, Any]]
-) -> list[tuple[str, dict[str, Any]]]:
-    from humpback_ray import pipeline
-
-    paths = [stage.path for stage in pipeline.stages_of(loaded, folder)]
-    return list(zip(paths, records, strict=False))
+        _print_summary(loaded, folder, records)
+    else:
+        console.print(f"stopped after {until}; without --until the run goes on")
 
 
 def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[str, Any]]) -> None:

@@ -35,34 +35,27 @@ from humpback_ray.stages.stage import Source, Stage, State
 from humpback_ray.text import prompts
 
 
-def stages_of(
-    recipe: Recipe, run_folder: str, engine: Any = None, missing: list[str] | None = None
-) -> list[Stage]:
+def stages_of(recipe: Recipe, run_folder: str, missing: list[str] | None = None) -> list[Stage]:
     """Every stage of a recipe's run, in the order in which they run.
 
     Args:
         recipe: settings and placement.
         run_folder: absolute path or URL; stages read each other's folders below it.
-        engine: replaces vLLM in every stage that generates (tests only); it has the signature of
-            `engines.vllm_generate.generate`.
         missing: takes one line for each source that is not there, instead of an error; the
             fingerprints of the stages behind it are then not known.
 
     Raises:
         ValueError: the corpus, the seed file, the base model or a template is not there.
     """
-    return _Method(recipe.settings, run_folder, engine, missing).stages()
+    return _Method(recipe.settings, run_folder, missing).stages()
 
 
 class _Method:
     """The method over one recipe's settings; each function below declares one kind of stage."""
 
-    def __init__(
-        self, settings: Settings, run_folder: str, engine: Any, missing: list[str] | None
-    ) -> None:
+    def __init__(self, settings: Settings, run_folder: str, missing: list[str] | None) -> None:
         self.settings = settings
         self.run_folder = run_folder
-        self.engine = {} if engine is None else {"engine": engine}
         self.missing = missing
         self.declared: list[Stage] = []
         self.trust_remote_code = (
@@ -314,7 +307,6 @@ class _Method:
         return {
             **self.generation_settings(),
             "trust_remote_code": self.trust_remote_code,
-            **self.engine,
         }
 
     def folder(self, source: Stage | Source, *parts: str) -> str:
@@ -370,9 +362,8 @@ def run(
     console: Console,
     *,
     until: str | None = None,
-    engine: Any = None,
-) -> list[dict[str, Any]]:
-    """Run every stage that is not done, in order; returns the records of all of them.
+) -> dict[str, dict[str, Any]]:
+    """Run every stage that is not done, in order; returns the records of all of them by path.
 
     A finished stage is skipped, an unfinished one resumed, one that was made under other settings
     refused.
@@ -380,7 +371,7 @@ def run(
     Raises:
         ValueError: a mistake of the user's, said before anything of it is written.
     """
-    stages = _up_to(stages_of(recipe, run_folder, engine), until)
+    stages = _up_to(stages_of(recipe, run_folder), until)
     found = [stage.find(run_folder) for stage in stages]
     for stage, (state, begun) in zip(stages, found, strict=True):
         if state is State.CHANGED:
@@ -390,10 +381,10 @@ def run(
         storage.check_writable(run_folder)
         _start_attempt(recipe, run_folder)
         _join_cluster(recipe)
-    return [
-        _run_stage(stage, number, len(stages), recipe, run_folder, console)
+    return {
+        stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
         for number, stage in enumerate(stages, start=1)
-    ]
+    }
 
 
 def _run_stage(
