@@ -29,6 +29,7 @@ from humpback_ray.config import (
     Settings,
     TrainingSettings,
 )
+from humpback_ray.engines.vllm_generate import Model
 from humpback_ray.records import Direction
 from humpback_ray.stages import augment, base, evaluate, examples, finetune, rate, seed, segments
 from humpback_ray.stages.stage import Source, Stage, State
@@ -207,10 +208,10 @@ class _Method:
             run=partial(
                 augment.run,
                 segments=self.folder(segmented, "rows"),
-                backward_model=self.folder(backward),
+                backward_model=self.served(backward),
                 tag=settings.prompts.seed_tag,
                 sampling=settings.augmentation,
-                **self.generation_arguments(),
+                random_seed=self.settings.random_seed,
             ),
         )
 
@@ -234,11 +235,11 @@ class _Method:
             run=partial(
                 rate.run,
                 candidates=self.folder(candidates, "rows"),
-                rater=self.folder(rater),
+                rater=self.served(rater),
                 template=template,
                 settings=settings,
                 iteration=t,
-                **self.generation_arguments(),
+                random_seed=self.settings.random_seed,
             ),
         )
 
@@ -287,12 +288,12 @@ class _Method:
             run=partial(
                 evaluate.run,
                 name=name,
-                evaluated_model=self.folder(model),
+                evaluated_model=self.served(model),
                 prompts_file=settings.prompts,
                 held_out=self.folder(seed_pairs, "held_out"),
                 tags=self.settings.prompts,
                 sampling=settings.sampling,
-                **self.generation_arguments(),
+                random_seed=self.settings.random_seed,
             ),
         )
 
@@ -303,11 +304,13 @@ class _Method:
             "random_seed": self.settings.random_seed,
         }
 
-    def generation_arguments(self) -> dict[str, Any]:
-        return {
-            **self.generation_settings(),
-            "trust_remote_code": self.trust_remote_code,
-        }
+    def served(self, model: Stage | Source) -> Model:
+        return Model(
+            self.folder(model),
+            self.settings.context_length,
+            self.settings.dtype,
+            self.trust_remote_code,
+        )
 
     def folder(self, source: Stage | Source, *parts: str) -> str:
         if isinstance(source, Source):

@@ -17,26 +17,21 @@ from humpback_ray.records import Finish
 
 
 def generate(
-    rows, *, model, context_length, dtype, engine, to_request, to_row, trust_remote_code=False,
-    script="answer", counter="", seconds_per_row=0.0,
+    rows, *, model, engine, to_request, to_row, script="answer", counter="", seconds_per_row=0.0
 ):  # fmt: skip
     """Answer every row by `script`; append one byte to the file `counter` for each row answered."""
     return rows.map(
         partial(
-            _answer, model=model, context_length=context_length, to_request=to_request,
-            to_row=to_row, script=script, counter=counter, seconds_per_row=seconds_per_row,
+            _answer, model=model, to_request=to_request, to_row=to_row, script=script,
+            counter=counter, seconds_per_row=seconds_per_row,
         )
     )  # fmt: skip
 
 
 def _answer(
-    row: dict[str, Any], *, model, context_length, to_request, to_row, script, counter,
-    seconds_per_row,
-) -> dict[str, Any]:  # fmt: skip
-    prepared = vllm_generate.prepare(
-        row, model=model, context_length=context_length, to_request=to_request,
-        trust_remote_code=False,
-    )  # fmt: skip
+    row: dict[str, Any], *, model, to_request, to_row, script, counter, seconds_per_row
+) -> dict[str, Any]:
+    prepared = vllm_generate.prepare(row, model=model, to_request=to_request)
     time.sleep(seconds_per_row)
     if counter:
         with open(counter, "ab") as file:

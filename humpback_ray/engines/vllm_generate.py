@@ -31,6 +31,16 @@ WANTED_IDS = "engine_wanted_ids"
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model as the engines serve it. Every field decides what is generated."""
+
+    location: str  # folder, URL or hub id
+    context_length: int  # tokens of prompt and answer together
+    dtype: str  # of the engine's arithmetic, or `auto`
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
 class Request:
     """What one row asks of the engine. Ids, not text: what is trained on is what is sent.
 
@@ -66,46 +76,39 @@ def row_seed(random_seed: int, row_id: str, round_: str) -> int:
 
 
 @cache
-def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model folder, URL or hub id, loaded once in each process."""
+def load_tokenizer(model: Model) -> Any:
+    """The tokenizer of a model, loaded once in each process."""
     from transformers import AutoTokenizer
 
     from humpback_ray.engines.models import local_folder
 
     return AutoTokenizer.from_pretrained(
-        local_folder(model, weights=False), trust_remote_code=trust_remote_code
+        local_folder(model.location, weights=False), trust_remote_code=model.trust_remote_code
     )
 
 
 def generate(
     rows: ray.data.Dataset,
     *,
-    model: str,
-    context_length: int,
-    dtype: str,
+    model: Model,
     engine: EnginePlacement,
     to_request: Callable[[dict[str, Any], Any], Request],
     to_row: Callable[[dict[str, Any], Generation], dict[str, Any]],
-    trust_remote_code: bool = False,
 ) -> ray.data.Dataset:
     """Send every row through a pool of engines. Lazy, as Ray Data is.
 
     Args:
         rows: any dataset; its columns reach `to_request` and `to_row`. The names `prompt`, `model`
             and those in this module's constants are taken.
-        model: folder, URL or hub id that vLLM loads.
-        context_length: tokens of prompt and answer together.
-        dtype: of the engine's arithmetic, or `auto`; it changes what is generated.
+        model: what vLLM loads.
+        engine: how many engines, and where.
         to_request: (row, tokenizer) to Request; runs in CPU tasks.
         to_row: (row, Generation) to the row that is written; runs in CPU tasks.
     """
     processor = build_processor(
-        _processor_config(model, context_length, dtype, engine, trust_remote_code),
-        preprocess=partial(
-            prepare, model=model, context_length=context_length, to_request=to_request,
-            trust_remote_code=trust_remote_code,
-        ),
-    )  # fmt: skip
+        _processor_config(model, engine),
+        preprocess=partial(prepare, model=model, to_request=to_request),
+    )
     # Ray Data restarts an actor and retries its rows without end, and an engine that fails on a
     # certain row, or cannot start, would then loop in silence.
     arguments = processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs
@@ -113,17 +116,15 @@ def generate(
     return processor(rows).map(partial(finish, to_row=to_row))
 
 
-def _processor_config(
-    model: str, context_length: int, dtype: str, engine: EnginePlacement, trust_remote_code: bool
-) -> vLLMEngineProcessorConfig:
+def _processor_config(model: Model, engine: EnginePlacement) -> vLLMEngineProcessorConfig:
     arguments: dict[str, Any] = {
-        "max_model_len": context_length,
-        "dtype": dtype,
+        "max_model_len": model.context_length,
+        "dtype": model.dtype,
         "enforce_eager": engine.enforce_eager,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "pipeline_parallel_size": engine.pipeline_parallel_size,
         "enable_prefix_caching": True,  # the rubric is computed once for all pairs
-        "trust_remote_code": trust_remote_code,
+        "trust_remote_code": model.trust_remote_code,
     }
     if engine.max_num_seqs:
         arguments["max_num_seqs"] = engine.max_num_seqs
@@ -148,11 +149,11 @@ def _processor_config(
         # After half a prompt vLLM 0.29 rewinds the request's generator, and a CPU generator cannot
         # be rewound: a seeded request in a chunked prefill ends the engine.
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(context_length, 4096)
+        arguments["max_num_batched_tokens"] = max(model.context_length, 4096)
     else:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
     return vLLMEngineProcessorConfig(
-        model_source=model,
+        model_source=model.location,
         engine_kwargs=arguments,
         concurrency=(engine.min_engines, engine.max_engines),
         batch_size=engine.rows_per_batch,
@@ -171,23 +172,18 @@ def _processor_config(
 
 
 def prepare(
-    row: dict[str, Any],
-    *,
-    model: str,
-    context_length: int,
-    to_request: Callable[[dict[str, Any], Any], Request],
-    trust_remote_code: bool,
+    row: dict[str, Any], *, model: Model, to_request: Callable[[dict[str, Any], Any], Request]
 ) -> dict[str, Any]:
     """What goes to the engine for a row: prompt ids, sampling, and what `finish` needs back."""
-    tokenizer = load_tokenizer(model, trust_remote_code)
+    tokenizer = load_tokenizer(model)
     request = to_request(row, tokenizer)
     num_prompt = len(request.prompt_ids)
     refusal = ""
     if not num_prompt:
         refusal = Finish.EMPTY_PROMPT.value
-    elif num_prompt >= context_length:
+    elif num_prompt >= model.context_length:
         refusal = Finish.PROMPT_TOO_LONG.value
-    max_tokens = max(min(request.max_tokens, context_length - num_prompt), 1)
+    max_tokens = max(min(request.max_tokens, model.context_length - num_prompt), 1)
     sampling: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": request.temperature,

@@ -7,7 +7,7 @@ from typing import Any
 
 from humpback_ray import tables
 from humpback_ray.config import SamplingSettings
-from humpback_ray.engines.vllm_generate import Generation, Request, generate, row_seed
+from humpback_ray.engines.vllm_generate import Generation, Model, Request, generate, row_seed
 from humpback_ray.records import Candidate
 from humpback_ray.stages.generation import run_pass
 from humpback_ray.stages.stage import Context, Result
@@ -18,13 +18,10 @@ def run(
     context: Context,
     *,
     segments: str,
-    backward_model: str,
+    backward_model: Model,
     tag: str,
     sampling: SamplingSettings,
-    context_length: int,
-    dtype: str,
     random_seed: int,
-    trust_remote_code: bool,
     engine: Any = generate,
 ) -> Result:
     """Write one `Candidate` for each segment; a generation that failed is one without instruction.
@@ -41,12 +38,9 @@ def run(
         through=partial(
             engine,
             model=backward_model,
-            context_length=context_length,
-            dtype=dtype,
             engine=context.placement.engine,
             to_request=partial(to_request, tag=tag, sampling=sampling, random_seed=random_seed),
             to_row=to_candidate,
-            trust_remote_code=trust_remote_code,
         ),
     )
     outcomes = tables.count_values(context.path("rows"), "finish")

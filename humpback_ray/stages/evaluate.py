@@ -15,7 +15,7 @@ import fsspec
 
 from humpback_ray import storage, tables
 from humpback_ray.config import PromptSettings, SamplingSettings
-from humpback_ray.engines.vllm_generate import Generation, Request, generate, row_seed
+from humpback_ray.engines.vllm_generate import Generation, Model, Request, generate, row_seed
 from humpback_ray.records import Evaluated, SeedPair, Task, TaskKind
 from humpback_ray.stages.generation import run_pass
 from humpback_ray.stages.stage import Context, Result
@@ -26,15 +26,12 @@ def run(
     context: Context,
     *,
     name: str,
-    evaluated_model: str,
+    evaluated_model: Model,
     prompts_file: str,
     held_out: str,
     tags: PromptSettings,
     sampling: SamplingSettings,
-    context_length: int,
-    dtype: str,
     random_seed: int,
-    trust_remote_code: bool,
     engine: Any = generate,
 ) -> Result:
     """Write `rows` and `outputs.json` of one model."""
@@ -52,12 +49,9 @@ def run(
         through=partial(
             engine,
             model=evaluated_model,
-            context_length=context_length,
-            dtype=dtype,
             engine=context.placement.engine,
             to_request=partial(to_request, tags=tags, sampling=sampling, random_seed=random_seed),
             to_row=to_evaluated,
-            trust_remote_code=trust_remote_code,
         ),
     )
     storage.delete(context.path("_tasks"))

@@ -12,7 +12,7 @@ import ray.data
 
 from humpback_ray import storage, tables
 from humpback_ray.config import RatingSettings
-from humpback_ray.engines.vllm_generate import Generation, Request, generate, row_seed
+from humpback_ray.engines.vllm_generate import Generation, Model, Request, generate, row_seed
 from humpback_ray.records import Candidate, Finish, RatedPair, RatingOutcome
 from humpback_ray.stages.augment import token_figures
 from humpback_ray.stages.generation import run_pass
@@ -28,14 +28,11 @@ def run(
     context: Context,
     *,
     candidates: str,
-    rater: str,
+    rater: Model,
     template: str,
     settings: RatingSettings,
     iteration: int,
-    context_length: int,
-    dtype: str,
     random_seed: int,
-    trust_remote_code: bool,
     engine: Any = generate,
 ) -> Result:
     """Write one `RatedPair` for each candidate, whatever became of its rating.
@@ -60,15 +57,12 @@ def run(
         through=partial(
             engine,
             model=rater,
-            context_length=context_length,
-            dtype=dtype,
             engine=context.placement.engine,
             to_request=partial(
                 to_request, template=template, settings=settings, iteration=iteration,
                 random_seed=random_seed,
             ),
             to_row=partial(to_rated_pair, method=settings.method),
-            trust_remote_code=trust_remote_code,
         ),
     )  # fmt: skip
     if samples_wanted:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from humpback_ray.config import EnginePlacement
-from humpback_ray.engines.vllm_generate import Request, generate, row_seed
+from humpback_ray.engines.vllm_generate import Model, Request, generate, row_seed
 from humpback_ray.records import Finish
 from humpback_ray.text import tokens
 
@@ -63,8 +63,9 @@ def rows(tmp_path_factory, model_folder, ray_cluster):
     }
     pq.write_table(pa.table(table), folder / "rows.parquet")
     dataset = generate(
-        ray.data.read_parquet(str(folder)), model=model_folder, context_length=CONTEXT,
-        dtype="float32", engine=EnginePlacement(device="cpu", enforce_eager=True, rows_per_batch=4),
+        ray.data.read_parquet(str(folder)),
+        model=Model(model_folder, CONTEXT, "float32"),
+        engine=EnginePlacement(device="cpu", enforce_eager=True, rows_per_batch=4),
         to_request=partial(to_request), to_row=partial(to_row),
     )  # fmt: skip
     found = dataset.take_all()

@@ -24,6 +24,7 @@ from humpback_ray.config import (
     RatingSettings,
     SamplingSettings,
 )
+from humpback_ray.engines.vllm_generate import Model
 from humpback_ray.records import Candidate, Finish, RatedPair, RatingOutcome, SeedPair, Segment
 from humpback_ray.stages import augment, evaluate, rate
 from humpback_ray.stages.stage import Context
@@ -31,12 +32,6 @@ from humpback_ray.text import prompts
 from tests import scripted_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-GENERATION = {
-    "context_length": 1024,
-    "dtype": "float32",
-    "random_seed": 0,
-    "trust_remote_code": False,
-}
 
 
 def segment(number: int, text: str) -> Segment:
@@ -57,18 +52,20 @@ def augmented(folder: Path, segments: list[Segment], model: str, **script):
     tables.write_rows(str(folder / "segments"), segments, Segment)
     engine = partial(scripted_engine.generate, **script)
     return augment.run(
-        context(folder / "candidates"), segments=str(folder / "segments"), backward_model=model,
-        tag="A tag.", sampling=SamplingSettings(max_tokens=32), engine=engine, **GENERATION,
+        context(folder / "candidates"), segments=str(folder / "segments"),
+        backward_model=Model(model, 1024, "float32"),
+        tag="A tag.", sampling=SamplingSettings(max_tokens=32), engine=engine, random_seed=0,
     )  # fmt: skip
 
 
 def rated(folder: Path, candidates: list[Candidate], model: str, settings, script: str, **more):
     tables.write_rows(str(folder / "in"), candidates, Candidate)
     return rate.run(
-        context(folder / "rated"), candidates=str(folder / "in"), rater=model,
+        context(folder / "rated"), candidates=str(folder / "in"),
+        rater=Model(model, 2048, "float32"),
         template=prompts.RATING_TEMPLATE.template, settings=settings, iteration=1,
         engine=partial(scripted_engine.generate, script=script, **more),
-        **GENERATION | {"context_length": 2048},
+        random_seed=0,
     )  # fmt: skip
 
 
@@ -157,10 +154,10 @@ def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(
     pairs = [SeedPair(f"p{n}", "Why?", "Because. " * n) for n in range(1, 4)]
     tables.write_rows(str(tmp_path / "held_out"), pairs, SeedPair)
     result = evaluate.run(
-        context(tmp_path / "out"), name="M_1", evaluated_model=model_folder,
+        context(tmp_path / "out"), name="M_1", evaluated_model=Model(model_folder, 1024, "float32"),
         prompts_file=str(tmp_path / "prompts.json"), held_out=str(tmp_path / "held_out"),
         tags=PromptSettings(), sampling=SamplingSettings(max_tokens=16),
-        engine=scripted_engine.generate, **GENERATION,
+        engine=scripted_engine.generate, random_seed=0,
     )  # fmt: skip
     outputs = json.loads((tmp_path / "out" / "outputs.json").read_text())
     assert [row["instruction"] for row in outputs] == [q["instruction"] for q in questions]

@@ -25,15 +25,17 @@ from humpback_ray import tables
 from humpback_ray.config import SamplingSettings
 from humpback_ray.records import Segment
 from humpback_ray.stages import augment
-from tests.stages.test_generation_stages import GENERATION, context, segment
+from humpback_ray.engines.vllm_generate import Model
+from tests.stages.test_generation_stages import context, segment
 ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False,
          logging_level="ERROR")
 folder, model = Path(sys.argv[1]), sys.argv[2]
 segments = [segment(n, f"A text about topic {{n}}.") for n in range({NUM_ROWS})]
 tables.write_rows(str(folder / "segments"), segments, Segment)
 augment.run(
-    context(folder / "candidates"), segments=str(folder / "segments"), backward_model=model,
-    tag="A tag.", sampling=SamplingSettings(max_tokens=300), **GENERATION,
+    context(folder / "candidates"), segments=str(folder / "segments"),
+    backward_model=Model(model, 1024, "float32"),
+    tag="A tag.", sampling=SamplingSettings(max_tokens=300), random_seed=0,
 )
 ray.shutdown()
 """
