@@ -50,14 +50,6 @@ def parse_rating(text: str, finish: Finish) -> tuple[int | None, RatingOutcome]:
     return int(digits), RatingOutcome.SCORED
 
 
-def rationale_of(text: str) -> str:
-    """What a rater wrote before its score line."""
-    lines = text.rstrip().splitlines()
-    if lines and _SCORE_LINE.match(lines[-1].strip()):
-        lines = lines[:-1]
-    return "\n".join(lines).strip()
-
-
 def grade_probabilities(log_probabilities: Sequence[float]) -> list[float] | None:
     """Probabilities of the grades given that one of them follows: shape (5,), summing to 1.
 

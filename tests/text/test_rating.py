@@ -9,7 +9,6 @@ from humpback_ray.text.rating import (
     expected_grade,
     grade_probabilities,
     parse_rating,
-    rationale_of,
 )
 
 SCORED = RatingOutcome.SCORED
@@ -91,11 +90,6 @@ def test_matrix_covers_every_outcome_of_the_text():
 )
 def test_what_did_not_end_by_itself_is_never_a_rating(finish, outcome):
     assert parse_rating("reasons\nScore: 5", finish) == (None, outcome)
-
-
-def test_rationale_is_what_stands_before_the_score_line():
-    assert rationale_of("It is clear.\n\nScore: 4\n") == "It is clear."
-    assert rationale_of("no score here") == "no score here"
 
 
 def test_expected_grade_of_known_probabilities():
