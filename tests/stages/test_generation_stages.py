@@ -13,6 +13,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -182,6 +183,13 @@ ray.shutdown()
 """
 
 
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def test_a_killed_driver_resumes_without_computing_finished_rows_again(tmp_path, model_folder):
     counter = tmp_path / "counter"
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), model_folder,
@@ -192,8 +200,12 @@ def test_a_killed_driver_resumes_without_computing_finished_rows_again(tmp_path,
     deadline = time.monotonic() + 120
     while len(list(rows.glob("*.parquet"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.1)
+    left = psutil.Process(first.pid).children(recursive=True)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
+    # The killed driver's workers finish what they hold before they notice.
+    workers = [process for process in left if "ray::" in " ".join(_command_line(process))]
+    psutil.wait_procs(workers, timeout=60)
     num_saved = tables.num_rows(str(rows))
     assert 0 < num_saved < 200
     counter.write_bytes(b"")
