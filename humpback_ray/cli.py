@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from humpback_ray import config, observe, storage
+from humpback_ray import config, estimate, observe, storage
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -124,16 +124,44 @@ def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[s
 
 @app.command()
 @_explained
-def plan(recipe: RecipeArgument, run: RunOption = None, set: SetOption = None) -> None:
-    """Show every stage of a recipe: its fingerprint, and whether it is done."""
+def plan(
+    recipe: RecipeArgument,
+    run: RunOption = None,
+    set: SetOption = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="GPUs of one node, as 8xH100: estimate hours and money.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(help="How many such nodes.")] = 1,
+    price: Annotated[str | None, typer.Option(help="Of one GPU, as 2.5/gpu-hour.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Segments. [the run's own, or the paper's 502,133]")
+    ] = None,
+) -> None:
+    """Show every stage of a recipe: its fingerprint, and whether it is done; or what it costs."""
     from humpback_ray import pipeline
 
+    if hardware is None and (nodes != 1 or price is not None or rows is not None):
+        raise ValueError("--nodes, --price and --rows need --hardware, for example 8xH100")
+    machines = estimate.parse_hardware(hardware, nodes) if hardware else None
+    gpu_hour = estimate.parse_price(price) if price is not None else None
     loaded = config.load_recipe(recipe, set)
     folder = _run_folder(run, loaded)
+    missing: list[str] = []
+    stages = pipeline.stages_of(loaded, folder, missing=missing)
+    if machines is not None:
+        found = {stage.path: stage.find(folder) for stage in stages if stage.is_known}
+        estimates = estimate.estimate_stages(
+            loaded,
+            {stage.path: stage.kind for stage in stages},
+            {path: record for path, (state, record) in found.items() if record and state == "done"},
+            machines,
+            rows,
+        )
+        _print_estimates(loaded.name, estimates, machines, gpu_hour)
+        return
     columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
     table = Table(*columns, title=f"{loaded.name} in {folder}")
-    missing: list[str] = []
-    for stage in pipeline.stages_of(loaded, folder, missing=missing):
+    for stage in stages:
         if not stage.is_known:
             table.add_row(stage.path, stage.kind, "-", "to do", "waits for a source, see below")
             continue
@@ -146,6 +174,36 @@ def plan(recipe: RecipeArgument, run: RunOption = None, set: SetOption = None) -
     console.print(table)
     for line in missing:
         console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_estimates(
+    name: str,
+    estimates: list[estimate.StageEstimate],
+    hardware: estimate.Hardware,
+    price: float | None,
+) -> None:
+    """Hours and money by stage; all GPUs are paid for as long as a stage runs."""
+
+    def money(hours: float | None) -> str:
+        if hours is None or price is None:
+            return "-"
+        return f"{hours * hardware.num_gpus * price:,.0f}"
+
+    nodes = f"{hardware.num_nodes} x {hardware.gpus_per_node} {hardware.gpu.name}"
+    table = Table("stage", "on each GPU", "layout", "hours", "money", title=f"{name} on {nodes}")
+    for row in estimates:
+        hours = "-" if row.hours is None else f"{row.hours:.2f}"
+        table.add_row(row.path, row.fits, row.layout, hours, money(row.hours))
+    total = sum(row.hours or 0.0 for row in estimates)
+    gpu_hours = f"{total * hardware.num_gpus:,.0f} GPU-hours"
+    table.add_section()
+    table.add_row("total", "", gpu_hours, f"{total:.2f}", money(total))
+    console.print(table)
+    lines = ["Estimated from published figures; CPU stages are not counted."]
+    if any(row.hours is None for row in estimates):
+        lines.append("Not all stages fit: take more or larger GPUs. The total leaves them out.")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -10,6 +10,7 @@ value is ours because the paper gives none.
 from __future__ import annotations
 
 import difflib
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -107,7 +109,7 @@ class PromptSettings(_Frozen):
 
     seed_tag: str = "Answer in the style of an AI Assistant."
     web_tag: str = "Answer with knowledge from web search."
-    rating_template: str | None = None  # file that replaces our wording of the paper's rubric
+    rating_template: str | None = None  # file that replaces the rubric; its grades are 1 to 5
 
 
 class SamplingSettings(_Frozen):
@@ -118,18 +120,42 @@ class SamplingSettings(_Frozen):
     max_tokens: PositiveInt = 512
 
 
-class RatingSettings(_Frozen):
-    """How M_(t-1) scores a pair on the five-point scale.
+class EndpointSettings(_Frozen):
+    """A rater served elsewhere, in place of M_(t-1): an OpenAI-compatible chat endpoint.
 
-    `expected`: the mean grade under the probabilities of 1 to 5 right after `Score:`.
+    As with other locations, what counts is not where it is: a server that has moved is the same
+    rater, so the url is left out of the fingerprint, and another model needs another name.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://")]  # up to and with /v1
+    model: Annotated[str, Field(min_length=1)]  # as the server names it
+    # `expected` reads the grades among this many likeliest tokens; most servers allow 20.
+    num_top_tokens: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class RatingSettings(_Frozen):
+    """How M_(t-1), or the rater behind an endpoint, scores a pair.
+
+    `five_grades`: the paper's, 1 to 5. `additive`: a point for each of five demands, so 0 to 5. A
+    pair without a point has the score 0, below every threshold that can be set.
+
+    `expected`: the mean grade under the grades' probabilities right after `Score:`.
     `text`: reasoning, then a last line `Score: N`, the paper's way. `mean`: the mean of n of those.
     """
 
+    rubric: Literal["five_grades", "additive"] = "five_grades"
     method: Literal["expected", "text", "mean"] = "expected"
     num_samples: PositiveInt = 3  # `mean` only; Self-Rewarding (arXiv 2401.10020) takes 3
     # Not given in the paper; Back-and-Forth (arXiv 2408.04614) rates with T = 1.0, p = 0.9.
     sampling: SamplingSettings = SamplingSettings(temperature=1.0, top_p=0.9, max_tokens=512)
     min_scored_share: Annotated[float, Field(ge=0, le=1)] | None = None  # default by method
+    endpoint: EndpointSettings | None = None  # null: the rater is M_(t-1), on our own engines
+    weights: Literal["as_stored", "fp8"] = "as_stored"  # fp8: made at loading, on GPUs
+
+    @property
+    def grades(self) -> range:
+        """What the rubric lets the rater give."""
+        return range(6) if self.rubric == "additive" else range(1, 6)
 
     @property
     def required_scored_share(self) -> float:
@@ -137,6 +163,24 @@ class RatingSettings(_Frozen):
         if self.min_scored_share is not None:
             return self.min_scored_share
         return 0.99 if self.method == "expected" else 0.5
+
+
+class LongPromptSettings(_Frozen):
+    """What becomes of rows whose rendered prompt leaves no room for an answer in the context.
+
+    `drop`: a row with the outcome `prompt_too_long`. `truncate_response`: the text is cut at its
+    end until the prompt fits, and the row says so. `route_long`: engines with a longer context
+    answer these rows after the others.
+    """
+
+    policy: Literal["drop", "truncate_response", "route_long"] = "drop"
+    context_length: PositiveInt | None = None  # tokens; `route_long` only
+
+    @model_validator(mode="after")
+    def _needed(self) -> LongPromptSettings:
+        if (self.policy == "route_long") != (self.context_length is not None):
+            raise ValueError("context_length belongs to policy=route_long, and only there")
+        return self
 
 
 class SelectionSettings(_Frozen):
@@ -186,12 +230,24 @@ class Settings(_Frozen):
     backward_training: TrainingSettings = TrainingSettings()
     forward_training: TrainingSettings = TrainingSettings()
     augmentation: SamplingSettings = SamplingSettings()
+    num_candidates: PositiveInt = 1  # instructions per segment; the best rated is selected
+    long_prompts: LongPromptSettings = LongPromptSettings()
     rating: RatingSettings = RatingSettings()
     selection: SelectionSettings = SelectionSettings()
     iterations: PositiveInt = 2
     context_length: PositiveInt = 2048  # tokens, of every engine
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # of the engines' arithmetic
     evaluation: EvaluationSettings
+
+    @model_validator(mode="after")
+    def _one_rubric(self) -> Settings:
+        if self.prompts.rating_template and self.rating.rubric != "five_grades":
+            raise ValueError(
+                f"settings.rating.rubric={self.rating.rubric} and settings.prompts.rating_template "
+                "both say what is rated by: leave one of them out (a template of yours is for the "
+                "grades 1 to 5)"
+            )
+        return self
 
 
 # --- placement ----------------------------------------------------------------------------------
@@ -217,10 +273,16 @@ class EnginePlacement(_Frozen):
     max_num_seqs: PositiveInt | None = None  # null: vLLM's default for the device
     gpu_memory_utilization: Share = 0.9
     cpu_kv_cache_gib: PositiveInt = 1
-    rows_per_batch: PositiveInt = 64
-    max_concurrent_batches: PositiveInt = 8
-    rows_per_file: PositiveInt = 512  # unit of resume
-    max_restarts: Annotated[int, Field(ge=0)] = 20  # of each engine, before the run stops
+    # Rate the first iteration while the candidates come, each on a pool of this many engines.
+    one_stream: bool = False
+    across_nodes: bool = False  # let one engine's devices lie on several nodes
+    rows_per_batch: PositiveInt = 256  # one task and one file: what a killed engine does again
+    max_concurrent_batches: PositiveInt = 4  # in one engine at a time
+    max_restarts: Annotated[int, Field(ge=0)] = 10  # of engines, with no batch finished between
+    # An engine that holds rows and has not run its model for so long is ended and started again.
+    stall_seconds: Annotated[float, Field(gt=0)] = 300.0
+    # So long may an engine take to start, with a model that is fetched and compiled.
+    start_seconds: Annotated[float, Field(gt=0)] = 1800.0
 
     @model_validator(mode="after")
     def _ordered(self) -> EnginePlacement:
@@ -247,12 +309,37 @@ class TrainingPlacement(_Frozen):
     max_failures: Annotated[int, Field(ge=0)] = 3  # restarts of the worker group
 
 
+class EndpointPlacement(_Frozen):
+    """How requests go to `settings.rating.endpoint`: from one process, at one rate."""
+
+    # Name of the environment variable that holds the key, where the run is started. Never the key.
+    api_key_variable: str | None = None
+    requests_per_second: Annotated[float, Field(gt=0)] | None = None  # retries too; null: no limit
+    max_in_flight: PositiveInt = 64  # requests
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300.0  # of one request
+    max_retries: Annotated[int, Field(ge=0)] = 5  # of one row
+    first_retry_seconds: Annotated[float, Field(gt=0)] = 1.0  # doubled for each further retry
+    max_failures_in_a_row: PositiveInt = 200  # rows; then the run stops, because the server is gone
+
+    @field_validator("api_key_variable")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        # The value is not shown: somebody may have written the key itself here.
+        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+            raise ValueError(
+                "the name of an environment variable is wanted, such as OPENAI_API_KEY, never the "
+                "key itself: export the key under that name and write the name here"
+            )
+        return name
+
+
 class Placement(_Frozen):
     """Where and how a run executes. Never part of a fingerprint."""
 
     cluster: ClusterPlacement = ClusterPlacement()
     engine: EnginePlacement = EnginePlacement()
     training: TrainingPlacement = TrainingPlacement()
+    endpoint: EndpointPlacement = EndpointPlacement()
 
 
 class Recipe(_Frozen):

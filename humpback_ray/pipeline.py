@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,9 +30,10 @@ from humpback_ray.config import (
     Settings,
     TrainingSettings,
 )
-from humpback_ray.engines.vllm_generate import Model
+from humpback_ray.engines.request import Model
 from humpback_ray.records import Direction
 from humpback_ray.stages import augment, base, evaluate, examples, finetune, rate, seed, segments
+from humpback_ray.stages.generation import Pass
 from humpback_ray.stages.stage import Source, Stage, State
 from humpback_ray.text import prompts
 
@@ -78,7 +80,7 @@ class _Method:
         forward = self.finetune("forward-0/model", base_model, pairs, settings.forward_training)
         models = {"base": base_model, "M_0": forward}
 
-        candidates = self.augment(segmented, backward)
+        candidates = self.augment(segmented, backward, forward)
         for t in range(1, settings.iterations + 1):
             rated = self.rate(t, candidates, rater=forward)
             curated = self.curate(t, seed_pairs, rated)
@@ -192,13 +194,14 @@ class _Method:
             ),
         )
 
-    def augment(self, segmented: Stage, backward: Stage) -> Stage:
+    def augment(self, segmented: Stage, backward: Stage, first_rater: Stage) -> Stage:
         settings = self.settings
         return self.declare(
             "candidates",
             kind="augment",
             settings={
                 "sampling": _dump(settings.augmentation),
+                "num_candidates": settings.num_candidates,
                 "template": prompts.render(
                     prompts.BACKWARD_TEMPLATE.template, settings.prompts.seed_tag
                 ),
@@ -207,17 +210,23 @@ class _Method:
             inputs={"segments": segmented, "model": backward},
             run=partial(
                 augment.run,
-                segments=self.folder(segmented, "rows"),
-                backward_model=self.served(backward),
-                tag=settings.prompts.seed_tag,
-                sampling=settings.augmentation,
-                random_seed=self.settings.random_seed,
+                work=augment.candidates_of(
+                    self.folder(segmented, "rows"),
+                    target=self.path("candidates", "rows"),
+                    backward_model=self.served(backward),
+                    tag=settings.prompts.seed_tag,
+                    sampling=settings.augmentation,
+                    num_candidates=settings.num_candidates,
+                    long_prompts=settings.long_prompts,
+                    random_seed=settings.random_seed,
+                ),
+                rating=self.rating(1, self.path("candidates", "rows"), first_rater),
+                begin_rating=partial(self.begin, "iter-1/rated"),
             ),
         )
 
     def rate(self, t: int, candidates: Stage, rater: Stage) -> Stage:
         settings = self.settings.rating
-        template = _rating_template(self.settings.prompts.rating_template)
         return self.declare(
             f"iter-{t}/rated",
             kind="rate",
@@ -225,23 +234,38 @@ class _Method:
                 # The share of scores that is asked for decides whether a run goes on, not its rows.
                 **_rating_settings(settings),
                 "iteration": t,
-                "template": prompts.render(template),
+                "template": prompts.render(self.rating_template()),
                 "answer_format": prompts.SCORE_ONLY
                 if settings.method == "expected"
                 else prompts.REASON_THEN_SCORE,
                 **self.generation_settings(),
             },
-            inputs={"candidates": candidates, "rater": rater},
+            inputs={"candidates": candidates}
+            # Elsewhere, the endpoint's model rates.
+            | ({} if settings.endpoint else {"rater": rater}),
             run=partial(
                 rate.run,
-                candidates=self.folder(candidates, "rows"),
-                rater=self.served(rater),
-                template=template,
+                work=self.rating(t, self.folder(candidates, "rows"), rater),
                 settings=settings,
-                iteration=t,
-                random_seed=self.settings.random_seed,
             ),
         )
+
+    def rating(self, t: int, candidates: str, rater: Stage) -> Pass:
+        settings = self.settings.rating
+        quantization = None if settings.weights == "as_stored" else settings.weights
+        return rate.ratings_of(
+            candidates,
+            target=self.path(f"iter-{t}/rated", "samples" if settings.method == "mean" else "rows"),
+            rater=replace(self.served(rater), quantization=quantization),
+            template=self.rating_template(),
+            settings=settings,
+            long_prompts=self.settings.long_prompts,
+            iteration=t,
+            random_seed=self.settings.random_seed,
+        )
+
+    def rating_template(self) -> str:
+        return _rating_template(self.settings.prompts.rating_template, self.settings.rating.rubric)
 
     def curate(self, t: int, seed_pairs: Stage, rated: Stage) -> Stage:
         settings = self.settings.selection
@@ -301,6 +325,7 @@ class _Method:
         return {
             "context_length": self.settings.context_length,
             "dtype": self.settings.dtype,
+            "long_prompts": _dump(self.settings.long_prompts),
             "random_seed": self.settings.random_seed,
         }
 
@@ -313,9 +338,15 @@ class _Method:
         )
 
     def folder(self, source: Stage | Source, *parts: str) -> str:
-        if isinstance(source, Source):
-            return source.location
-        return storage.join(self.run_folder, source.path, *parts)
+        return source.location if isinstance(source, Source) else self.path(source.path, *parts)
+
+    def path(self, *parts: str) -> str:
+        return storage.join(self.run_folder, *parts)
+
+    def begin(self, path: str) -> None:
+        """Mark a stage as begun whose rows are written by an earlier one."""
+        (stage,) = [stage for stage in self.declared if stage.path == path]
+        stage.begin(self.run_folder)
 
     def source(self, find: Callable[..., Source], location: str, *arguments: Any) -> Source:
         try:
@@ -333,7 +364,7 @@ class _Method:
         *,
         kind: str,
         settings: dict[str, Any],
-        inputs: dict[str, Stage | Source],
+        inputs: Mapping[str, Stage | Source],
         run: Callable[..., Any],
     ) -> Stage:
         stage = Stage(path, kind, VERSIONS[kind], settings, inputs, run)
@@ -349,10 +380,10 @@ VERSIONS = {
     "base-examples": 1,
     "seed-examples": 1,
     "finetune": 1,
-    "augment": 1,
-    "rate": 1,
+    "augment": 2,
+    "rate": 2,
     "curate": 1,
-    "evaluate": 1,
+    "evaluate": 2,
 }
 
 
@@ -499,7 +530,11 @@ def _dump(settings: Any, *excluded: str) -> dict[str, Any]:
 def _rating_settings(settings: Any) -> dict[str, Any]:
     """Only what the chosen method reads: another number of samples changes nothing elsewhere."""
     names = {"expected": [], "text": ["sampling"], "mean": ["sampling", "num_samples"]}
-    return settings.model_dump(mode="json", include={"method", *names[settings.method]})
+    included = {"method", "rubric", "weights", *names[settings.method]}
+    found = settings.model_dump(mode="json", include=included)
+    if settings.endpoint is not None:
+        found["endpoint"] = settings.endpoint.model_dump(mode="json", exclude={"url"})
+    return found
 
 
 def _selection_settings(settings: Any) -> dict[str, Any]:
@@ -507,9 +542,9 @@ def _selection_settings(settings: Any) -> dict[str, Any]:
     return settings.model_dump(mode="json", include={"method", names[settings.method]})
 
 
-def _rating_template(path: str | None) -> str:
+def _rating_template(path: str | None, rubric: str) -> str:
     if path is None:
-        return prompts.RATING_TEMPLATE.template
+        return prompts.RUBRICS[rubric].template
     text = storage.read_text(path, "rating template", "settings.prompts.rating_template")
     try:
         return prompts.rating_template(text).template

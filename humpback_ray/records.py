@@ -119,7 +119,9 @@ class Candidate:
     instruction: str
     response: str
     finish: Finish
+    was_cut: bool  # M_yx saw only the beginning of the response, which did not fit its context
     num_prompt_tokens: int
+    num_cached_tokens: int  # of the prompt, found in the engine's prefix cache
     num_generated_tokens: int
 
 
@@ -128,13 +130,16 @@ class RatedPair:
     """A candidate with the score that M_(t-1) gave it (self-curation)."""
 
     candidate_id: str
+    segment_id: str
     instruction: str
     response: str
-    score: float | None  # 1.0 to 5.0; null unless the outcome is SCORED
-    probabilities: list[float] | None  # of the grades 1 to 5, summing to 1; `expected` only
+    score: float | None  # in the rubric's grades, 1 to 5 or 0 to 5; null unless SCORED
+    probabilities: list[float] | None  # of those grades, summing to 1; `expected` only
     outcome: RatingOutcome
     rationale: str
+    was_cut: bool  # the rater saw only the beginning of the response
     num_prompt_tokens: int
+    num_cached_tokens: int
     num_generated_tokens: int
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
@@ -25,7 +26,12 @@ from humpback_ray import storage
 
 Row = TypeVar("Row")
 
-_ARROW_TYPES: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+}
 
 
 @cache
@@ -61,11 +67,18 @@ def as_dict(row: Any) -> dict[str, Any]:
 
 def write_rows(folder: str, rows: Iterable[Any], row_type: type, name: str = "part-0") -> None:
     """Write a small table from the driver as one Parquet file in a folder."""
+    write_table(folder, to_table(rows, row_type), name)
+
+
+def write_table(folder: str, table: pa.Table, name: str) -> None:
+    """Write one Parquet file of a folder, whole or not at all."""
     filesystem, path = storage.arrow_filesystem(folder)
     filesystem.create_dir(path, recursive=True)
-    # Written beside and moved: a kill leaves no half file among the rows.
-    pq.write_table(to_table(rows, row_type), f"{path}/.{name}.partial", filesystem=filesystem)
-    filesystem.move(f"{path}/.{name}.partial", f"{path}/{name}.parquet")
+    # Written beside and moved: a kill leaves no half file among the rows. Two workers that write
+    # the same rows at once, after a node was thought lost, must not share the unfinished file.
+    partial = f"{path}/.{name}.{uuid.uuid4().hex[:8]}.partial"
+    pq.write_table(table, partial, filesystem=filesystem)
+    filesystem.move(partial, f"{path}/{name}.parquet")
 
 
 def read_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -98,30 +111,62 @@ def read_rows(folder: str, row_type: type[Row]) -> list[Row]:
     return [row_type(**{k: enums[k](v) if k in enums else v for k, v in r.items()}) for r in rows]
 
 
-def num_rows(folder: str) -> int:
-    """How many rows the finished files of a folder hold, read from their footers."""
+def read_file(filesystem: arrow_fs.FileSystem, file: str) -> pa.Table:
+    """All rows of one file."""
+    return pq.read_table(file, filesystem=filesystem)
+
+
+def scan(folder: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a folder in pieces, so that no more than a few of them are in memory."""
     filesystem, path = storage.arrow_filesystem(folder)
-    return sum(_num_rows_of(filesystem, file) for file in parquet_files(filesystem, path))
+    if files := parquet_files(filesystem, path):
+        dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
+        yield from dataset.to_batches(columns=columns, batch_readahead=1, fragment_readahead=1)
 
 
-def _num_rows_of(filesystem: arrow_fs.FileSystem, file: str) -> int:
-    try:
-        return pq.read_metadata(file, filesystem=filesystem).num_rows
-    except (pa.ArrowInvalid, FileNotFoundError):
-        return 0  # being written, or just removed: without a footer it is no finished file
+def num_rows(folder: str) -> int:
+    """How many rows the files of a folder hold, read from their footers."""
+    filesystem, path = storage.arrow_filesystem(folder)
+    return sum(
+        pq.read_metadata(file, filesystem=filesystem).num_rows
+        for file in parquet_files(filesystem, path)
+    )
 
 
-def ids(folder: str, column: str) -> set[str]:
-    """The ids of a folder's rows, which must be unique."""
-    values = read_table(folder, [column])[column]
-    assert pc.count_distinct(values).as_py() == len(values), f"{column} is not unique in {folder}"
-    return set(values.to_pylist())
+def id_column(folder: str, column: str) -> pa.Array:
+    """One column of strings of all rows, as often as they stand there."""
+    batches = [batch[column] for batch in scan(folder, [column])]
+    return pa.concat_arrays(batches) if batches else pa.array([], pa.string())
+
+
+def assert_unique(folder: str, column: str) -> int:
+    """That no id of a folder's rows comes twice; returns how many there are."""
+    ids = id_column(folder, column)
+    assert pc.count_distinct(ids).as_py() == len(ids), f"{column} is not unique in {folder}"
+    return len(ids)
+
+
+TOKEN_COLUMNS = ["num_prompt_tokens", "num_cached_tokens", "num_generated_tokens"]
+
+
+def token_figures(folder: str) -> dict[str, float]:
+    """Totals of the token columns of generated rows, and the share that the prefix cache served."""
+    found: dict[str, float] = dict.fromkeys(TOKEN_COLUMNS, 0)
+    for batch in scan(folder, TOKEN_COLUMNS):
+        for name in TOKEN_COLUMNS:
+            found[name] += pc.sum(batch[name]).as_py() or 0
+    num_prompt = found["num_prompt_tokens"]
+    share = found.pop("num_cached_tokens") / num_prompt if num_prompt else 0.0
+    return found | {"prefix_cache_share": round(share, 4)}
 
 
 def count_values(folder: str, column: str) -> Counter[str]:
     """How often each value of a column occurs, from the rows on disk."""
-    counts = read_table(folder, [column])[column].value_counts().to_pylist()
-    return Counter({entry["values"]: entry["counts"] for entry in counts})
+    found: Counter[str] = Counter()
+    for batch in scan(folder, [column]):
+        entries = batch[column].value_counts().to_pylist()
+        found.update({entry["values"]: entry["counts"] for entry in entries})
+    return found
 
 
 def conform(table: pa.Table, row_type: type) -> pa.Table:

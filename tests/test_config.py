@@ -48,6 +48,13 @@ def test_the_llama_recipes_keep_the_papers_values(name):
         ("settings.selection.k=0.5", r"settings\.selection\.k: .*greater than or equal to 1"),
         ("settings.selection.k=high", r"settings\.selection\.k: .*valid number.*'high'"),
         ("settings.rating.method=vote", r"settings\.rating\.method: .*'expected', 'text'"),
+        (
+            "settings.rating.rubric=points",
+            r"settings\.rating\.rubric: .*'five_grades' or 'additive'",
+        ),
+        ("settings.rating.endpoint={model: m}", r"settings\.rating\.endpoint\.url is missing"),
+        ("settings.rating.endpoint={url: host, model: m}", r"endpoint\.url: .*https.*'host'"),
+        ("placement.endpoint.requests_per_second=0", r"requests_per_second: .*greater than 0"),
         ("settings.iterations=0", r"settings\.iterations: .*greater than 0"),
         ("settings.corpus.max_characters=10", "no segment could be kept"),
         ("placement.training.num_workers=3", "a batch of 8 examples does not divide among 3"),
@@ -62,6 +69,26 @@ def test_a_mistake_is_one_line(override, message):
     with pytest.raises(ValueError, match=message) as mistake:
         config.load_recipe("tiny", [override])
     assert "\n" not in str(mistake.value)
+
+
+def test_a_rubric_is_named_or_written_but_not_both():
+    template = "settings.prompts.rating_template=mine.txt"
+    with pytest.raises(ValueError, match=r"rubric=additive and .*leave one of them out") as mistake:
+        config.load_recipe("tiny", [template, "settings.rating.rubric=additive"])
+    assert "\n" not in str(mistake.value)
+    settings = config.load_recipe("tiny", [template]).settings
+    assert settings.rating.grades == range(1, 6)
+    additive = config.load_recipe("tiny", ["settings.rating.rubric=additive"]).settings
+    assert additive.rating.grades == range(6)
+
+
+@pytest.mark.parametrize("key", ["sk-1234567890abcdef", "Bearer ABC", "abc", ""])
+def test_a_key_in_a_recipe_is_refused_and_not_shown(key):
+    with pytest.raises(ValueError, match="name of an environment variable") as mistake:
+        config.load_recipe("tiny", [f"placement.endpoint.api_key_variable={key!r}"])
+    assert not key or key not in str(mistake.value)
+    recipe = config.load_recipe("tiny", ["placement.endpoint.api_key_variable=OPENAI_API_KEY"])
+    assert recipe.placement.endpoint.api_key_variable == "OPENAI_API_KEY"
 
 
 def test_an_unknown_recipe_is_named_with_the_nearest():

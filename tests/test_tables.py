@@ -6,7 +6,15 @@ import pyarrow as pa
 import pytest
 
 from humpback_ray import storage, tables
-from humpback_ray.records import RatedPair, RatingOutcome, SeedPair, Segment, SegmentOutcome
+from humpback_ray.records import (
+    Candidate,
+    Finish,
+    RatedPair,
+    RatingOutcome,
+    SeedPair,
+    Segment,
+    SegmentOutcome,
+)
 
 PAIRS = [SeedPair("b", "x", "y"), SeedPair("a", "ünïcode\n", "")]
 
@@ -24,7 +32,9 @@ def test_rows_come_back_from_any_place(tmp_path, place):
 
 def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
     def rated(name, score, probabilities):
-        return RatedPair(name, "x", "y", score, probabilities, RatingOutcome.SCORED, "", 1, 1)
+        return RatedPair(
+            name, "s", "x", "y", score, probabilities, RatingOutcome.SCORED, "", False, 1, 0, 1
+        )
 
     tables.write_rows(str(tmp_path), [rated("a", None, None)], RatedPair, name="nulls")
     tables.write_rows(str(tmp_path), [rated("b", 4.5, [0.5, 0.5])], RatedPair, name="values")
@@ -37,10 +47,11 @@ def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
 
 
 def test_conform_gives_an_all_null_column_its_type():
-    table = pa.table({"candidate_id": ["a"], "instruction": ["x"], "response": ["y"],
-                      "score": [None], "probabilities": [None], "outcome": ["empty"],
-                      "rationale": [""], "num_prompt_tokens": [1], "num_generated_tokens": [0],
-                      "extra": [1]})  # fmt: skip
+    table = pa.table({"candidate_id": ["a"], "segment_id": ["s"], "instruction": ["x"],
+                      "response": ["y"], "score": [None], "probabilities": [None],
+                      "outcome": ["empty"], "rationale": [""], "was_cut": [False],
+                      "num_prompt_tokens": [1], "num_cached_tokens": [0],
+                      "num_generated_tokens": [0], "extra": [1]})  # fmt: skip
     assert tables.conform(table, RatedPair).schema == tables.arrow_schema(RatedPair)
 
 
@@ -51,19 +62,31 @@ def test_an_empty_table_keeps_its_schema(tmp_path):
     assert not tables.count_values(str(tmp_path), "outcome")
 
 
-def test_a_file_without_a_footer_is_not_finished(tmp_path):
+def test_an_unfinished_file_is_not_counted(tmp_path):
     tables.write_rows(str(tmp_path), PAIRS, SeedPair)
     whole = (tmp_path / "part-0.parquet").read_bytes()
-    (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "empty.parquet").touch()
-    (tmp_path / ".hidden.parquet").write_bytes(whole)
+    (tmp_path / ".part-1.partial").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / ".part-2.parquet").write_bytes(whole)
     assert tables.num_rows(str(tmp_path)) == 2
+    assert len(tables.read_rows(str(tmp_path), SeedPair)) == 2
+
+
+def test_token_figures_are_sums_with_the_share_of_the_prefix_cache(tmp_path):
+    rows = [
+        Candidate(f"s{n}-0", f"s{n}", "x", "y", Finish.STOP, False, 100, 25 * n, 7)
+        for n in range(3)
+    ]
+    for row in rows:
+        tables.write_rows(str(tmp_path), [row], Candidate, name=row.candidate_id)
+    assert tables.token_figures(str(tmp_path)) == {
+        "num_prompt_tokens": 300, "num_generated_tokens": 21, "prefix_cache_share": 0.25,
+    }  # fmt: skip
 
 
 def test_ids_must_be_unique(tmp_path):
     tables.write_rows(str(tmp_path), [PAIRS[0], PAIRS[0]], SeedPair)
     with pytest.raises(AssertionError, match="not unique"):
-        tables.ids(str(tmp_path), "pair_id")
+        tables.assert_unique(str(tmp_path), "pair_id")
 
 
 def test_counts_of_values(tmp_path):

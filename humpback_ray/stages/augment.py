@@ -2,49 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from humpback_ray import tables
-from humpback_ray.config import SamplingSettings
-from humpback_ray.engines.vllm_generate import Generation, Model, Request, generate, row_seed
+from humpback_ray.config import LongPromptSettings, SamplingSettings
+from humpback_ray.engines.request import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.engines.vllm_engine import VLLMEngine
 from humpback_ray.records import Candidate
-from humpback_ray.stages.generation import run_pass
+from humpback_ray.stages.generation import Pass, run_pass, run_passes_at_once
 from humpback_ray.stages.stage import Context, Result
 from humpback_ray.text import prompts, tokens
 
 
 def run(
-    context: Context,
-    *,
+    context: Context, *, work: Pass, rating: Pass, begin_rating: Callable[[], object]
+) -> Result:
+    """Write the candidates of every segment; a generation that failed is one without instruction.
+
+    Args:
+        work: what `candidates_of` gives.
+        rating: the first rating of these candidates, done at the same time where the placement
+            says so; its stage then finds its rows written.
+        begin_rating: marks that stage as begun.
+    """
+    if context.placement.engine.one_stream:
+        begin_rating()
+        figures = run_passes_at_once(context, work, rating)
+    else:
+        figures = run_pass(context, work)
+    rows = context.path("rows")
+    outcomes = tables.count_values(rows, "finish")
+    return Result(outcomes.total(), outcomes, {**tables.token_figures(rows), **figures})
+
+
+def candidates_of(
     segments: str,
+    *,
+    target: str,
     backward_model: Model,
     tag: str,
     sampling: SamplingSettings,
+    num_candidates: int,
+    long_prompts: LongPromptSettings,
     random_seed: int,
-    engine: Any = generate,
-) -> Result:
-    """Write one `Candidate` for each segment; a generation that failed is one without instruction.
-
-    Args:
-        engine: what answers the rows; `vllm_generate.generate` or something with its signature.
-    """
-    run_pass(
-        context,
-        source=segments,
-        target="rows",
-        id_column="segment_id",
+    serve: Callable[..., Any] = VLLMEngine,
+) -> Pass:
+    """The pass that asks M_yx for `num_candidates` instructions for each segment."""
+    exchange = Exchange(
+        model=backward_model,
+        id_column="candidate_id",
         row_type=Candidate,
-        through=partial(
-            engine,
-            model=backward_model,
-            engine=context.placement.engine,
-            to_request=partial(to_request, tag=tag, sampling=sampling, random_seed=random_seed),
-            to_row=to_candidate,
-        ),
+        to_request=partial(to_request, tag=tag, sampling=sampling, random_seed=random_seed),
+        to_row=to_candidate,
+        long_column="text",
     )
-    outcomes = tables.count_values(context.path("rows"), "finish")
-    return Result(outcomes.total(), outcomes, token_figures(context.path("rows")))
+    return Pass(
+        "augment",
+        segments,
+        target,
+        exchange,
+        long_prompts,
+        expand=partial(_numbered, num_candidates=num_candidates),
+        serve=serve,
+    )
+
+
+def _numbered(segments: pa.Table, num_candidates: int) -> pa.Table:
+    """Every segment once for each of its candidates, with the candidate's id."""
+    return pa.concat_tables(
+        segments.append_column(
+            "candidate_id",
+            pc.binary_join_element_wise(segments["segment_id"], pa.scalar(str(number)), "-"),
+        )
+        for number in range(num_candidates)
+    )
 
 
 def to_request(
@@ -59,25 +95,20 @@ def to_request(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        seed=row_seed(random_seed, row["segment_id"], "augment"),
+        seed=row_seed(random_seed, row["candidate_id"], "augment"),
     )
 
 
 def to_candidate(row: dict[str, Any], generation: Generation) -> dict[str, Any]:
     """A segment and what was generated for it as the fields of a `Candidate`."""
     return {
-        "candidate_id": f"{row['segment_id']}-0",
+        "candidate_id": row["candidate_id"],
         "segment_id": row["segment_id"],
         "instruction": generation.text.strip(),
         "response": row["text"],
         "finish": generation.finish.value,
+        "was_cut": row["was_cut"],
         "num_prompt_tokens": generation.num_prompt_tokens,
+        "num_cached_tokens": generation.num_cached_tokens,
         "num_generated_tokens": generation.num_generated_tokens,
     }
-
-
-def token_figures(folder: str) -> dict[str, int]:
-    """Totals of the token columns, from the rows on disk."""
-    columns = ["num_prompt_tokens", "num_generated_tokens"]
-    table = tables.read_table(folder, columns)
-    return {name: sum(table[name].to_pylist()) for name in columns}

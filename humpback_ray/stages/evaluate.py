@@ -7,17 +7,18 @@ Answers are also written as `outputs.json` in AlpacaEval's format, for its `--mo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import fsspec
 
 from humpback_ray import storage, tables
-from humpback_ray.config import PromptSettings, SamplingSettings
-from humpback_ray.engines.vllm_generate import Generation, Model, Request, generate, row_seed
+from humpback_ray.config import LongPromptSettings, PromptSettings, SamplingSettings
+from humpback_ray.engines.request import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.engines.vllm_engine import VLLMEngine
 from humpback_ray.records import Evaluated, SeedPair, Task, TaskKind
-from humpback_ray.stages.generation import run_pass
+from humpback_ray.stages.generation import Pass, run_pass
 from humpback_ray.stages.stage import Context, Result
 from humpback_ray.text import prompts, tokens
 
@@ -32,7 +33,7 @@ def run(
     tags: PromptSettings,
     sampling: SamplingSettings,
     random_seed: int,
-    engine: Any = generate,
+    serve: Callable[..., Any] = VLLMEngine,
 ) -> Result:
     """Write `rows` and `outputs.json` of one model."""
     tasks = [
@@ -40,18 +41,22 @@ def run(
         *_pairs_to_score(tables.read_rows(held_out, SeedPair)),
     ]
     tables.write_rows(context.path("_tasks"), tasks, Task)
-    run_pass(
-        context,
-        source=context.path("_tasks"),
-        target="rows",
+    exchange = Exchange(
+        model=evaluated_model,
         id_column="task_id",
         row_type=Evaluated,
-        through=partial(
-            engine,
-            model=evaluated_model,
-            engine=context.placement.engine,
-            to_request=partial(to_request, tags=tags, sampling=sampling, random_seed=random_seed),
-            to_row=to_evaluated,
+        to_request=partial(to_request, tags=tags, sampling=sampling, random_seed=random_seed),
+        to_row=to_evaluated,
+    )
+    run_pass(
+        context,
+        Pass(
+            "evaluate",
+            context.path("_tasks"),
+            context.path("rows"),
+            exchange,
+            LongPromptSettings(),
+            serve=serve,
         ),
     )
     storage.delete(context.path("_tasks"))
@@ -140,7 +145,6 @@ def to_request(
     ids = tokens.prompt_ids(tokenizer, row["instruction"], *prompts.inference_tags(tags))
     return Request(
         ids,
-        score_from=len(ids),  # nothing to score, but every row of the pass says from where
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,

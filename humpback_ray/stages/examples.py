@@ -54,7 +54,7 @@ def run_curated(
     scores = [score for candidate, score in scored if candidate in chosen]
     outcomes = tables.count_values(context.path("rows"), "origin")
     assert outcomes[Origin.WEB.value] == len(chosen)
-    assert outcomes.total() == len(tables.ids(context.path("rows"), "example_id"))
+    assert outcomes.total() == tables.assert_unique(context.path("rows"), "example_id")
     return Result(
         outcomes.total(),
         outcomes,

@@ -1,97 +1,335 @@
-"""One pass of rows through engines, resumable row by row: read, generate, write.
+"""One pass of rows through engines, resumable row by row: read, ask, save.
 
-Ray Data's checkpointing keeps the ids of written rows and leaves them out of the next attempt
-(https://docs.ray.io/en/latest/data/checkpointing.html). What it needs to be right, and what this
-module therefore holds to: the source is a Parquet read, ids are unique and pass through every
-operator, the pass is one row in, one row out, and a write task is small.
+The rows on disk are the checkpoint. A pass reads which ids are there, asks for the others, and
+looks again: rows that came twice (a killed run's worker wrote its last file after the next run had
+looked) are dropped, rows that are missing are asked for again. Every file is written beside and
+renamed, under a name made of its ids. benchmarks/LOG.md says why Ray Data's own checkpointing,
+which this replaces, was not enough.
 """
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import ray
 import ray.data
-from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
 
 from humpback_ray import observe, storage, tables
+from humpback_ray.config import LongPromptSettings, Placement
+from humpback_ray.engines.http_rater import Endpoint
+from humpback_ray.engines.ledger import Engine, Tally
+from humpback_ray.engines.pool import Pool, explain
+from humpback_ray.engines.request import Exchange
+from humpback_ray.engines.vllm_engine import VLLMEngine
 from humpback_ray.stages.stage import Context
 
-CPU_ENGINE_START_SECONDS = 35.0  # of a small model on two cores, up to the first rows
+CPU_ENGINE_START_SECONDS = 30.0  # of a small model on two cores, up to the first rows
+METRICS_SECONDS = 10.0
+MAX_FAILURES = 5  # of the cluster, one after the other, that leave no new row behind
+TAIL_SHARE = 0.02  # of the rows: engines run empty at the end, which says nothing about feeding
 
-Pass = Callable[[ray.data.Dataset], ray.data.Dataset]
+
+@dataclass(frozen=True)
+class Pass:
+    """Rows of one folder through engines into another, one row in, one row out."""
+
+    name: str  # of the stage, for people and metrics
+    source: str
+    target: str
+    exchange: Exchange
+    long_prompts: LongPromptSettings
+    expand: Callable[[pa.Table], pa.Table] | None = None  # of source rows, before they are asked
+    serve: Callable[..., Any] = VLLMEngine
+    endpoint: Callable[[Placement], Endpoint] | None = None  # answers in place of our engines
+
+    def pool(self, placement: Placement) -> Pool | Endpoint:
+        """What answers the rows."""
+        if self.endpoint is not None:
+            return self.endpoint(placement)
+        return Pool(self.exchange, placement.engine, self.name, self.serve)
+
+    def exchanges(self) -> list[Exchange]:
+        """What to ask first, and what for the rows that this leaves out."""
+        exchange, long_prompts = self.exchange, self.long_prompts
+        if long_prompts.policy == "truncate_response":
+            return [replace(exchange, cut_long=True)]
+        if long_prompts.policy == "drop":
+            return [exchange]
+        assert long_prompts.context_length is not None
+        model = replace(exchange.model, context_length=long_prompts.context_length)
+        return [replace(exchange, leave_long=True), replace(exchange, model=model)]
 
 
-def run_pass(
-    context: Context, *, source: str, target: str, id_column: str, row_type: type, through: Pass
-) -> None:
-    """Send the rows of folder `source` through `through` into folder `target`, each row once.
+@dataclass(frozen=True)
+class Standing:
+    """How far a pass is, from the rows on disk."""
 
-    Rows that an earlier attempt has written are not generated again.
+    num_wanted: int
+    num_saved: int  # different ids
+    num_repeated: int
+    num_unknown: int
+
+    @property
+    def num_missing(self) -> int:
+        return self.num_wanted - self.num_saved
+
+
+def run_pass(context: Context, work: Pass) -> dict[str, Any]:
+    """Bring every row of `work.source` into `work.target` once; returns figures for the record.
+
+    Raises:
+        ValueError: the engines cannot start, or the cluster has no room for them: one line.
     """
-    wanted = tables.ids(source, id_column)
-    checkpoint = context.path("_checkpoint", target)
-    folder = context.path(target)
-    if tables.num_rows(folder) != len(wanted):
-        _run(context, source, folder, checkpoint, id_column, row_type, through, len(wanted))
-    found = tables.ids(folder, id_column)
-    assert found == wanted, f"{len(wanted - found)} rows missing, {len(found - wanted)} unknown"
-    storage.delete(context.path("_checkpoint"))
+    report = _Report()
+    for exchange in work.exchanges():
+        _stream_until_saved(context, [replace(work, exchange=exchange)], report)
+    return report.figures()
 
 
-def _run(
-    context: Context,
-    source: str,
-    folder: str,
-    checkpoint: str,
-    id_column: str,
-    row_type: type,
-    through: Pass,
-    num_wanted: int,
-) -> None:
-    settings = ray.data.DataContext.get_current()
-    filesystem, checkpoint_path = storage.arrow_filesystem(checkpoint)
-    settings.checkpoint_config = CheckpointConfig(
-        id_column=id_column,
-        checkpoint_path=checkpoint_path,
-        override_filesystem=filesystem,
-        # Deleted by us once the rows have been counted.
-        delete_checkpoint_on_success=False,
-    )
-    try:
-        source_filesystem, source_path = storage.arrow_filesystem(source)
-        rows = ray.data.read_parquet(source_path, filesystem=source_filesystem)
-        # A write task is the unit of resume; the reader alone would make one block of a small file.
-        rows = rows.repartition(target_num_rows_per_block=context.placement.engine.rows_per_file)
-        rows = through(rows)
-        rows = rows.map_batches(_conform, fn_kwargs={"row_type": row_type}, batch_format="pyarrow")
-        target_filesystem, target_path = storage.arrow_filesystem(folder)
-        with observe.polling(_Progress(context, folder, num_wanted).poll):
-            rows.write_parquet(target_path, filesystem=target_filesystem)
-    finally:
-        settings.checkpoint_config = None
+def run_passes_at_once(context: Context, first: Pass, second: Pass) -> dict[str, Any]:
+    """Two passes as one stream: what the first has answered, the second asks about at once."""
+    assert second.source == first.target, "the second pass starts from what the first one saves"
+    report = _Report()
+    _stream_until_saved(context, [first, second], report)
+    return report.figures()
 
 
-def _conform(table: pa.Table, row_type: type) -> pa.Table:
-    return tables.conform(table, row_type)
+def _stream_until_saved(context: Context, works: list[Pass], report: _Report) -> None:
+    num_failures = 0
+    found = [standing(work, repair=True) for work in works]
+    while any(each.num_missing for each in found):
+        before = sum(each.num_saved for each in found)
+        try:
+            _stream(context, works, found, report)
+            if works[-1].exchange.leave_long:
+                return
+        except RayError as error:
+            if line := explain(error):
+                raise ValueError(line) from error
+            # A node or an object was lost in a way that Ray Data does not mend. What is saved stays
+            # saved; only when nothing new comes is the pass given up.
+            observe.logger.exception("the pass has failed and is tried again")
+            if num_failures == MAX_FAILURES:
+                raise
+        found = [standing(work, repair=True) for work in works]
+        num_failures = 0 if sum(each.num_saved for each in found) > before else num_failures + 1
+        assert num_failures <= MAX_FAILURES, f"rows stay missing: {found}"
+
+
+def _stream(context: Context, works: list[Pass], found: list[Standing], report: _Report) -> None:
+    """Send the rows that are not saved yet through the engines of each pass."""
+    placement = context.placement.engine
+    with ExitStack() as stack:
+        pools: list[Pool | Endpoint] = [work.pool(context.placement) for work in works]
+        for pool in pools:
+            stack.enter_context(pool)
+        answered: ray.data.Dataset | None = None
+        for work, pool in zip(works, pools, strict=True):
+            sources = [_rows_to_do(work, placement.rows_per_batch), answered]
+            first, *others = [rows for rows in sources if rows is not None]
+            answered = pool.through(first.union(*others) if others else first).map_batches(
+                _save,
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                fn_kwargs={"work": work, "keep": work is not works[-1]},
+            )
+        assert answered is not None
+        # Of two passes at once, the second has as many rows to save as the first.
+        progress = _Progress(context, works[-1], found[0].num_wanted, found[-1].num_saved, pools)
+        with observe.polling(progress.poll):
+            for bundle in answered.iter_internal_ref_bundles():
+                progress.num_saved += bundle.num_rows() or 0
+        report.add(pools, progress)
+
+
+def _rows_to_do(work: Pass, rows_per_batch: int) -> ray.data.Dataset | None:
+    """The rows of the source that are not in the target, in blocks of one batch."""
+    filesystem, path = storage.arrow_filesystem(work.source)
+    files = tables.parquet_files(filesystem, path)
+    if not files:
+        return None
+    rows = ray.data.read_parquet(files, filesystem=filesystem)
+    if work.expand is not None:
+        rows = rows.map_batches(work.expand, batch_format="pyarrow")
+    saved = tables.id_column(work.target, work.exchange.id_column)
+    if len(saved):
+        rows = rows.map_batches(
+            _not_saved,
+            batch_format="pyarrow",
+            fn_kwargs={"saved": saved, "id_column": work.exchange.id_column},
+        )
+    # A batch is the unit of resume; the reader alone would make one block of a small file.
+    return rows.repartition(target_num_rows_per_block=rows_per_batch)
+
+
+def _not_saved(table: pa.Table, saved: pa.Array, id_column: str) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table[id_column], value_set=saved)))
+
+
+def _save(table: pa.Table, work: Pass, keep: bool) -> pa.Table:
+    """Write a batch as one file named by its ids: written again, it is the same file."""
+    id_column = work.exchange.id_column
+    table = tables.conform(table, work.exchange.row_type)
+    if table.num_rows:
+        ids = "\n".join(sorted(table[id_column].to_pylist()))
+        name = f"part-{hashlib.sha256(ids.encode()).hexdigest()[:16]}"
+        tables.write_table(work.target, table, name)
+    return table if keep else table.select([id_column])
+
+
+# --- looking at what is saved: in a task, so that the driver holds no ids -------------------------
+
+
+def standing(work: Pass, *, repair: bool = False) -> Standing:
+    """Compare the target's ids with the source's; `repair` first drops rows that came twice."""
+    return ray.get(_standing.remote(work, repair))
+
+
+@ray.remote
+def _standing(work: Pass, repair: bool) -> Standing:
+    id_column = work.exchange.id_column
+    wanted = _wanted_ids(work)
+    saved = tables.id_column(work.target, id_column)
+    distinct = pc.unique(saved)
+    if repair and len(distinct) < len(saved):
+        _drop_repeated(work.target, id_column)
+    unknown = pc.sum(pc.invert(pc.is_in(distinct, value_set=wanted))).as_py() or 0
+    assert not unknown, f"{unknown} rows of {work.target} are not of {work.source}"
+    return Standing(len(wanted), len(distinct), len(saved) - len(distinct), unknown)
+
+
+def _wanted_ids(work: Pass) -> pa.Array:
+    if work.expand is None:
+        return tables.id_column(work.source, work.exchange.id_column)
+    batches = [
+        work.expand(pa.Table.from_batches([batch]))[work.exchange.id_column].combine_chunks()
+        for batch in tables.scan(work.source)
+    ]
+    return pa.concat_arrays(batches) if batches else pa.array([], pa.string())
+
+
+def _drop_repeated(folder: str, id_column: str) -> None:
+    """Keep the first of the rows with one id, by file name; rewrite the files with the others."""
+    filesystem, path = storage.arrow_filesystem(folder)
+    seen = pa.array([], pa.string())
+    for file in tables.parquet_files(filesystem, path):
+        table = tables.read_file(filesystem, file)
+        fresh = _not_saved(table, seen, id_column)
+        if fresh.num_rows < table.num_rows:
+            filesystem.delete_file(file)
+            if fresh.num_rows:
+                name = file.rsplit("/", 1)[-1].removesuffix(".parquet")
+                tables.write_table(folder, fresh, f"{name}-rest")
+        seen = pa.concat_arrays([seen, fresh[id_column].combine_chunks()])
+
+
+# --- what goes on ---------------------------------------------------------------------------------
 
 
 class _Progress:
-    """Rows on disk, shown and measured: right after a resume too, because nothing is remembered."""
+    """What a pass has saved and what its engines do: for the terminal and metrics.jsonl."""
 
-    def __init__(self, context: Context, folder: str, num_wanted: int) -> None:
-        self._context, self._folder, self._num_wanted = context, folder, num_wanted
-        self._num_finished = 0
+    def __init__(
+        self,
+        context: Context,
+        work: Pass,
+        num_wanted: int,
+        num_saved: int,
+        pools: list[Pool | Endpoint],
+    ) -> None:
+        self._context, self._name, self._pools = context, work.name, pools
+        self._num_wanted, self.num_saved = num_wanted, num_saved
+        self._num_to_do = num_wanted - num_saved
+        self._num_engines = sum(pool.num_wanted for pool in pools)
+        self._then = (time.monotonic(), num_saved, Tally())
+        self.before_tail = Tally()
 
     def poll(self) -> None:
-        done = tables.num_rows(self._folder)
-        if not done:
+        engines = [engine for pool in self._pools for engine in pool.engines()]
+        tally, num_running = total(engines), sum(engine.is_running for engine in engines)
+        if self._num_wanted - self.num_saved > TAIL_SHARE * self._num_to_do:
+            self.before_tail = tally
+        if not tally.num_rows and self._num_engines:
             on_cpu = self._context.placement.engine.device == "cpu"
             self._context.progress.say(
-                f"starting the engine for {self._num_wanted} rows",
+                f"{num_running} of {self._num_engines} engines started for {self._num_to_do} rows",
                 CPU_ENGINE_START_SECONDS if on_cpu else None,
             )
-        elif done != self._num_finished:
-            self._context.progress.update(done, self._num_wanted, "rows")
-            self._context.metrics.add(rows=done, of=self._num_wanted)
-        self._num_finished = done
+            return
+        rates = self._rates(tally)
+        self._context.progress.update(
+            self.num_saved,
+            self._num_wanted,
+            f"rows, {rates['prompt_tokens_per_second']:,.0f} tokens/s in, "
+            f"{rates['generated_tokens_per_second']:,.0f} out, "
+            f"{num_running} of {self._num_engines} engines",
+        )
+        if time.monotonic() - self._then[0] >= METRICS_SECONDS:
+            self._then = (time.monotonic(), self.num_saved, tally)
+            self._context.metrics.add(
+                stage=self._name,
+                rows=self.num_saved,
+                of=self._num_wanted,
+                engines_running=num_running,
+                engines_wanted=self._num_engines,
+                **rates,
+            )
+
+    def _rates(self, tally: Tally) -> dict[str, float]:
+        """Per second since the last line of metrics."""
+        then, num_saved, last = self._then
+        seconds = max(time.monotonic() - then, 1e-3)
+        counts = {
+            "rows_per_second": self.num_saved - num_saved,
+            "prompt_tokens_per_second": tally.num_prompt_tokens - last.num_prompt_tokens,
+            "generated_tokens_per_second": tally.num_generated_tokens - last.num_generated_tokens,
+        }
+        return {name: round(count / seconds, 2) for name, count in counts.items()}
+
+
+def total(engines: list[Engine]) -> Tally:
+    """What engines have done together, in all their lives."""
+    return sum((engine.tally for engine in engines), Tally())
+
+
+class _Report:
+    """What the engines of a pass have done in this attempt of the run, for the record."""
+
+    def __init__(self) -> None:
+        self._engines: list[Engine] = []
+        self._num_deaths = 0
+        self._before_tail = Tally()
+
+    def add(self, pools: list[Pool | Endpoint], progress: _Progress) -> None:
+        for pool in pools:
+            self._engines += pool.engines()
+            self._num_deaths += pool.num_deaths()
+        self._before_tail += progress.before_tail
+
+    def figures(self) -> dict[str, Any]:
+        if not self._engines:
+            return {}
+        done = total(self._engines)
+        start = max(engine.start_seconds for engine in self._engines)
+        return {
+            "engines": {
+                "num_engines": len(self._engines),
+                "num_restarts": self._num_deaths,
+                "longest_start_seconds": round(start, 1),
+                "idle_share_before_tail": round(self._before_tail.idle_share, 4),
+                "generated_tokens_per_busy_second": round(
+                    done.num_generated_tokens / done.busy_seconds, 1
+                )
+                if done.busy_seconds
+                else 0.0,
+            }
+        }

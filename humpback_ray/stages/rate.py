@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import string
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import ray.data
+import pyarrow.compute as pc
 
-from humpback_ray import storage, tables
-from humpback_ray.config import RatingSettings
-from humpback_ray.engines.vllm_generate import Generation, Model, Request, generate, row_seed
-from humpback_ray.records import Candidate, Finish, RatedPair, RatingOutcome
-from humpback_ray.stages.augment import token_figures
-from humpback_ray.stages.generation import run_pass
+from humpback_ray import tables
+from humpback_ray.config import LongPromptSettings, Placement, RatingSettings
+from humpback_ray.engines import http_rater
+from humpback_ray.engines.request import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.engines.vllm_engine import VLLMEngine
+from humpback_ray.records import Finish, RatedPair, RatingOutcome
+from humpback_ray.stages.generation import Pass, run_pass
 from humpback_ray.stages.stage import Context, Result
 from humpback_ray.text import prompts, rating, tokens
 
@@ -24,51 +27,69 @@ NOT_PUT_TO_RATER = (RatingOutcome.NO_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG)
 NUM_SHOWN_FAILURES = 5
 
 
-def run(
-    context: Context,
-    *,
-    candidates: str,
-    rater: Model,
-    template: str,
-    settings: RatingSettings,
-    iteration: int,
-    random_seed: int,
-    engine: Any = generate,
-) -> Result:
+def run(context: Context, *, work: Pass, settings: RatingSettings) -> Result:
     """Write one `RatedPair` for each candidate, whatever became of its rating.
 
     `mean` rates every candidate several times: the samples are rows of their own under `samples`,
     and the pair's score is the mean of those that parsed.
 
+    Args:
+        work: what `ratings_of` gives.
+
     Raises:
         ValueError: fewer pairs have a score than the settings ask for, with five of the failures.
     """
-    samples_wanted = settings.method == "mean"
-    source, target = candidates, "rows"
-    if samples_wanted:
-        source, target = context.path("_samples_wanted"), "samples"
-        _write_samples_wanted(candidates, source, settings.num_samples)
-    run_pass(
-        context,
-        source=source,
-        target=target,
+    figures = run_pass(context, work)
+    if settings.method == "mean":
+        _write_means(context.path("samples"), context.path("rows"))
+    return _result(context.path("rows"), settings, figures)
+
+
+def ratings_of(
+    candidates: str,
+    *,
+    target: str,
+    rater: Model,
+    template: str,
+    settings: RatingSettings,
+    long_prompts: LongPromptSettings,
+    iteration: int,
+    random_seed: int,
+    serve: Callable[..., Any] = VLLMEngine,
+) -> Pass:
+    """The pass that asks M_(t-1) for one rating of each candidate, or for several with `mean`."""
+    exchange = Exchange(
+        model=rater,
         id_column="candidate_id",
         row_type=RatedPair,
-        through=partial(
-            engine,
-            model=rater,
-            engine=context.placement.engine,
-            to_request=partial(
-                to_request, template=template, settings=settings, iteration=iteration,
-                random_seed=random_seed,
-            ),
-            to_row=partial(to_rated_pair, method=settings.method),
+        to_request=partial(
+            to_request, template=template, settings=settings, iteration=iteration,
+            random_seed=random_seed,
         ),
+        to_row=partial(to_rated_pair, settings=settings),
+        long_column="response",
     )  # fmt: skip
-    if samples_wanted:
-        _write_means(context.path("samples"), context.path("rows"))
-        storage.delete(source)
-    return _result(context.path("rows"), settings)
+    to_prompt = partial(
+        to_endpoint_prompt, template=template, settings=settings, iteration=iteration,
+        random_seed=random_seed,
+    )  # fmt: skip
+    samples = partial(_repeated, num_samples=settings.num_samples)
+    return Pass(
+        f"rate-{iteration}",
+        candidates,
+        target,
+        exchange,
+        long_prompts,
+        expand=samples if settings.method == "mean" else None,
+        serve=serve,
+        endpoint=partial(_endpoint, settings=settings, to_prompt=to_prompt, to_row=exchange.to_row)
+        if settings.endpoint
+        else None,
+    )
+
+
+def _endpoint(placement: Placement, **how: Any) -> http_rater.Endpoint:
+    return http_rater.Endpoint(placement.endpoint, **how)
 
 
 def to_request(
@@ -84,14 +105,15 @@ def to_request(
     if not row["instruction"]:
         return Request([], 1)
     reasoning = settings.method != "expected"
-    ids = tokens.prompt_ids(
+    ids = tokens.rating_ids(
         tokenizer,
-        prompts.rating_prompt(
-            string.Template(template), row["instruction"], row["response"], reasoning=reasoning
-        ),
+        string.Template(template),
+        row["instruction"],
+        row["response"],
+        reasoning=reasoning,
     )
     if not reasoning:
-        start, grades = tokens.grade_ids(tokenizer)
+        start, grades = tokens.grade_ids(tokenizer, settings.grades)
         return Request(ids + start, max_tokens=1, temperature=0.0, wanted_ids=grades)
     return Request(
         ids,
@@ -102,49 +124,69 @@ def to_request(
     )
 
 
-def to_rated_pair(row: dict[str, Any], generation: Generation, *, method: str) -> dict[str, Any]:
+def to_endpoint_prompt(
+    row: dict[str, Any],
+    *,
+    template: str,
+    settings: RatingSettings,
+    iteration: int,
+    random_seed: int,
+) -> http_rater.Prompt | None:
+    """The same prompt for a rater that is served elsewhere and renders its own chat template."""
+    if not row["instruction"]:
+        return None
+    text = prompts.rating_prompt(
+        string.Template(template),
+        row["instruction"],
+        row["response"],
+        reasoning=settings.method != "expected",
+    )
+    return http_rater.Prompt(text, row_seed(random_seed, row["candidate_id"], f"rate-{iteration}"))
+
+
+def to_rated_pair(
+    row: dict[str, Any], generation: Generation, *, settings: RatingSettings
+) -> dict[str, Any]:
     """A pair and what the rater gave back as the fields of a `RatedPair`."""
     score: float | None = None
     probabilities: list[float] | None = None
+    text, is_text = generation.text.strip(), settings.method != "expected"
     if generation.finish is Finish.EMPTY_PROMPT:
         outcome = RatingOutcome.NO_INSTRUCTION
-    elif method == "expected" and generation.wanted_logprobs:
+    elif settings.method == "expected" and generation.wanted_logprobs:
         probabilities = rating.grade_probabilities(generation.wanted_logprobs)
         outcome = RatingOutcome.SCORED if probabilities else RatingOutcome.NO_SCORE_LINE
-        score = rating.expected_grade(probabilities) if probabilities else None
+        score = rating.expected_grade(probabilities, settings.grades) if probabilities else None
     else:
-        score, outcome = rating.parse_rating(generation.text, generation.finish)
+        score, outcome = rating.parse_rating(generation.text, generation.finish, settings.grades)
     return {
         "candidate_id": row["candidate_id"],
+        "segment_id": row["segment_id"],
         "instruction": row["instruction"],
         "response": row["response"],
         "score": None if score is None else float(score),
         "probabilities": probabilities,
         "outcome": outcome.value,
-        "rationale": generation.text.strip() if method != "expected" else "",
+        # What an engine says of its own failure is kept, what it says beside a grade is not.
+        "rationale": "" if outcome is RatingOutcome.SCORED and not is_text else text,
+        "was_cut": row.get("was_cut", False),
         "num_prompt_tokens": generation.num_prompt_tokens,
+        "num_cached_tokens": generation.num_cached_tokens,
         "num_generated_tokens": generation.num_generated_tokens,
     }
 
 
-def _write_samples_wanted(candidates: str, target: str, num_samples: int) -> None:
-    """Every candidate `num_samples` times under ids of their own: resume needs unique ids."""
-    storage.delete(target)
-    filesystem, path = storage.arrow_filesystem(candidates)
-    dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
-        partial(_repeated, num_samples=num_samples), batch_format="pyarrow"
-    )
-    target_filesystem, target_path = storage.arrow_filesystem(target)
-    dataset.write_parquet(target_path, filesystem=target_filesystem)
-
-
 def _repeated(table: pa.Table, num_samples: int) -> pa.Table:
-    rows = [
-        row | {"candidate_id": f"{row['candidate_id']}/{sample}"}
-        for row in table.to_pylist()
+    """Every candidate `num_samples` times, under ids of their own: resume needs unique ids."""
+    column = table.column_names.index("candidate_id")
+    return pa.concat_tables(
+        table.set_column(
+            column,
+            "candidate_id",
+            pc.binary_join_element_wise(table["candidate_id"], pa.scalar(str(sample)), "/"),
+        )
         for sample in range(num_samples)
-    ]
-    return tables.to_table(rows, Candidate)
+    )
 
 
 def _write_means(samples: str, target: str) -> None:
@@ -162,28 +204,35 @@ def _mean(candidate_id: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
     return first | {
         "candidate_id": candidate_id,
         "score": sum(row["score"] for row in scored) / len(scored) if scored else None,
+        "was_cut": any(row["was_cut"] for row in samples),
         "num_prompt_tokens": sum(row["num_prompt_tokens"] for row in samples),
+        "num_cached_tokens": sum(row["num_cached_tokens"] for row in samples),
         "num_generated_tokens": sum(row["num_generated_tokens"] for row in samples),
     }
 
 
-def _result(folder: str, settings: RatingSettings) -> Result:
+def _result(folder: str, settings: RatingSettings, figures: dict[str, Any]) -> Result:
     outcomes = tables.count_values(folder, "outcome")
     num_rated = outcomes.total() - sum(outcomes[outcome.value] for outcome in NOT_PUT_TO_RATER)
     num_scored = outcomes[RatingOutcome.SCORED.value]
     share = num_scored / num_rated if num_rated else 0.0
     if share < settings.required_scored_share:
         raise ValueError(_too_few_scores(folder, outcomes, share, settings))
-    scores = tables.read_table(folder, ["score"])["score"].drop_null().to_pylist()
-    histogram = Counter(f"from_{int(score)}" for score in scores)
+    histogram: Counter[str] = Counter()
+    sum_of_scores = 0.0
+    for batch in tables.scan(folder, ["score"]):
+        scores = batch["score"].drop_null()
+        sum_of_scores += pc.sum(scores).as_py() or 0.0
+        histogram.update(f"from_{int(score)}" for score in scores.to_pylist())
     return Result(
         outcomes.total(),
         {name: count for name, count in outcomes.items() if count},
         {
             "scored_share": round(share, 4),
-            "mean_score": round(sum(scores) / len(scores), 4),
+            "mean_score": round(sum_of_scores / num_scored, 4) if num_scored else None,
             "scores": dict(sorted(histogram.items())),
-            **token_figures(folder),
+            **tables.token_figures(folder),
+            **figures,
         },
     )
 
@@ -191,9 +240,12 @@ def _result(folder: str, settings: RatingSettings) -> Result:
 def _too_few_scores(
     folder: str, outcomes: Counter[str], share: float, settings: RatingSettings
 ) -> str:
-    failures = tables.read_table(folder, ["candidate_id", "outcome", "rationale"]).to_pylist()
     passed = {RatingOutcome.SCORED.value, *(outcome.value for outcome in NOT_PUT_TO_RATER)}
-    shown = [row for row in failures if row["outcome"] not in passed][:NUM_SHOWN_FAILURES]
+    batches = tables.scan(folder, ["candidate_id", "outcome", "rationale"])
+    failures = (
+        row for batch in batches for row in batch.to_pylist() if row["outcome"] not in passed
+    )
+    shown = list(islice(failures, NUM_SHOWN_FAILURES))
     examples = "; ".join(
         f"{row['outcome']} ({row['candidate_id']}): {row['rationale'][-120:]!r}" for row in shown
     )

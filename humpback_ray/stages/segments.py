@@ -44,7 +44,7 @@ def run(context: Context, *, settings: CorpusSettings) -> Result:
             + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
             + "; see the rules under settings.corpus"
         )
-    assert num_kept == len(tables.ids(rows, "segment_id"))
+    assert num_kept == tables.assert_unique(rows, "segment_id")
     outcomes[SegmentOutcome.KEPT.value] = num_kept
     assert outcomes.total() == tables.num_rows(sections)
     storage.delete(sections)

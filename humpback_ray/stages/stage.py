@@ -132,12 +132,18 @@ class Stage:
             if old.get(name) != new.get(name)
         ]
 
+    def begin(self, run_folder: str) -> dict[str, Any]:
+        """Mark the stage's folder as begun under this fingerprint; returns what the mark says."""
+        identity = {"fingerprint": self.fingerprint, "identity": self.identity}
+        mark = storage.join(run_folder, self.path, STARTED)
+        if not storage.exists(mark):
+            storage.write_json(mark, identity)
+        return identity
+
     def execute(self, run_folder: str, placement: Placement, console: Console) -> dict[str, Any]:
         """Run the stage (or the rest of it) and write its record, last."""
         folder = storage.join(run_folder, self.path)
-        identity = {"fingerprint": self.fingerprint, "identity": self.identity}
-        if not storage.exists(storage.join(folder, STARTED)):
-            storage.write_json(storage.join(folder, STARTED), identity)
+        identity = self.begin(run_folder)
         started = time.monotonic()
         metrics = observe.Metrics(storage.join(folder, METRICS))
         try:

@@ -9,6 +9,7 @@ is ours, because the paper's prompts are described in `Instruction Back-and-Fort
 from __future__ import annotations
 
 import string
+from functools import lru_cache
 
 from humpback_ray.config import PromptSettings
 
@@ -103,6 +104,32 @@ RATING_TEMPLATE = string.Template(
     "$answer_format"
 )
 
+# Points instead of grades: agreed with people on more pairs than the five grades did, the facts of
+# Self-Rewarding (arXiv 2401.10020) in our words. Without a point the grade is 0, so there are six.
+ADDITIVE_RATING_TEMPLATE = string.Template(
+    "You judge how good a training example an answer would make for an AI assistant. Its grade is "
+    "the sum of its points, from 0 to 5. These are the points; each counts 1 where what it says is "
+    "true of the answer:\n"
+    "First point, topic: the answer has to do with the request, and there is something to learn "
+    "from it about what was asked. Gaps and digressions do not matter yet.\n"
+    "Second point, coverage: it deals with a large part of what was asked, though the actual "
+    "solution may still be missing.\n"
+    "Third point, use: with it, somebody who made this request would get by in the main things. "
+    "Who wrote it does not count here: it may come from a blog or any other web page.\n"
+    "Fourth point, voice: it is an assistant that speaks, to the person who asked and about just "
+    "what was asked. Nothing is left out, and it is clear, well ordered and of help; only small "
+    "improvements come to mind.\n"
+    "Fifth point, mastery: it is made to measure for this request by somebody who knows the "
+    "subject thoroughly. It is a pleasure to read, and there is nothing in it to take out.\n\n"
+    "Request:\n$instruction\n\n"
+    "Answer to judge:\n$response\n\n"
+    "$answer_format"
+)
+
+# By `settings.rating.rubric`. A template of the user's takes the place of either and gives the
+# grades of the first.
+RUBRICS = {"five_grades": RATING_TEMPLATE, "additive": ADDITIVE_RATING_TEMPLATE}
+
 # `text`: the paper's way, a rationale and then the grade.
 REASON_THEN_SCORE = (
     "First explain in a few sentences which grade fits and why. Then end with one last line of "
@@ -142,5 +169,30 @@ def rating_prompt(
     return template.substitute(
         instruction=instruction.strip(),
         response=response.strip(),
-        answer_format=REASON_THEN_SCORE if reasoning else SCORE_ONLY,
+        answer_format=_answer_format(reasoning),
     )
+
+
+def shared_rating_text(template: string.Template, *, reasoning: bool) -> str:
+    """How `render(rating_prompt(...))` begins for every pair.
+
+    It ends with the last line break before the instruction or the response, because tokenizers do
+    not join words across one; it is empty where no line break stands there.
+    """
+    return _shared_rating_text(template.template, _answer_format(reasoning))
+
+
+@lru_cache(maxsize=16)
+def _shared_rating_text(template: str, answer_format: str) -> str:
+    first_field = min(
+        match.start()
+        for match in string.Template.pattern.finditer(template)
+        if (match["named"] or match["braced"]) in ("instruction", "response")
+    )
+    head = string.Template(template[:first_field]).substitute(answer_format=answer_format)
+    before, line_break, _ = head.lstrip().rpartition("\n")
+    return USER_MARKER + before + line_break if line_break else ""
+
+
+def _answer_format(reasoning: bool) -> str:
+    return REASON_THEN_SCORE if reasoning else SCORE_ONLY

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from humpback_ray.records import Finish, RatingOutcome
 
-GRADES = range(1, 6)
+GRADES = range(1, 6)  # the paper's five; an additive rubric has a 0 as well
 
 # One strict form: a last line of `Score: N` and nothing else. Letter case, Markdown emphasis
 # around it, spaces and one full stop do not change what was said; "4/5", "4 out of 5", words and
@@ -20,7 +20,9 @@ _SCORE_LINE = re.compile(
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
-def parse_rating(text: str, finish: Finish) -> tuple[int | None, RatingOutcome]:
+def parse_rating(
+    text: str, finish: Finish, grades: range = GRADES
+) -> tuple[int | None, RatingOutcome]:
     """The grade on the last line of a rater's text, or why there is none.
 
     Args:
@@ -28,6 +30,7 @@ def parse_rating(text: str, finish: Finish) -> tuple[int | None, RatingOutcome]:
             blank (paper, Table 19).
         finish: an answer cut at the token limit is never a rating, even when its last line looks
             like one: "Score: 1" may have been going to be "Score: 1 is too harsh".
+        grades: those of the rubric; another integer is out of range.
     """
     if finish is Finish.ENGINE_ERROR:
         return None, RatingOutcome.ENGINE_ERROR
@@ -45,13 +48,13 @@ def parse_rating(text: str, finish: Finish) -> tuple[int | None, RatingOutcome]:
         return None, RatingOutcome.NOT_AN_INTEGER
     # Compared as text first: a number of a thousand digits is out of range, not an error.
     digits = match["value"].lstrip("+")
-    if len(digits) > 1 or int(digits) not in GRADES:
+    if len(digits) > 1 or int(digits) not in grades:
         return None, RatingOutcome.OUT_OF_RANGE
     return int(digits), RatingOutcome.SCORED
 
 
 def grade_probabilities(log_probabilities: Sequence[float]) -> list[float] | None:
-    """Probabilities of the grades given that one of them follows: shape (5,), summing to 1.
+    """Probabilities of the grades given that one of them follows: one for each, summing to 1.
 
     None when no grade has any probability at all.
     """
@@ -62,6 +65,6 @@ def grade_probabilities(log_probabilities: Sequence[float]) -> list[float] | Non
     return [weight / sum(weights) for weight in weights]
 
 
-def expected_grade(probabilities: Sequence[float]) -> float:
-    """The mean grade under the probabilities of 1 to 5 (as in G-Eval and arXiv 2503.03064)."""
-    return sum(grade * p for grade, p in zip(GRADES, probabilities, strict=True))
+def expected_grade(probabilities: Sequence[float], grades: range = GRADES) -> float:
+    """The mean grade under the grades' probabilities (as in G-Eval and arXiv 2503.03064)."""
+    return sum(grade * p for grade, p in zip(grades, probabilities, strict=True))

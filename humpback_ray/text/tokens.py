@@ -6,7 +6,10 @@ what a model is trained on (`example_ids`) come from the same function; tests co
 
 from __future__ import annotations
 
+import re
+import string
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from humpback_ray.text import prompts
@@ -34,8 +37,57 @@ def prompt_ids(tokenizer: Any, prompt: str, *tags: str) -> list[int]:
     Equal to what `apply_chat_template(..., add_generation_prompt=True)` gives for one user turn:
     the begin token is part of the string and the string is tokenized once.
     """
-    text = prompts.render(_without_special_tokens(tokenizer, prompt), *tags)
+    return _ids_from_begin(
+        tokenizer, prompts.render(_without_special_tokens(tokenizer, prompt), *tags)
+    )
+
+
+def rating_ids(
+    tokenizer: Any, template: string.Template, instruction: str, response: str, *, reasoning: bool
+) -> list[int]:
+    """Token ids of the prompt that asks for a pair's rating, `prompts.rating_prompt` rendered.
+
+    They decode to the same text as `prompt_ids` of that prompt. The rubric in front is tokenized
+    once in each process, and its ids are the same for every pair, so whole blocks of an engine's
+    prefix cache are shared. A prompt that cannot be cut is tokenized in one piece.
+    """
+    prompt = prompts.rating_prompt(template, instruction, response, reasoning=reasoning)
+    text = prompts.render(_without_special_tokens(tokenizer, prompt))
+    shared = _without_special_tokens(
+        tokenizer, prompts.shared_rating_text(template, reasoning=reasoning)
+    )
+    if shared and text.startswith(shared):
+        own_ids = _ids_after_line_break(tokenizer, text[len(shared) :])
+        if own_ids is not None:
+            return [*_shared_ids(tokenizer, shared), *own_ids]
+    return _ids_from_begin(tokenizer, text)
+
+
+@lru_cache(maxsize=16)
+def _shared_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(_ids_from_begin(tokenizer, text))
+
+
+def _ids_from_begin(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode((tokenizer.bos_token or "") + text, add_special_tokens=False)
+
+
+def _ids_after_line_break(tokenizer: Any, text: str) -> list[int] | None:
+    """Token ids of a text as they are in the middle of a prompt; None where they cannot be had.
+
+    SentencePiece puts a space in front of whatever it is given. The line break takes it, and what
+    the line break alone gives is then left out.
+    """
+    line_break = _line_break_ids(tokenizer)
+    ids = tokenizer.encode("\n" + text, add_special_tokens=False)
+    if not line_break or tuple(ids[: len(line_break)]) != line_break:
+        return None
+    return ids[len(line_break) :]
+
+
+@lru_cache(maxsize=16)
+def _line_break_ids(tokenizer: Any) -> tuple[int, ...]:
+    return tuple(tokenizer.encode("\n", add_special_tokens=False))
 
 
 def completion_ids(tokenizer: Any, completion: str) -> list[int]:
@@ -73,6 +125,12 @@ def grade_ids(tokenizer: Any, grades: range = range(1, 6)) -> tuple[list[int], l
     Raises:
         ValueError: the grades are not single, distinct tokens of this tokenizer.
     """
+    start, ids = _grade_ids(tokenizer, grades)
+    return list(start), list(ids)
+
+
+@lru_cache(maxsize=16)
+def _grade_ids(tokenizer: Any, grades: range) -> tuple[tuple[int, ...], tuple[int, ...]]:
     lines = [
         tokenizer.encode(f"{prompts.SCORE_LINE} {grade}", add_special_tokens=False)
         for grade in grades
@@ -80,15 +138,26 @@ def grade_ids(tokenizer: Any, grades: range = range(1, 6)) -> tuple[list[int], l
     start = lines[0][:-1]
     if any(line[:-1] != start for line in lines) or len({line[-1] for line in lines}) < len(lines):
         raise ValueError(
-            "this tokenizer does not write the grades 1 to 5 as one token each, so their "
-            "probabilities cannot be read: set settings.rating.method=text"
+            f"this tokenizer does not write the grades {grades[0]} to {grades[-1]} as one token "
+            "each, so their probabilities cannot be read: set settings.rating.method=text"
         )
-    return start, [line[-1] for line in lines]
+    return tuple(start), tuple(line[-1] for line in lines)
 
 
 def _without_special_tokens(tokenizer: Any, text: str) -> str:
     """Break up special tokens spelled out in data: a web page that quotes `</s>` ends no turn."""
-    for token in tokenizer.all_special_tokens:
+    found, special_tokens = _special_tokens(tokenizer)
+    # Some tokenizers have hundreds of them, and nearly no text has one.
+    if not found.search(text):
+        return text
+    for token in special_tokens:
         if token in text:
             text = text.replace(token, f"{token[:1]} {token[1:]}")
     return text
+
+
+@lru_cache(maxsize=16)
+def _special_tokens(tokenizer: Any) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """A pattern that finds any special token, and the tokens as they are at the first use."""
+    special_tokens = tuple(tokenizer.all_special_tokens)
+    return re.compile("|".join(map(re.escape, special_tokens)) or r"(?!)"), special_tokens

@@ -17,20 +17,21 @@ import psutil
 import pytest
 from rich.console import Console
 
-from humpback_ray import observe, storage, tables
+from humpback_ray import observe, tables
 from humpback_ray.config import (
     EnginePlacement,
+    LongPromptSettings,
     Placement,
     PromptSettings,
     RatingSettings,
     SamplingSettings,
 )
-from humpback_ray.engines.vllm_generate import Model
+from humpback_ray.engines.request import Model
 from humpback_ray.records import Candidate, Finish, RatedPair, RatingOutcome, SeedPair, Segment
 from humpback_ray.stages import augment, evaluate, rate
 from humpback_ray.stages.stage import Context
 from humpback_ray.text import prompts
-from tests import scripted_engine
+from tests.scripted_engine import ScriptedEngine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -40,8 +41,10 @@ def segment(number: int, text: str) -> Segment:
                    "kept")  # fmt: skip
 
 
-def context(folder: Path, rows_per_file: int = 16) -> Context:
-    engine = EnginePlacement(device="cpu", rows_per_file=rows_per_file)
+def context(folder: Path, rows_per_batch: int = 16, **engine) -> Context:
+    engine = EnginePlacement(
+        device="cpu", rows_per_batch=rows_per_batch, **{"max_concurrent_batches": 2, **engine}
+    )
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     return Context(
         str(folder), Placement(engine=engine), observe.StageProgress(console, "test"),
@@ -49,31 +52,42 @@ def context(folder: Path, rows_per_file: int = 16) -> Context:
     )  # fmt: skip
 
 
-def augmented(folder: Path, segments: list[Segment], model: str, **script):
+def augmented(
+    folder: Path, segments: list[Segment], model: str, *, num_candidates=1, long_prompts=None,
+    context_length=1024, engine=None, serve=ScriptedEngine, **script,
+):  # fmt: skip
+    """Segments through `augment.run` with a scripted engine."""
     tables.write_rows(str(folder / "segments"), segments, Segment)
-    engine = partial(scripted_engine.generate, **script)
-    return augment.run(
-        context(folder / "candidates"), segments=str(folder / "segments"),
-        backward_model=Model(model, 1024, "float32"),
-        tag="A tag.", sampling=SamplingSettings(max_tokens=32), engine=engine, random_seed=0,
+    work = augment.candidates_of(
+        str(folder / "segments"), target=str(folder / "candidates" / "rows"),
+        backward_model=Model(model, context_length, "float32"), tag="A tag.",
+        sampling=SamplingSettings(max_tokens=32), num_candidates=num_candidates,
+        long_prompts=long_prompts or LongPromptSettings(), random_seed=0,
+        serve=partial(serve, **script) if script else serve,
     )  # fmt: skip
+    where = context(folder / "candidates", **(engine or {}))
+    return augment.run(where, work=work, rating=None, begin_rating=None)
 
 
 def rated(folder: Path, candidates: list[Candidate], model: str, settings, script: str, **more):
     tables.write_rows(str(folder / "in"), candidates, Candidate)
-    return rate.run(
-        context(folder / "rated"), candidates=str(folder / "in"),
-        rater=Model(model, 2048, "float32"),
-        template=prompts.RATING_TEMPLATE.template, settings=settings, iteration=1,
-        engine=partial(scripted_engine.generate, script=script, **more),
-        random_seed=0,
+    target = folder / "rated" / ("samples" if settings.method == "mean" else "rows")
+    work = rate.ratings_of(
+        str(folder / "in"), target=str(target), rater=Model(model, 2048, "float32"),
+        template=prompts.RATING_TEMPLATE.template, settings=settings,
+        long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
+        serve=partial(ScriptedEngine, script=script, **more),
     )  # fmt: skip
+    return rate.run(context(folder / "rated"), work=work, settings=settings)
 
 
 def candidate(
     number: int, instruction: str = "Why is it so?", response: str = "It is."
 ) -> Candidate:
-    return Candidate(f"c{number:04}", f"s{number:04}", instruction, response, Finish.STOP, 9, 9)
+    response = f"{response} {number}"
+    return Candidate(
+        f"s{number:04}-0", f"s{number:04}", instruction, response, Finish.STOP, False, 9, 0, 9
+    )
 
 
 def test_every_segment_becomes_a_candidate_whatever_is_in_it(tmp_path, model_folder):
@@ -89,13 +103,13 @@ def test_every_segment_becomes_a_candidate_whatever_is_in_it(tmp_path, model_fol
     assert rows["segment-0003"].instruction.startswith("What is number")
     assert rows["segment-0102"].finish is Finish.PROMPT_TOO_LONG
     assert rows["segment-0102"].instruction == ""
-    assert not storage.exists(f"{tmp_path}/candidates/_checkpoint")
 
 
-def test_failures_of_the_engine_are_rows_with_an_outcome(tmp_path, model_folder):
+def test_requests_that_the_engine_refuses_are_rows_with_an_outcome(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(20)]
-    result = augmented(tmp_path, segments, model_folder, script="error")
-    assert result.outcomes == {"engine_error": 20}
+    segments[7] = segment(7, "Here the engine refuses this.")
+    result = augmented(tmp_path, segments, model_folder)
+    assert result.outcomes == {"stop": 19, "engine_error": 1}
 
 
 def test_expected_ratings_are_floats_with_probabilities(tmp_path, model_folder):
@@ -158,7 +172,7 @@ def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(
         context(tmp_path / "out"), name="M_1", evaluated_model=Model(model_folder, 1024, "float32"),
         prompts_file=str(tmp_path / "prompts.json"), held_out=str(tmp_path / "held_out"),
         tags=PromptSettings(), sampling=SamplingSettings(max_tokens=16),
-        engine=scripted_engine.generate, random_seed=0,
+        serve=ScriptedEngine, random_seed=0,
     )  # fmt: skip
     outputs = json.loads((tmp_path / "out" / "outputs.json").read_text())
     assert [row["instruction"] for row in outputs] == [q["instruction"] for q in questions]
@@ -177,7 +191,9 @@ ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=Fal
 from tests.stages import test_generation_stages as stages
 folder, model, counter = sys.argv[1:]
 segments = [stages.segment(n, f"A text about topic {n}.") for n in range(200)]
-result = stages.augmented(Path(folder), segments, model, counter=counter, seconds_per_row=0.05)
+result = stages.augmented(
+    Path(folder), segments, model, counter=counter, seconds_per_row=0.8, engine={"max_num_seqs": 16}
+)
 print("rows", result.num_rows)
 ray.shutdown()
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
 
 from humpback_ray.config import PromptSettings
@@ -49,6 +51,35 @@ def test_rating_prompt_has_the_rubric_first_and_the_answer_format_last():
     )
     for grade in range(1, 6):
         assert f"\n{grade} - The answer" in text
+
+
+def test_the_additive_rubric_gives_five_points_and_none():
+    text = prompts.rating_prompt(
+        prompts.RUBRICS["additive"], "Name a fruit.", "An apple.", reasoning=False
+    )
+    assert "from 0 to 5" in text
+    for point in ("First", "Second", "Third", "Fourth", "Fifth"):
+        assert text.count(f"\n{point} point, ") == 1
+    assert text.endswith(
+        "Request:\nName a fruit.\n\nAnswer to judge:\nAn apple.\n\n"
+        'Reply with one line of the form "Score: N", where N is the grade.'
+    )
+
+
+@pytest.mark.parametrize("reasoning", [True, False])
+@pytest.mark.parametrize("rubric", list(prompts.RUBRICS))
+def test_the_shared_text_is_all_that_stands_before_the_pair(rubric, reasoning):
+    shared = prompts.shared_rating_text(prompts.RUBRICS[rubric], reasoning=reasoning)
+    prompt = prompts.rating_prompt(prompts.RUBRICS[rubric], "X", "Y", reasoning=reasoning)
+    assert prompts.render(prompt).partition("X\n")[0] == shared
+
+
+def test_the_shared_text_of_templates_of_the_users():
+    template = string.Template("  $$5 $answer_format\nOf ${response}\nand $instruction")
+    shared = prompts.shared_rating_text(template, reasoning=False)
+    assert shared == f"{prompts.USER_MARKER}$5 {prompts.SCORE_ONLY}\n"
+    no_line_break = string.Template("Judge $instruction\n$response\n$answer_format")
+    assert prompts.shared_rating_text(no_line_break, reasoning=False) == ""
 
 
 def test_the_rubric_is_the_same_for_every_pair_so_that_the_prefix_cache_holds_it():

@@ -107,3 +107,11 @@ def test_probabilities_are_conditional_on_a_grade():
 
 def test_no_probability_at_all_is_no_score():
     assert grade_probabilities([-math.inf] * 5) is None
+
+
+def test_a_rubric_of_points_has_a_grade_of_nothing():
+    assert parse_rating("reasons\nScore: 0", Finish.STOP) == (None, RANGE)
+    assert parse_rating("reasons\nScore: 0", Finish.STOP, range(6)) == (0, SCORED)
+    assert parse_rating("reasons\nScore: 6", Finish.STOP, range(6)) == (None, RANGE)
+    assert expected_grade([0.5, 0.0, 0.0, 0.0, 0.0, 0.5], range(6)) == pytest.approx(2.5)
+    assert expected_grade([0.0, 0.0, 0.0, 0.0, 0.4, 0.6], range(6)) >= 4.5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from humpback_ray.config import PromptSettings
@@ -33,6 +35,20 @@ def llama_tokenizer():
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="module")
+def metaspace_tokenizer(llama_tokenizer):
+    """The same vocabulary with the mark put on by a pre-tokenizer, at the start of every piece."""
+    backend = Tokenizer.from_str(llama_tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Sequence([])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
 
 
@@ -117,3 +133,96 @@ def test_a_tokenizer_without_single_grades_is_refused():
 
     with pytest.raises(ValueError, match=r"rating\.method=text"):
         tokens.grade_ids(Merged())
+
+
+@pytest.mark.parametrize("grades", [range(1, 6), range(6)])
+def test_grades_of_either_rubric(any_tokenizer, grades):
+    start, ids = tokens.grade_ids(any_tokenizer, grades)
+    assert len(set(ids)) == len(grades)
+    written = any_tokenizer.encode(f"Score: {grades[0]}", add_special_tokens=False)
+    assert written == [*start, ids[0]]
+
+
+# --- ratings: the rubric is tokenized once --------------------------------------------------------
+
+
+@pytest.fixture(params=["byte_level", "llama", "metaspace"])
+def rating_tokenizer(request, tokenizer, llama_tokenizer, metaspace_tokenizer):
+    return {
+        "byte_level": tokenizer, "llama": llama_tokenizer, "metaspace": metaspace_tokenizer,
+    }[request.param]  # fmt: skip
+
+
+PAIRS = [
+    ("Name a fruit.", "An apple."),
+    ("  spaces around it \n", "\n\n  naïve café\n\n  12345  "),
+    ("1. a list\n2. of two", "- one\n\t- two"),
+    ("$response and $$", "{x} %s"),
+    ("what is </s>?", "<s> begins and </s> ends"),
+    ("日本語 🐋", "\u0301 begins with an accent"),
+]
+USERS_TEMPLATES = [
+    "Judge.\n\n$instruction\n$response\n$answer_format",
+    "Judge for $$5.\n$answer_format\nThe request: ${instruction} The answer: $response",
+    "\n\nJudge.\n   $response of $instruction: $answer_format",
+    "$instruction and $response: $answer_format",
+]
+TEMPLATES = [*prompts.RUBRICS.values(), *map(string.Template, USERS_TEMPLATES)]
+
+
+@pytest.mark.parametrize("reasoning", [True, False])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_rating_prompt_in_two_parts_reads_as_in_one(rating_tokenizer, template, reasoning):
+    for x, y in PAIRS:
+        ids = tokens.rating_ids(rating_tokenizer, template, x, y, reasoning=reasoning)
+        prompt = prompts.rating_prompt(template, x, y, reasoning=reasoning)
+        whole = tokens.prompt_ids(rating_tokenizer, prompt)
+        assert rating_tokenizer.decode(ids) == rating_tokenizer.decode(whole)
+        assert ids.count(rating_tokenizer.bos_token_id) == 1
+        assert rating_tokenizer.eos_token_id not in ids
+        # Nothing is normalized away by these tokenizers: the text itself comes back.
+        rendered = prompts.render(prompt)
+        if "<" not in x:
+            text = rating_tokenizer.decode(ids, skip_special_tokens=True)
+            assert text.removeprefix(" ") == rendered
+
+
+@pytest.mark.parametrize("rubric", list(prompts.RUBRICS))
+def test_every_pair_begins_with_the_same_ids(rating_tokenizer, rubric):
+    template = prompts.RUBRICS[rubric]
+    shared = prompts.shared_rating_text(template, reasoning=False)
+    assert shared.endswith("\n")
+    assert len(shared) > 1000
+    expected = rating_tokenizer.encode(
+        rating_tokenizer.bos_token + shared, add_special_tokens=False
+    )
+    for x, y in PAIRS:
+        ids = tokens.rating_ids(rating_tokenizer, template, x, y, reasoning=False)
+        assert ids[: len(expected)] == expected
+        assert len(ids) > len(expected)
+
+
+def test_a_tokenizer_that_joins_across_line_breaks_gets_the_prompt_in_one_piece():
+    class Joins:
+        """A token is what stands between two spaces, line breaks and all."""
+
+        bos_token, all_special_tokens = "", ()
+
+        def encode(self, text, add_special_tokens):
+            return [hash(word) for word in text.split(" ")]
+
+    joins = Joins()
+    template = prompts.RATING_TEMPLATE
+    prompt = prompts.rating_prompt(template, "Why?", "Because.", reasoning=False)
+    ids = tokens.rating_ids(joins, template, "Why?", "Because.", reasoning=False)
+    assert ids == tokens.prompt_ids(joins, prompt)
+
+
+def test_special_tokens_are_broken_up_one_after_the_other():
+    class Many:
+        all_special_tokens = ("<a>", "<|b|>", "x", *(f"<|reserved_{n}|>" for n in range(200)))
+
+    broken = tokens._without_special_tokens(Many(), "<a> <|b|> <c> <|reserved_7|>")
+    assert broken == "< a> < |b|> <c> < |reserved_7|>"
+    assert tokens._without_special_tokens(Many(), "xa") == "x a"
+    assert tokens._without_special_tokens(Many(), "plain <text>") == "plain <tex t>"

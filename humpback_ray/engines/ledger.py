@@ -1,0 +1,133 @@
+"""What the engines of one pass have begun, finished and died of, kept outside of them.
+
+One small Ray actor on the driver's node. It outlives every engine, so a restarted engine learns
+from it which batches it was holding when it died, and the driver reads from it what goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field, fields
+
+
+@dataclass
+class Tally:
+    """What one engine, or all of them, have done. Sums, so tallies can be added up."""
+
+    num_rows: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_cut: int = 0
+    busy_seconds: float = 0.0  # with at least one request in the engine
+    idle_seconds: float = 0.0  # started, with none
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the engines' time in which they had nothing to do."""
+        total = self.busy_seconds + self.idle_seconds
+        return self.idle_seconds / total if total else 0.0
+
+
+@dataclass
+class Engine:
+    """One engine as the ledger knows it, over all its lives."""
+
+    engine_id: str  # of its Ray actor: the same after a restart
+    host: str = ""
+    pid: int = 0
+    is_running: bool = False
+    num_lives: int = 0
+    start_seconds: float = 0.0  # of its last life
+    before: Tally = field(default_factory=Tally)  # of earlier lives
+    now: Tally = field(default_factory=Tally)
+    num_requests: int = 0  # in the engine at the last beat
+    seen: float = 0.0  # time of the last beat
+    in_flight: dict[str, float] = field(default_factory=dict)  # batch to the time it was begun
+
+    @property
+    def tally(self) -> Tally:
+        """What it has done in all its lives."""
+        return self.before + self.now
+
+
+class Ledger:
+    """The ledger; `pool.py` runs it as an actor, tests call it as it is."""
+
+    def __init__(self, max_deaths: int) -> None:
+        self._max_deaths = max_deaths
+        self._engines: dict[str, Engine] = {}
+        self._deaths: Counter[str] = Counter()  # of an engine while it held a batch
+        self._deaths_in_a_row = 0
+        self._num_deaths = 0
+        self._has_started = False
+        self._last_error = ""
+
+    def starting(self, engine_id: str, host: str, pid: int) -> str:
+        """An engine's process begins; a second time for the same engine means that it died.
+
+        Returns:
+            Why it must not go on, or nothing.
+        """
+        engine = self._engines.setdefault(engine_id, Engine(engine_id))
+        if engine.num_lives:
+            self._deaths.update(engine.in_flight.keys())
+            self._deaths_in_a_row += 1
+            self._num_deaths += 1
+            engine.before, engine.now = engine.tally, Tally()
+        engine.in_flight.clear()
+        engine.is_running = False
+        engine.num_lives += 1
+        engine.host, engine.pid = host, pid
+        if self._deaths_in_a_row > self._max_deaths:
+            return (
+                f"engines have died {self._deaths_in_a_row} times without finishing a batch in "
+                f"between; the last error: {self._last_error or 'none was reported (killed?)'}"
+            )
+        return ""
+
+    def started(self, engine_id: str, seconds: float) -> None:
+        """An engine takes rows from now on."""
+        self._has_started = True
+        self._engines[engine_id].is_running = True
+        self._engines[engine_id].start_seconds = seconds
+
+    def has_ever_started(self) -> bool:
+        """Whether any engine of this pass has come up: then a failed start is not everybody's."""
+        return self._has_started
+
+    def failed(self, error: str) -> None:
+        """An engine is about to die, of this."""
+        self._last_error = error
+
+    def deaths(self, batch: str) -> int:
+        """How often an engine has died with a batch inside."""
+        return self._deaths[batch]
+
+    def begin(self, engine_id: str, batch: str) -> None:
+        """A batch goes into an engine."""
+        self._engines[engine_id].in_flight[batch] = time.time()
+
+    def end(self, engine_id: str, batch: str, now: Tally) -> None:
+        """A batch has come out of an engine, which has done this much in this life."""
+        engine = self._engines[engine_id]
+        engine.in_flight.pop(batch, None)
+        engine.now = now
+        self._deaths_in_a_row = 0
+
+    def beat(self, engine_id: str, now: Tally, num_requests: int) -> None:
+        """An engine is alive and has done this much in this life."""
+        engine = self._engines[engine_id]
+        engine.now, engine.num_requests, engine.seen = now, num_requests, time.time()
+
+    def engines(self) -> list[Engine]:
+        """Every engine that has ever begun."""
+        return list(self._engines.values())
+
+    def num_deaths(self) -> int:
+        """Engines that died and were started again."""
+        return self._num_deaths

@@ -1,0 +1,409 @@
+"""Rows through a pool of engines: Ray Data streams the batches, each actor keeps one engine full.
+
+    blocks of rows ──► actor: rows to requests ─► one thread steps the engine ─► answers to rows
+                       (several batches at once)    (continuous batching over all of them)
+
+One block is one batch is one task, so a task that Ray runs again gives the same one block again.
+Why not `ray.data.llm`: benchmarks/LOG.md, "a thin actor or ray.data.llm".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.util import metrics, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
+
+from humpback_ray import tables
+from humpback_ray.config import EnginePlacement
+from humpback_ray.engines import vllm_engine
+from humpback_ray.engines.ledger import Engine, Ledger, Tally
+from humpback_ray.engines.request import Exchange, Generation, Request, ask, load_tokenizer
+from humpback_ray.engines.watchdog import Watchdog
+from humpback_ray.records import Finish
+
+BEAT_SECONDS = 1.0
+# A batch that was inside when an engine died may have had nothing to do with it. After as many
+# deaths it is asked alone, and after one more in parts, until the row that ends engines is found.
+DEATHS_BEFORE_ALONE = 2
+NUM_PARTS = 8
+
+logger = logging.getLogger("humpback_ray.engine")
+
+
+class EngineFailed(Exception):
+    """The engines cannot go on; the message is one line for the user."""
+
+
+class Pool:
+    """The engines of one pass, from the first to the last row. A context manager.
+
+    Args:
+        exchange: what the rows ask and become.
+        placement: how many engines, and where.
+        name: of the stage, for metrics.
+        serve: makes the engine: `vllm_engine.VLLMEngine`, or something with its four members.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        placement: EnginePlacement,
+        name: str,
+        serve: Callable[..., Any] = vllm_engine.VLLMEngine,
+    ) -> None:
+        self._exchange, self._placement, self._name, self._serve = exchange, placement, name, serve
+        self._groups: list[Any] = []
+
+    def __enter__(self) -> Pool:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._ledger = (
+            ray.remote(Ledger)
+            .options(num_cpus=0, scheduling_strategy=here)
+            .remote(self._placement.max_restarts)
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Ray Data removes no placement group: without this the next stage finds the devices taken.
+        for group in self._groups:
+            remove_placement_group(group)
+        ray.kill(self._ledger)
+
+    def through(self, rows: ray.data.Dataset) -> ray.data.Dataset:
+        """The rows' answers, lazily; each block of rows is one batch. Columns: the row type's."""
+        placement = self._placement
+        batches = placement.max_concurrent_batches
+        return rows.map_batches(
+            EngineActor,
+            fn_constructor_kwargs={
+                "exchange": self._exchange,
+                "placement": placement,
+                "name": self._name,
+                "serve": self._serve,
+                "ledger": self._ledger,
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=placement.min_engines,
+                max_size=placement.max_engines,
+                # All are asked for at once. Ray Data's own scaling adds an engine only when the
+                # cluster has its devices already, and an autoscaling cluster adds devices only when
+                # an engine asks for them (ray#59144).
+                initial_size=placement.max_engines,
+                max_concurrent_calls_per_actor=batches,
+                max_tasks_in_flight_per_actor=batches + 1,
+                enable_true_multi_threading=True,
+            ),
+            # What the engine takes is in its placement group; see `_place`.
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            ray_remote_args_fn=self._place,
+            runtime_env={"env_vars": vllm_engine.environment(placement)},
+        )
+
+    def _place(self) -> dict[str, Any]:
+        """A placement group for one more engine, and the actor's part of it.
+
+        Ray Data calls this on the driver for each actor. It counts what is given here as used, but
+        not as a limit to how many actors there may be.
+        """
+        bundles = vllm_engine.bundles(self._placement)
+        # A model cut over devices talks between them at every layer: one node, unless told else.
+        strategy = "PACK" if self._placement.across_nodes else "STRICT_PACK"
+        group = placement_group(bundles, strategy=strategy)
+        self._groups.append(group)
+        # Over several devices vLLM's own Ray workers take the bundles' devices.
+        num_gpus = bundles[0].get("GPU", 0) if len(bundles) == 1 else 0
+        return {
+            "num_gpus": num_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                group, placement_group_capture_child_tasks=True
+            ),
+        }
+
+    @property
+    def num_wanted(self) -> int:
+        """Engines that are asked for."""
+        return self._placement.max_engines
+
+    def engines(self) -> list[Engine]:
+        """Every engine that has begun, with what it has done."""
+        return ray.get(self._ledger.engines.remote())
+
+    def num_deaths(self) -> int:
+        """Engines that died and were started again."""
+        return ray.get(self._ledger.num_deaths.remote())
+
+
+def explain(error: BaseException) -> str | None:
+    """The line of an `EngineFailed` among an error's causes, or None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, EngineFailed):
+            return str(cause)
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return None
+
+
+class EngineActor:
+    """One engine in an actor of Ray Data, which calls it from several threads, a batch each."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        placement: EnginePlacement,
+        name: str,
+        serve: Callable[..., Any],
+        ledger: Any,
+    ) -> None:
+        self._exchange, self._placement, self._ledger = exchange, placement, ledger
+        self._id = ray.get_runtime_context().get_actor_id()
+        self._tally, self._num_steps = Tally(), 0
+        self._exported, self._metrics = Tally(), _Metrics(name)
+        self._inbox: queue.SimpleQueue[tuple[Request, Future[Generation]]] = queue.SimpleQueue()
+        self._tokenizing = threading.Lock()
+        self._turns = _Turns()
+        self._began = time.monotonic()
+        self._engine: Any = None
+        self._failure = ray.get(ledger.starting.remote(self._id, socket.gethostname(), os.getpid()))
+        if self._failure:
+            return
+        self._watchdog = Watchdog(placement.stall_seconds)
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        self._failure = self._start(serve)
+
+    def _start(self, serve: Callable[..., Any]) -> str:
+        try:
+            self._tokenizer = load_tokenizer(self._exchange.model)
+            self._engine = serve(self._exchange.model, self._placement)
+        except Exception as error:  # whatever an engine dies of at its start is said
+            logger.exception("the engine cannot start")
+            message = f"the engine cannot start on {socket.gethostname()}: {_one_line(error)}"
+            ray.get(self._ledger.failed.remote(message))
+            if ray.get(self._ledger.has_ever_started.remote()):
+                # Others run: this is a matter of this node, and Ray starts the engine again.
+                os._exit(1)
+            return message
+        threading.Thread(target=self._serve, name="engine", daemon=True).start()
+        ray.get(self._ledger.started.remote(self._id, time.monotonic() - self._began))
+        return ""
+
+    # --- batches: called by Ray Data, in several threads --------------------------------------
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._failure:
+            raise EngineFailed(self._failure)
+        rows = batch.to_pylist()
+        num_deaths = ray.get(self._ledger.deaths.remote(self._key(rows)))
+        if num_deaths < DEATHS_BEFORE_ALONE:
+            with self._turns.together():
+                made = self._answer_inside(rows)
+        else:
+            with self._turns.alone():
+                made = self._answer_in_parts(rows, num_deaths - DEATHS_BEFORE_ALONE)
+        return tables.to_table(made, self._exchange.row_type)
+
+    def _key(self, rows: Sequence[dict[str, Any]]) -> str:
+        ids = "\n".join(row[self._exchange.id_column] for row in rows)
+        return hashlib.sha256(ids.encode()).hexdigest()
+
+    def _answer_inside(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer rows; the ledger knows that they, and no batch that waits, are in the engine."""
+        key = self._key(rows)
+        ray.get(self._ledger.begin.remote(self._id, key))
+        made = self._answer(rows)
+        ray.get(self._ledger.end.remote(self._id, key, replace(self._tally)))
+        return made
+
+    def _answer_in_parts(self, rows: list[dict[str, Any]], num_deaths: int) -> list[dict[str, Any]]:
+        """Answer rows with which engines have died: all at once, then in parts, to single rows."""
+        if not num_deaths:
+            return self._answer_inside(rows)
+        if len(rows) == 1:
+            return self._refuse(rows[0])
+        made = []
+        size = -(-len(rows) // NUM_PARTS)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            deaths_of_part = ray.get(self._ledger.deaths.remote(self._key(part)))
+            made += self._answer_in_parts(part, deaths_of_part)
+        return made
+
+    def _refuse(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """A row that has ended engines is not asked again."""
+        with self._tokenizing:
+            asked = ask(row, self._exchange, self._tokenizer)
+        generation = Generation("", Finish.ENGINE_ERROR, len(asked.request.prompt_ids))
+        return [self._exchange.to_row(row, generation)]
+
+    def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        exchange = self._exchange
+        waiting: list[tuple[dict[str, Any], Future[Generation]]] = []
+        for row in rows:
+            # One at a time: a tokenizer is not made for several threads.
+            with self._tokenizing:
+                asked = ask(row, exchange, self._tokenizer)
+            if asked.refusal is Finish.PROMPT_TOO_LONG and exchange.leave_long:
+                continue
+            answer: Future[Generation] = Future()
+            if asked.refusal:
+                num_prompt = len(asked.request.prompt_ids)
+                answer.set_result(Generation("", asked.refusal, num_prompt))
+            else:
+                self._inbox.put((asked.request, answer))
+            waiting.append((row | {"was_cut": asked.was_cut}, answer))
+        return [exchange.to_row(row, answer.result()) for row, answer in waiting]
+
+    # --- the engine's own thread --------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Feed and step the engine for ever; if it breaks, end the process, and Ray restarts it."""
+        try:
+            self._loop()
+        except Exception as error:  # an engine that has raised can answer no more
+            logger.exception("the engine has died")
+            ray.get(self._ledger.failed.remote(_one_line(error)))
+            os._exit(1)
+
+    def _loop(self) -> None:
+        answers: dict[str, Future[Generation]] = {}
+        for number in range(2**63):
+            began = time.monotonic()
+            if answers and self._inbox.empty():
+                self._step(answers)
+            else:
+                request, answer = self._inbox.get()
+                if not answers:
+                    self._tally.idle_seconds += time.monotonic() - began
+                    began = time.monotonic()
+                try:
+                    self._engine.add(str(number), request)
+                    answers[str(number)] = answer
+                except ValueError as error:
+                    logger.warning("the engine refuses a request: %s", error)
+                    num_prompt = len(request.prompt_ids)
+                    answer.set_result(Generation("", Finish.ENGINE_ERROR, num_prompt))
+            self._tally.busy_seconds += time.monotonic() - began
+
+    def _step(self, answers: dict[str, Future[Generation]]) -> None:
+        for key, generation in self._engine.step():
+            tally = self._tally
+            tally.num_rows += 1
+            tally.num_prompt_tokens += generation.num_prompt_tokens
+            tally.num_generated_tokens += generation.num_generated_tokens
+            tally.num_cached_tokens += generation.num_cached_tokens
+            answers.pop(key).set_result(generation)
+        self._num_steps += 1
+
+    # --- the beat -----------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Tell the watchdog, the ledger and the metrics every second how far the engine is."""
+        while True:
+            num_requests = self._engine.num_unfinished if self._engine is not None else 0
+            starting = self._engine is None
+            if not starting:
+                self._watchdog.tell(self._num_steps, num_requests)
+            elif time.monotonic() - self._began < self._placement.start_seconds:
+                self._watchdog.tell(0, 0)
+            now = replace(self._tally)
+            self._ledger.beat.remote(self._id, now, num_requests)
+            self._metrics.export(self._exported, now, num_requests)
+            self._exported = now
+            time.sleep(BEAT_SECONDS)
+
+
+class _Turns:
+    """Many batches share the engine, or one has it alone."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._num_together = 0
+        self._is_taken = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._is_taken)
+            self._num_together += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._num_together -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._is_taken)
+            self._is_taken = True
+            self._condition.wait_for(lambda: not self._num_together)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._is_taken = False
+                self._condition.notify_all()
+
+
+class _Metrics:
+    """What an engine does, for Ray's Prometheus endpoint, with the stage as a tag.
+
+    (https://docs.ray.io/en/latest/ray-observability/user-guides/add-app-metrics.html)
+    """
+
+    def __init__(self, stage: str) -> None:
+        tags = {"tag_keys": ("stage",)}
+        counter = partial(metrics.Counter, **tags)
+        self._counters = {
+            "num_rows": counter("humpback_rows", "Rows answered"),
+            "num_prompt_tokens": counter("humpback_prompt_tokens", "Tokens of prompts"),
+            "num_cached_tokens": counter(
+                "humpback_cached_prompt_tokens", "Tokens of prompts found in the prefix cache"
+            ),
+            "num_generated_tokens": counter("humpback_generated_tokens", "Tokens generated"),
+            "busy_seconds": counter("humpback_engine_busy_seconds", "Seconds with requests inside"),
+            "idle_seconds": counter("humpback_engine_idle_seconds", "Seconds without requests"),
+        }
+        self._requests = metrics.Gauge("humpback_requests", "Requests inside an engine", **tags)
+        for metric in [*self._counters.values(), self._requests]:
+            metric.set_default_tags({"stage": stage})
+
+    def export(self, before: Tally, now: Tally, num_requests: int) -> None:
+        for name, counter in self._counters.items():
+            if (more := getattr(now, name) - getattr(before, name)) > 0:
+                counter.inc(more)
+        self._requests.set(num_requests)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
