@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from humpback_ray import config, estimate, observe, storage
+from humpback_ray import config, estimate, measured, observe, storage
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -157,7 +157,10 @@ def plan(
             machines,
             rows,
         )
-        _print_estimates(loaded.name, estimates, machines, gpu_hour)
+        line = ""
+        if rows is None:
+            estimates, line = measured.measured_instead(loaded, folder, machines, estimates)
+        _print_estimates(loaded.name, estimates, machines, gpu_hour, line)
         return
     columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
     table = Table(*columns, title=f"{loaded.name} in {folder}")
@@ -181,6 +184,7 @@ def _print_estimates(
     estimates: list[estimate.StageEstimate],
     hardware: estimate.Hardware,
     price: float | None,
+    line: str,
 ) -> None:
     """Hours and money by stage; all GPUs are paid for as long as a stage runs."""
 
@@ -200,10 +204,64 @@ def _print_estimates(
     table.add_row("total", "", gpu_hours, f"{total:.2f}", money(total))
     console.print(table)
     lines = ["Estimated from published figures; CPU stages are not counted."]
+    lines += [line] if line else []
     if any(row.hours is None for row in estimates):
         lines.append("Not all stages fit: take more or larger GPUs. The total leaves them out.")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_explained
+def probe(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run with finished segments.")],
+    rows: Annotated[int, typer.Option(help="Segments to draw.")] = 256,
+    price: Annotated[str | None, typer.Option(help="Of one GPU, as 2.5/gpu-hour.")] = None,
+) -> None:
+    """Measure on this cluster what a run will take: a sample goes through its stages."""
+    from humpback_ray import probe as probing
+
+    gpu_hour = estimate.parse_price(price) if price is not None else None
+    report = probing.run(storage.absolute(run), rows, console)
+    _print_probe(report, gpu_hour)
+    console.print(
+        f"Written to {run}/{measured.RESULT}, which `humpback plan` reads. 95% is of sampling "
+        "alone; noise of the machines is not in it.",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _print_probe(report: measured.Report, gpu_hour: float | None) -> None:
+    """Time and money by stage, and what to know beside."""
+    table = Table(title=f"{report.recipe.name}, measured on {report.num_rows} of "
+                  f"{report.num_segments:,} segments")  # fmt: skip
+    for name in ("stage", "once", "rows or steps", "time", "95%", "money"):
+        if name != "money" or gpu_hour is not None:
+            table.add_column(name, no_wrap=name not in ("rows or steps", "95%"))
+
+    def add(name: str, stages: list[measured.Measured], *cells: str) -> None:
+        seconds = sum(stage.seconds for stage in stages)
+        low, high = (sum(stage.interval[at] for stage in stages) for at in (0, 1))
+        between = f"{observe.duration(low)} to {observe.duration(high)}" if low < high else ""
+        if all(stage.is_done for stage in stages):
+            between = "done"
+        row = [name, *cells, observe.duration(seconds), between]
+        if gpu_hour is not None:
+            row.append(f"{seconds / 3600 * report.num_gpus * gpu_hour:,.2f}")
+        table.add_row(*row)
+
+    for stage in report.stages:
+        units = f"{stage.num_units:,} x {stage.unit_seconds:.3g} s" if stage.unit else ""
+        add(stage.path, [stage], observe.duration(stage.fixed_seconds), units)
+    table.add_section()
+    add("the whole run", report.stages, "", "")
+    left = [stage for stage in report.stages if not stage.is_done]
+    add("still to do", left, "", "")
+    console.print(table)
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    if gpu_hour is not None and not report.num_gpus:
+        console.print("There is no GPU here to multiply the price with.", highlight=False)
 
 
 @app.command()

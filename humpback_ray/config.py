@@ -258,6 +258,7 @@ class ClusterPlacement(_Frozen):
 
     address: str | None = None
     local_cpus: PositiveInt = 8  # logical CPUs of the cluster started here
+    autoscaling: bool = False  # nodes come when engines ask for them: wait instead of refusing
 
 
 class EnginePlacement(_Frozen):
@@ -349,6 +350,16 @@ class Recipe(_Frozen):
     description: str = ""
     settings: Settings
     placement: Placement = Placement()
+
+    @model_validator(mode="after")
+    def _one_stream(self) -> Recipe:
+        policy, method = self.settings.long_prompts.policy, self.settings.rating.method
+        if self.placement.engine.one_stream and (policy == "route_long" or method == "mean"):
+            raise ValueError(
+                "placement.engine.one_stream asks about each candidate once, as it comes: it goes "
+                "neither with long_prompts.policy=route_long nor with rating.method=mean"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Recipe:

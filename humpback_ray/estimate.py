@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from humpback_ray import storage
-from humpback_ray.config import Recipe, ScratchBase, TrainingSettings
+from humpback_ray.config import Recipe, ScratchBase, SelectionSettings, TrainingSettings
 from humpback_ray.text.schedule import schedule
 
 GIB = 2**30
@@ -248,12 +248,8 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture | None:
     )  # fmt: skip
 
 
-def architecture_of(recipe: Recipe) -> Architecture:
-    """Architecture of a recipe's base model.
-
-    Raises:
-        ValueError: it is not known.
-    """
+def known_architecture(recipe: Recipe) -> Architecture | None:
+    """Architecture of a recipe's base model, or None."""
     base = recipe.settings.base
     if isinstance(base, ScratchBase):
         head_size = base.hidden_size // base.num_heads
@@ -261,13 +257,23 @@ def architecture_of(recipe: Recipe) -> Architecture:
             base.hidden_size, base.intermediate_size, base.num_layers, base.num_heads,
             base.num_heads, base.vocabulary_size, head_size,
         )  # fmt: skip
-    architecture = find_architecture(base.model)
+    return find_architecture(base.model)
+
+
+def architecture_of(recipe: Recipe) -> Architecture:
+    """Architecture of a recipe's base model.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    architecture = known_architecture(recipe)
     if architecture is None:
+        assert not isinstance(recipe.settings.base, ScratchBase)
+        model = recipe.settings.base.model
         raise ValueError(
-            f"the architecture of {base.model} is not known: an estimate needs a folder with "
+            f"the architecture of {model} is not known: an estimate needs a folder with the "
             "config.json of a dense model with SiLU-gated MLPs (LLaMA, Mistral, Qwen), or the hub "
-            "id of LLaMA 7B to 65B or Llama 2; download config.json and set settings.base.model "
-            "to its folder"
+            "id of LLaMA 7B to 65B or Llama 2; set settings.base.model to such a folder"
         )
     return architecture
 
@@ -636,7 +642,7 @@ class _Estimator:
         )
 
     def training(self, path: str) -> StageEstimate:
-        settings = self.training_settings(path)
+        settings = training_settings(self.recipe, path)
         num_examples, tokens = self.examples(path)
         batch_size, num_steps = schedule(num_examples, settings)
         checkpointing = self.recipe.placement.training.gradient_checkpointing
@@ -691,14 +697,6 @@ class _Estimator:
             RUBRIC_TOKENS,
         )
 
-    def training_settings(self, path: str) -> TrainingSettings:
-        settings = self.recipe.settings
-        if path == "backward/model":
-            return settings.backward_training
-        if path == "base/model" and isinstance(settings.base, ScratchBase):
-            return settings.base.training
-        return settings.forward_training
-
     def examples(self, path: str) -> tuple[int, float]:
         """Number of examples of a training, and their mean tokens."""
         base = self.recipe.settings.base
@@ -707,19 +705,30 @@ class _Estimator:
             return made or self.segments(), base.sequence_length
         num_seed = self.recipe.settings.seed.max_pairs or NUM_SEED_PAIRS
         num_seed = self.records.get("forward-0/examples", {}).get("num_rows", num_seed)
-        num_selected = 0
+        num_chosen = 0
         if path.startswith("iter-"):
-            num_selected = made - num_seed if made else self.selected()
-        characters = num_seed * SEED_CHARACTERS + num_selected * SELECTED_CHARACTERS
-        num_examples = num_seed + num_selected
+            selection = self.recipe.settings.selection
+            num_chosen = made - num_seed if made else num_selected(selection, self.segments())
+        characters = num_seed * SEED_CHARACTERS + num_chosen * SELECTED_CHARACTERS
+        num_examples = num_seed + num_chosen
         return num_examples, characters / num_examples / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
 
-    def selected(self) -> int:
-        """Pairs that self-curation takes; the paper's shares, of scores from 4.5 or from 4."""
-        selection = self.recipe.settings.selection
-        if selection.method == "best":
-            return min(selection.num_best, self.segments())
-        share = selection.share
-        if selection.method == "threshold":
-            share = next((s for k, s in SELECTED_SHARE.items() if selection.k >= k), 1.0)
-        return round(share * self.segments())
+
+def training_settings(recipe: Recipe, path: str) -> TrainingSettings:
+    """Settings of the training that a stage is."""
+    settings = recipe.settings
+    if path == "backward/model":
+        return settings.backward_training
+    if path == "base/model" and isinstance(settings.base, ScratchBase):
+        return settings.base.training
+    return settings.forward_training
+
+
+def num_selected(selection: SelectionSettings, num_segments: int) -> int:
+    """Pairs that self-curation takes; the paper's shares, of scores from 4.5 or from 4."""
+    if selection.method == "best":
+        return min(selection.num_best, num_segments)
+    share = selection.share
+    if selection.method == "threshold":
+        share = next((s for k, s in SELECTED_SHARE.items() if selection.k >= k), 1.0)
+    return round(share * num_segments)

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from humpback_ray import corpus, observe, storage
+from humpback_ray import corpus, estimate, observe, storage
 from humpback_ray.config import (
     PretrainedBase,
     Recipe,
@@ -30,6 +30,7 @@ from humpback_ray.config import (
     Settings,
     TrainingSettings,
 )
+from humpback_ray.engines import vllm_engine
 from humpback_ray.engines.request import Model
 from humpback_ray.records import Direction
 from humpback_ray.stages import augment, base, evaluate, examples, finetune, rate, seed, segments
@@ -382,7 +383,7 @@ VERSIONS = {
     "finetune": 1,
     "augment": 2,
     "rate": 2,
-    "curate": 1,
+    "curate": 2,
     "evaluate": 2,
 }
 
@@ -396,16 +397,18 @@ def run(
     console: Console,
     *,
     until: str | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run every stage that is not done, in order; returns the records of all of them by path.
 
     A finished stage is skipped, an unfinished one resumed, one that was made under other settings
-    refused.
+    refused. With `only`, the other stages are neither looked at nor run.
 
     Raises:
         ValueError: a mistake of the user's, said before anything of it is written.
     """
     stages = _up_to(stages_of(recipe, run_folder), until)
+    stages = [stage for stage in stages if only is None or stage.path in only]
     found = [stage.find(run_folder) for stage in stages]
     for stage, (state, begun) in zip(stages, found, strict=True):
         if state is State.CHANGED:
@@ -415,6 +418,7 @@ def run(
         storage.check_writable(run_folder)
         _start_attempt(recipe, run_folder)
         _join_cluster(recipe)
+        _check_engines_fit(recipe)
     return {
         stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
         for number, stage in enumerate(stages, start=1)
@@ -504,6 +508,30 @@ def _join_cluster(recipe: Recipe) -> None:
             logging_level="ERROR",
         )
     _quieten()
+
+
+def _check_engines_fit(recipe: Recipe) -> None:
+    """Say that the models are too large before hours of work and not when the first engine starts.
+
+    Raises:
+        ValueError: what is needed, what there is, and the settings that would make it fit.
+    """
+    placement, settings = recipe.placement.engine, recipe.settings
+    architecture = estimate.known_architecture(recipe)
+    memory = vllm_engine.device_memory(placement)
+    if architecture is None or memory is None:
+        return
+    estimate.check_engine_fits(
+        architecture,
+        dtype=settings.dtype,
+        context_length=settings.context_length,
+        tensor_parallel_size=placement.tensor_parallel_size,
+        pipeline_parallel_size=placement.pipeline_parallel_size,
+        gpu_memory_utilization=placement.gpu_memory_utilization
+        if placement.device == "gpu"
+        else 1.0,
+        gpu_memory=memory,
+    )
 
 
 def _quieten() -> None:

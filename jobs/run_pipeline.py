@@ -1,6 +1,6 @@
 """The whole pipeline as a Ray job; takes what `humpback run` takes.
 
-ray job submit --working-dir . -- python jobs/run_pipeline.py RECIPE --run URL
+ray job submit --runtime-env jobs/run_pipeline.yaml -- python jobs/run_pipeline.py RECIPE --run URL
 
 The run's folder must be one that every node sees.
 """

@@ -51,6 +51,7 @@ def ray_cluster():
     ray.init(
         address="local", num_cpus=8, include_dashboard=False, log_to_driver=False,
         logging_level="ERROR", object_store_memory=300 * 2**20,
+        _system_config={"metrics_report_interval_ms": 1000},
     )  # fmt: skip
     yield
     ray.shutdown()

@@ -138,3 +138,20 @@ def test_light_modules_load_no_heavy_library(module):
     ).stdout
     allowed = "[]" if module.endswith("config") else "['pyarrow']"
     assert output.strip() in ("[]", allowed)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["settings.long_prompts.policy=route_long"], "context_length belongs to policy=route"),
+        (["settings.long_prompts.context_length=4096"], "context_length belongs to policy=route"),
+        (
+            ["placement.engine.one_stream=true", "settings.rating.method=mean"],
+            "one_stream asks about each candidate once",
+        ),
+        (["placement.engine.min_engines=3"], "min_engines 3 is above max_engines 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides, line):
+    with pytest.raises(ValueError, match=line):
+        config.load_recipe("tiny", overrides)

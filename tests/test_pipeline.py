@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -228,6 +229,35 @@ def test_people_can_look_at_it(finished, arguments):
     assert "masked, no loss" in shown.stdout
     assert "Answer in the style of an AI Assistant." in shown.stdout
     assert "2 of 40 rows" in shown.stdout
+
+
+def test_a_probe_foretells_what_the_run_took(finished, tmp_path):
+    """From a sample, with the models that the run had before it generated.
+
+    A factor of two and not 25%, because tests share machines with other work: with nothing beside
+    it, compare `humpback probe RUN` after `humpback run tiny --run RUN --until segments` with the
+    seconds of the finished run.
+    """
+    later = shutil.ignore_patterns("iter-*", "candidates", "evaluation", "attempts")
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished, folder, ignore=later)
+    (folder / "_probe/candidates").mkdir(parents=True)  # a killed probe's
+    before = records(folder)
+    result = humpback("probe", str(folder), "--rows", "12")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert records(folder) == before
+    assert not (folder / "_probe").exists()
+
+    found = json.loads((folder / "probe.json").read_text())
+    assert found["num_rows"] == 12
+    stages, took = {stage["path"]: stage for stage in found["stages"]}, records(finished)
+    assert stages.keys() == took.keys()
+    assert all(stages[path]["is_done"] == (path in before) for path in stages)
+    assert stages["candidates"]["num_units"] == took["candidates"]["num_rows"]
+    assert stages["iter-2/model"]["num_units"] == took["iter-2/model"]["figures"]["num_steps"]
+    foretold = sum(stage["seconds"] for stage in stages.values() if not stage["is_done"])
+    needed = sum(record["seconds"] for path, record in took.items() if path not in before)
+    assert 0.5 < foretold / needed < 2
 
 
 def test_the_last_model_talks(finished):

@@ -44,7 +44,8 @@ class TrainingResult:
     num_examples: int  # trained on
     num_truncated: int  # of those, completions cut at max_length
     num_dropped: int  # prompts that left no room for a completion
-    num_target_tokens: int  # tokens that carry loss, over the set once
+    num_tokens: int  # of the set once, prompts included
+    num_target_tokens: int  # those of them that carry loss
     num_steps: int
     batch_size: int
     first_loss: float  # mean nats per target token of the first step's batch, before any update
@@ -85,8 +86,9 @@ def finetune(
         on_step: called with one record per step, in this process, on a thread of its own, while
             training runs: step, num_steps, loss (nats per target token of the global batch),
             learning_rate, gradient_norm (before clipping), tokens_per_second (prompts included),
-            epoch (passes over the examples so far). After a worker's restart the steps since the
-            last checkpoint come again, with the same numbers.
+            seconds, checkpoint_seconds (of the checkpoint before this step, mostly 0), epoch
+            (passes over the examples so far). After a worker's restart the steps since the last
+            checkpoint come again, with the same numbers but for the times.
         revision: of a hub id.
         trust_remote_code: run the code that comes with the base model.
         generation: entries for the exported generation_config.json.
@@ -130,6 +132,7 @@ def finetune(
         num_examples=tokenized.num_examples,
         num_truncated=num_truncated,
         num_dropped=num_dropped,
+        num_tokens=len(tokenized.ids),
         num_target_tokens=tokenized.num_target_tokens(),
         num_steps=num_steps,
         batch_size=batch_size,

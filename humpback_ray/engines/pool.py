@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import queue
+import re
 import socket
 import threading
 import time
@@ -27,7 +28,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.util import metrics, placement_group, remove_placement_group
+from ray.util import (
+    metrics,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     PlacementGroupSchedulingStrategy,
@@ -35,7 +41,7 @@ from ray.util.scheduling_strategies import (
 
 from humpback_ray import tables
 from humpback_ray.config import EnginePlacement
-from humpback_ray.engines import vllm_engine
+from humpback_ray.engines import room, vllm_engine
 from humpback_ray.engines.ledger import Engine, Ledger, Tally
 from humpback_ray.engines.request import Exchange, Generation, Request, ask, load_tokenizer
 from humpback_ray.engines.watchdog import Watchdog
@@ -62,6 +68,9 @@ class Pool:
         placement: how many engines, and where.
         name: of the stage, for metrics.
         serve: makes the engine: `vllm_engine.VLLMEngine`, or something with its four members.
+        autoscaling: nodes come when engines ask for them; otherwise only as many are asked for as
+            the cluster has room for.
+        num_pools: that share the cluster's room.
     """
 
     def __init__(
@@ -70,11 +79,19 @@ class Pool:
         placement: EnginePlacement,
         name: str,
         serve: Callable[..., Any] = vllm_engine.VLLMEngine,
+        *,
+        autoscaling: bool = False,
+        num_pools: int = 1,
     ) -> None:
         self._exchange, self._placement, self._name, self._serve = exchange, placement, name, serve
+        self._autoscaling, self._num_pools = autoscaling, num_pools
+        self.num_wanted = placement.max_engines  # engines that are asked for
         self._groups: list[Any] = []
+        self._stranded: dict[str, float] = {}  # placement groups by when they lost their node
 
     def __enter__(self) -> Pool:
+        if not self._autoscaling:
+            self.num_wanted = min(self.num_wanted, self._num_engines_that_fit())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._ledger = (
             ray.remote(Ledger)
@@ -111,12 +128,12 @@ class Pool:
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(
-                min_size=placement.min_engines,
-                max_size=placement.max_engines,
+                min_size=min(placement.min_engines, self.num_wanted),
+                max_size=self.num_wanted,
                 # All are asked for at once. Ray Data's own scaling adds an engine only when the
                 # cluster has its devices already, and an autoscaling cluster adds devices only when
                 # an engine asks for them (ray#59144).
-                initial_size=placement.max_engines,
+                initial_size=self.num_wanted,
                 max_concurrent_calls_per_actor=batches,
                 max_tasks_in_flight_per_actor=batches + 1,
                 enable_true_multi_threading=True,
@@ -149,10 +166,41 @@ class Pool:
             ),
         }
 
+    def _num_engines_that_fit(self) -> int:
+        bundles, across = vllm_engine.bundles(self._placement), self._placement.across_nodes
+        # An engine asked for without room for it would wait, and on CPUs keep the tasks that read
+        # and write from the last CPU.
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if fitting := room.num_engines(bundles, nodes, across) // self._num_pools:
+            return fitting
+        raise ValueError(
+            f"the cluster has no room for {self._num_pools} engine(s): each needs "
+            f"{room.describe(bundles, across)} and a CPU must be left for reading and writing; "
+            f"the cluster has {room.describe_nodes(nodes)}: add nodes, or set "
+            "placement.engine (device, tensor_parallel_size, accelerator_type, across_nodes, "
+            "one_stream) to what is there, or placement.cluster.autoscaling=true where nodes come "
+            "when they are asked for"
+        )
+
     @property
-    def num_wanted(self) -> int:
-        """Engines that are asked for."""
-        return self._placement.max_engines
+    def need(self) -> str:
+        """What one engine needs of the cluster, for people."""
+        return room.describe(vllm_engine.bundles(self._placement), self._placement.across_nodes)
+
+    def give_up_stranded(self) -> None:
+        """End engines that have lost their node and found no other for `stall_seconds`.
+
+        Their rows would wait for a node for ever; so the pass fails and goes on with the others.
+        """
+        groups = placement_group_table()
+        now = time.monotonic()
+        for group in self._groups:
+            if groups.get(group.id.hex(), {}).get("state") != "RESCHEDULING":
+                self._stranded.pop(group.id.hex(), None)
+            elif (
+                now - self._stranded.setdefault(group.id.hex(), now) > self._placement.stall_seconds
+            ):
+                remove_placement_group(group)
 
     def engines(self) -> list[Engine]:
         """Every engine that has begun, with what it has done."""
@@ -164,13 +212,11 @@ class Pool:
 
 
 def explain(error: BaseException) -> str | None:
-    """The line of an `EngineFailed` among an error's causes, or None."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, EngineFailed):
-            return str(cause)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
+    """The line of an `EngineFailed` that has ended a pass, or None."""
+    # Ray Data raises an error of its own in its place, and on the way to the driver the causes are
+    # lost: what is left is the text.
+    found = re.search(rf"{EngineFailed.__module__}\.{EngineFailed.__name__}: (.+)", str(error))
+    return found[1].strip() if found else None
 
 
 class EngineActor:
@@ -262,7 +308,7 @@ class EngineActor:
         with self._tokenizing:
             asked = ask(row, self._exchange, self._tokenizer)
         generation = Generation("", Finish.ENGINE_ERROR, len(asked.request.prompt_ids))
-        return [self._exchange.to_row(row, generation)]
+        return [self._exchange.to_row(row | {"was_cut": asked.was_cut}, generation)]
 
     def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         exchange = self._exchange

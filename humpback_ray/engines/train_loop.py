@@ -130,6 +130,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     engine, pad_token_id = build_engine(job, micro_size, num_workers)
     progress = load_latest_checkpoint(engine)
     delivery = None
+    saving = 0.0  # seconds of the checkpoint before this step
 
     for step in range(progress["step"] + 1, job.num_steps + 1):
         started = time.perf_counter()
@@ -160,6 +161,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         progress["last_loss"] = negative_log_likelihood.item() / num_target_tokens
         progress.setdefault("first_loss", progress["last_loss"])
         if rank == 0:
+            seconds = time.perf_counter() - started
             delivery = config["inbox"].put.remote(
                 {
                     "step": step,
@@ -167,15 +169,19 @@ def train(config: dict[str, Any]) -> dict[str, float]:
                     "loss": progress["last_loss"],
                     "learning_rate": rate,
                     "gradient_norm": float(engine.get_global_grad_norm() or norm),
-                    "tokens_per_second": examples.num_tokens(batch)
-                    / (time.perf_counter() - started),
+                    "tokens_per_second": examples.num_tokens(batch) / seconds,
+                    "seconds": seconds,
+                    "checkpoint_seconds": saving,
                     "epoch": step * job.batch_size / examples.num_examples,
                 }
             )
+        saving = 0.0
         if step % job.placement.checkpoint_every == 0 and step < job.num_steps:
             if delivery is not None:
                 ray.get(delivery)  # a step that a restart skips must have been seen by the driver
+            started = time.perf_counter()
             save_checkpoint(engine, job, rank, progress)
+            saving = time.perf_counter() - started
 
     if delivery is not None:
         ray.get(delivery)

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import nullcontext
 from typing import Any
+
+import ray
 
 from humpback_ray.config import EnginePlacement
 from humpback_ray.engines import vllm_plugin
-from humpback_ray.engines.models import local_folder
+from humpback_ray.engines.models import first_alone, local_folder
 from humpback_ray.engines.request import Generation, Model, Request, load_tokenizer
 from humpback_ray.records import Finish
+
+GPU_ANSWER_SECONDS = 60.0  # for a task on a GPU; a busy or starting cluster is not waited for
 
 
 def bundles(placement: EnginePlacement) -> list[dict[str, float]]:
@@ -80,6 +85,32 @@ def arguments(model: Model, placement: EnginePlacement) -> dict[str, Any]:
     return found
 
 
+def device_memory(placement: EnginePlacement) -> int | None:
+    """Bytes that one device of an engine has on the cluster at hand; None where none can be asked.
+
+    On CPUs, an engine's share of the smallest node's memory.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if placement.device == "cpu":
+        per_node = -(-placement.max_engines // max(len(nodes), 1))
+        return int(min(node.get("memory", 0) for node in nodes) / per_node) or None
+    if not any(node.get("GPU", 0) >= 1 for node in nodes):
+        return None
+    kind = placement.accelerator_type
+    resources = {f"accelerator_type:{kind}": 0.001} if kind else {}
+    task = ray.remote(_gpu_memory).options(num_gpus=1, resources=resources)
+    ready, _ = ray.wait([found := task.remote()], timeout=GPU_ANSWER_SECONDS)
+    return ray.get(found) if ready else None
+
+
+def _gpu_memory() -> int | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 class VLLMEngine:
     """Takes requests at any time and gives whole answers back, in the order they are finished."""
 
@@ -87,7 +118,11 @@ class VLLMEngine:
         from vllm import EngineArgs, LLMEngine
 
         self._tokenizer = load_tokenizer(model)
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments(model, placement)))
+        engine_arguments = EngineArgs(**arguments(model, placement))
+        # Engines of one node compile the same model into the same cache.
+        turn = nullcontext() if placement.enforce_eager else first_alone(repr(engine_arguments))
+        with turn:
+            self._engine = LLMEngine.from_engine_args(engine_arguments)
         self._score_from: dict[str, tuple[int, list[int]]] = {}
 
     def add(self, key: str, request: Request) -> None:

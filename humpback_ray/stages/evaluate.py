@@ -48,7 +48,7 @@ def run(
         to_request=partial(to_request, tags=tags, sampling=sampling, random_seed=random_seed),
         to_row=to_evaluated,
     )
-    run_pass(
+    engines = run_pass(
         context,
         Pass(
             "evaluate",
@@ -75,7 +75,7 @@ def run(
         ],
     )
     outcomes = tables.count_values(context.path("rows"), "finish")
-    return Result(outcomes.total(), outcomes, _figures(rows))
+    return Result(outcomes.total(), outcomes, {**_figures(rows), **engines})
 
 
 def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:

@@ -50,11 +50,18 @@ class Pass:
     serve: Callable[..., Any] = VLLMEngine
     endpoint: Callable[[Placement], Endpoint] | None = None  # answers in place of our engines
 
-    def pool(self, placement: Placement) -> Pool | Endpoint:
-        """What answers the rows."""
+    def pool(self, placement: Placement, num_pools: int = 1) -> Pool | Endpoint:
+        """What answers the rows; `num_pools` share the cluster."""
         if self.endpoint is not None:
             return self.endpoint(placement)
-        return Pool(self.exchange, placement.engine, self.name, self.serve)
+        return Pool(
+            self.exchange,
+            placement.engine,
+            self.name,
+            self.serve,
+            autoscaling=placement.cluster.autoscaling,
+            num_pools=num_pools,
+        )
 
     def exchanges(self) -> list[Exchange]:
         """What to ask first, and what for the rows that this leaves out."""
@@ -128,7 +135,7 @@ def _stream(context: Context, works: list[Pass], found: list[Standing], report: 
     """Send the rows that are not saved yet through the engines of each pass."""
     placement = context.placement.engine
     with ExitStack() as stack:
-        pools: list[Pool | Endpoint] = [work.pool(context.placement) for work in works]
+        pools: list[Pool | Endpoint] = [work.pool(context.placement, len(works)) for work in works]
         for pool in pools:
             stack.enter_context(pool)
         answered: ray.data.Dataset | None = None
@@ -254,15 +261,20 @@ class _Progress:
         self.before_tail = Tally()
 
     def poll(self) -> None:
+        for pool in self._pools:
+            if isinstance(pool, Pool):
+                pool.give_up_stranded()
         engines = [engine for pool in self._pools for engine in pool.engines()]
         tally, num_running = total(engines), sum(engine.is_running for engine in engines)
         if self._num_wanted - self.num_saved > TAIL_SHARE * self._num_to_do:
             self.before_tail = tally
         if not tally.num_rows and self._num_engines:
             on_cpu = self._context.placement.engine.device == "cpu"
+            waiting = "" if engines else self._waiting()
             self._context.progress.say(
-                f"{num_running} of {self._num_engines} engines started for {self._num_to_do} rows",
-                CPU_ENGINE_START_SECONDS if on_cpu else None,
+                f"{num_running} of {self._num_engines} engines started for {self._num_to_do} rows"
+                + waiting,
+                CPU_ENGINE_START_SECONDS if on_cpu and engines else None,
             )
             return
         rates = self._rates(tally)
@@ -283,6 +295,11 @@ class _Progress:
                 engines_wanted=self._num_engines,
                 **rates,
             )
+
+    def _waiting(self) -> str:
+        """What the cluster must have room for before an engine can begin."""
+        needs = {pool.need for pool in self._pools if isinstance(pool, Pool)}
+        return f"; waiting for a place with {' and '.join(sorted(needs))}"
 
     def _rates(self, tally: Tally) -> dict[str, float]:
         """Per second since the last line of metrics."""
@@ -326,6 +343,7 @@ class _Report:
                 "num_restarts": self._num_deaths,
                 "longest_start_seconds": round(start, 1),
                 "idle_share_before_tail": round(self._before_tail.idle_share, 4),
+                "busy_seconds": round(done.busy_seconds, 2),
                 "generated_tokens_per_busy_second": round(
                     done.num_generated_tokens / done.busy_seconds, 1
                 )

@@ -384,6 +384,7 @@ def test_workers_train_as_one_plain_process(
         num_examples=25,
         num_truncated=1,
         num_dropped=1,
+        num_tokens=result.num_tokens,
         num_target_tokens=result.num_target_tokens,
         num_steps=10,
         batch_size=8,

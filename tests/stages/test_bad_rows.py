@@ -52,9 +52,7 @@ def test_poisoned_rows_come_out_with_their_outcome_and_harm_nobody(tmp_path, mod
         segments[number * 29 + 3] = segment(number * 29 + 3, text)
         expected[f"segment-{number * 29 + 3:04}"] = finish
     counter = tmp_path / "counter"
-    result = augmented(
-        tmp_path, segments, model_folder, script="poisoned", counter=str(counter)
-    )
+    result = augmented(tmp_path, segments, model_folder, script="poisoned", counter=str(counter))
     assert {name: row.finish for name, row in rows_of(tmp_path).items()} == expected
     assert result.num_rows == 300
     # Two rows end engines, each as often as it takes to find it; what was inside is done again.
@@ -62,3 +60,79 @@ def test_poisoned_rows_come_out_with_their_outcome_and_harm_nobody(tmp_path, mod
     num_answered = len(counter.read_bytes())
     in_flight = num_restarts(result) * ROWS_PER_BATCH * NUM_CONCURRENT
     assert num_answered <= 1.05 * 300 + in_flight
+
+
+def test_a_long_prompt_is_dropped_by_default(tmp_path, model_folder):
+    segments = [segment(0, "A text."), segment(1, LONG)]
+    augmented(tmp_path, segments, model_folder)
+    dropped = rows_of(tmp_path)["segment-0001"]
+    assert (dropped.finish, dropped.instruction) == (Finish.PROMPT_TOO_LONG, "")
+    assert dropped.response == LONG
+    assert dropped.num_prompt_tokens > 1024
+
+
+def test_a_long_response_is_cut_for_the_engine_marked_and_kept_whole(tmp_path, model_folder):
+    segments = [segment(0, "A text."), segment(1, LONG)]
+    policy = LongPromptSettings(policy="truncate_response")
+    augmented(tmp_path, segments, model_folder, long_prompts=policy)
+    rows = rows_of(tmp_path)
+    assert [rows[f"segment-000{n}"].was_cut for n in range(2)] == [False, True]
+    cut = rows["segment-0001"]
+    assert cut.finish is Finish.STOP
+    assert cut.response == LONG
+    assert 512 < cut.num_prompt_tokens <= 1024 - 32  # the answer's 32 tokens have their place
+
+
+def test_long_prompts_are_asked_of_an_engine_with_more_context(tmp_path, model_folder):
+    segments = [segment(0, "A text."), segment(1, LONG), segment(2, LONG * 5)]
+    policy = LongPromptSettings(policy="route_long", context_length=8192)
+    augmented(tmp_path, segments, model_folder, long_prompts=policy)
+    rows = rows_of(tmp_path)
+    assert [rows[f"segment-000{n}"].finish for n in range(3)] == [
+        Finish.STOP, Finish.STOP, Finish.PROMPT_TOO_LONG
+    ]  # fmt: skip
+    assert 1024 < rows["segment-0001"].num_prompt_tokens < 8192
+    assert not any(row.was_cut for row in rows.values())
+
+
+def test_every_segment_has_as_many_candidates_as_asked_and_repeated_rows_are_dropped(
+    tmp_path, model_folder
+):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(40)]
+    counter = tmp_path / "counter"
+    script = {"num_candidates": 3, "script": "answer", "counter": str(counter)}
+    result = augmented(tmp_path, segments, model_folder, **script)
+    folder = tmp_path / "candidates" / "rows"
+    wanted = {f"{each.segment_id}-{number}" for each in segments for number in range(3)}
+    rows = tables.read_rows(str(folder), Candidate)
+    assert {row.candidate_id for row in rows} == wanted
+    assert result.num_rows == len(rows) == len(counter.read_bytes()) == 120
+    assert len({row.instruction for row in rows if row.segment_id == "segment-0003"}) > 1
+
+    # A copy, as a batch of another size would leave one, and a file that is gone.
+    first, second, *_ = sorted(folder.glob("*.parquet"))
+    shutil.copy(first, folder / "part-copy.parquet")
+    num_gone = tables.read_table(str(folder)).num_rows
+    second.unlink()
+    num_gone -= tables.read_table(str(folder)).num_rows
+    counter.write_bytes(b"")
+    assert augmented(tmp_path, segments, model_folder, **script).num_rows == 120
+    assert {row.candidate_id for row in tables.read_rows(str(folder), Candidate)} == wanted
+    assert tables.assert_unique(str(folder), "candidate_id") == 120
+    assert len(counter.read_bytes()) == num_gone
+
+
+def test_an_engine_that_cannot_start_says_so_once(tmp_path, model_folder):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
+    with pytest.raises(ValueError, match="the engine cannot start on .*device is too old") as error:
+        augmented(tmp_path, segments, model_folder, script="no_start")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "candidates" / "rows").exists()
+
+
+def test_engines_that_always_die_are_given_up(tmp_path, model_folder):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
+    engine = {"max_restarts": 2}
+    with pytest.raises(ValueError, match="died 3 times .*illegal memory access") as error:
+        augmented(tmp_path, segments, model_folder, script="dies", engine=engine)
+    assert "\n" not in str(error.value)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from rich.console import Console
 
 from humpback_ray import observe, tables
@@ -43,7 +45,7 @@ def segment(number: int, text: str) -> Segment:
 
 def context(folder: Path, rows_per_batch: int = 16, **engine) -> Context:
     engine = EnginePlacement(
-        device="cpu", rows_per_batch=rows_per_batch, **{"max_concurrent_batches": 2, **engine}
+        rows_per_batch=rows_per_batch, **{"device": "cpu", "max_concurrent_batches": 2, **engine}
     )
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     return Context(
@@ -159,6 +161,83 @@ def test_the_mean_of_samples_has_one_row_a_pair_and_keeps_the_samples(tmp_path, 
     for row in tables.read_rows(f"{tmp_path}/rated/rows", RatedPair):
         assert row.score == pytest.approx(sum(by_pair[row.candidate_id]) / 3)
     assert len({tuple(scores) for scores in by_pair.values()}) > 3
+
+
+def one_stream(folder: Path, model: str, num_segments: int, counter: Path):
+    """Augmentation with the first rating at the same time, by scripted engines."""
+    segments = [segment(n, f"A text about topic {n}.") for n in range(num_segments)]
+    tables.write_rows(str(folder / "segments"), segments, Segment)
+    served = Model(model, 2048, "float32")
+    script = {"counter": str(counter), "seconds_per_row": 0.2}
+    work = augment.candidates_of(
+        str(folder / "segments"), target=str(folder / "candidates" / "rows"),
+        backward_model=served, tag="A tag.", sampling=SamplingSettings(max_tokens=32),
+        num_candidates=2, long_prompts=LongPromptSettings(), random_seed=0,
+        serve=partial(ScriptedEngine, **script),
+    )  # fmt: skip
+    rating = rate.ratings_of(
+        work.target, target=str(folder / "rated" / "rows"), rater=served,
+        template=prompts.RATING_TEMPLATE.template, settings=RatingSettings(),
+        long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
+        serve=partial(ScriptedEngine, script="grades", **script),
+    )  # fmt: skip
+    where = context(folder / "candidates", one_stream=True, max_num_seqs=8)
+    begun: list[str] = []
+    result = augment.run(where, work=work, rating=rating, begin_rating=lambda: begun.append("x"))
+    assert begun == ["x"]
+    return result, rating
+
+
+def test_one_stream_writes_both_tables_and_resumes_each(tmp_path, model_folder):
+    counter = tmp_path / "counter"
+    result, rating = one_stream(tmp_path, model_folder, 60, counter)
+    assert result.outcomes == {"stop": 120}
+    assert len(counter.read_bytes()) == 240
+    folders = [tmp_path / "candidates" / "rows", tmp_path / "rated" / "rows"]
+    candidates = tables.read_rows(str(folders[0]), Candidate)
+    pairs = tables.read_rows(str(folders[1]), RatedPair)
+    assert [pair.candidate_id for pair in pairs] == [row.candidate_id for row in candidates]
+    assert {pair.instruction for pair in pairs} == {row.instruction for row in candidates}
+    # Rows were rated while others still waited for their instruction.
+    times = [[file.stat().st_mtime for file in folder.glob("*.parquet")] for folder in folders]
+    assert min(times[1]) < max(times[0])
+
+    # As after a kill: a file is missing in each, and candidates are there that nobody has rated.
+    lost = [sorted(folder.glob("*.parquet"))[0] for folder in folders]
+    num_lost = [tables.read_table(str(folder)).num_rows for folder in folders]
+    for file in lost:
+        file.unlink()
+    num_left = [tables.num_rows(str(folder)) for folder in folders]
+    counter.write_bytes(b"")
+    one_stream(tmp_path, model_folder, 60, counter)
+    asked_again = sum(num_lost) - sum(num_left)
+    assert asked_again <= len(counter.read_bytes()) <= asked_again + 16
+    assert [tables.num_rows(str(folder)) for folder in folders] == [120, 120]
+    rated_after = rate.run(context(tmp_path / "rated"), work=rating, settings=RatingSettings())
+    assert rated_after.outcomes == {"scored": 120}
+    assert len(counter.read_bytes()) <= asked_again + 16
+
+
+def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folder):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
+    found: set[str] = set()
+
+    def look() -> None:
+        (node,) = ray.nodes()
+        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        found.update(line for line in lines if 'stage="augment"' in line)
+
+    with observe.polling(look):
+        augmented(tmp_path, segments, model_folder, seconds_per_row=2.0, engine={"max_num_seqs": 8})
+    names = {line.partition("{")[0] for line in found}
+    assert names >= {"ray_humpback_rows_total", "ray_humpback_prompt_tokens_total",
+                     "ray_humpback_generated_tokens_total", "ray_humpback_requests"}  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "candidates/metrics.jsonl").open()]
+    assert lines[-1]["engines_running"] == lines[-1]["engines_wanted"] == 1
+    assert 0 < lines[-1]["rows"] <= lines[-1]["of"] == 60
+    assert lines[-1]["generated_tokens_per_second"] > 0
 
 
 def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(

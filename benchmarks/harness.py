@@ -1,0 +1,198 @@
+"""What every benchmark does: sides measured in turns, medians, a table, one last line, a JSON file.
+
+A side that needs its own process gets one (`Side`): vLLM and Ray read environment variables when
+they are imported, and a fresh process leaves nothing behind for the other side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from humpback_ray import observe
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+console = Console(highlight=False)
+
+
+@dataclass
+class Comparison:
+    """Two or more sides with their runs, and the ratio of two of them that a goal is about."""
+
+    name: str
+    unit: str
+    over: str  # the side whose median is divided
+    under: str  # by the one of this side
+    goal: float
+    at_most: bool = False  # the goal is an upper bound
+    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, side: str, **figures: Any) -> None:
+        """One run of a side; `figures["value"]` is what is compared."""
+        self.runs.setdefault(side, []).append(figures)
+        shown = ", ".join(f"{key} {_short(value)}" for key, value in figures.items())
+        console.print(f"  {self.name} · {side}: {shown}", soft_wrap=True)
+
+    def median(self, side: str) -> float:
+        return statistics.median(run["value"] for run in self.runs[side])
+
+    @property
+    def ratio(self) -> float:
+        return self.median(self.over) / self.median(self.under)
+
+    @property
+    def line(self) -> str:
+        """`ratio: X (goal Y)`."""
+        bound = "at most " if self.at_most else ""
+        return f"ratio: {self.ratio:.3f} (goal {bound}{self.goal:g})"
+
+    def table(self) -> Table:
+        table = Table("side", self.unit, "lowest", "highest", "runs", title=self.name)
+        for side, runs in self.runs.items():
+            values = [run["value"] for run in runs]
+            figures = (self.median(side), min(values), max(values))
+            table.add_row(side, *(f"{value:,.4g}" for value in figures), str(len(runs)))
+        return table
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with `--json`."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--json", metavar="FILE", help="write every figure to this file")
+    return parser
+
+
+def finish(comparisons: list[Comparison], json_file: str | None, **more: Any) -> None:
+    """Print the tables and, last, the ratio of the last comparison; write the JSON file."""
+    for comparison in comparisons:
+        console.print(comparison.table())
+    for comparison in comparisons:
+        console.print(f"{comparison.name}: {comparison.line}")
+    if json_file:
+        provenance = observe.provenance()
+        content = {
+            "name": Path(sys.argv[0]).stem,
+            "command": " ".join(["python", *sys.orig_argv[1:]]),
+            "machine": provenance["machine"],
+            "versions": provenance["versions"],
+            "commit": provenance["commit"],
+            "finished_at": provenance["finished_at"],
+            "comparisons": [
+                asdict(comparison)
+                | {"median": {side: comparison.median(side) for side in comparison.runs}}
+                | {"ratio": round(comparison.ratio, 4)}
+                for comparison in comparisons
+            ],
+            **more,
+        }
+        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+        Path(json_file).write_text(json.dumps(content, indent=1) + "\n")
+    console.print(comparisons[-1].line)
+
+
+class Side:
+    """A generator function in a process of its own, asked for one value after the other.
+
+    Its first value says that it is ready: start and warm-up come before it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Iterator[Any]],
+        *arguments: Any,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=_answer, args=(child, function, arguments))
+        with variables(QUIET | dict(environment or {})):
+            self._process.start()
+        child.close()
+        self.pid = self._process.pid
+
+    def next(self) -> Any:
+        """The function's next value.
+
+        Raises:
+            EOFError: its process has ended.
+        """
+        self._pipe.send(None)
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join(60)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _answer(pipe: Any, function: Callable[..., Iterator[Any]], arguments: tuple[Any, ...]) -> None:
+    values = function(*arguments)
+    try:
+        while True:
+            pipe.recv()
+            pipe.send(next(values))
+    except EOFError:
+        values.close()
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the processes that are started inside."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for models and rows, deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="humpback-benchmark-") as folder:
+        yield Path(folder)
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a call took, and what it gave back."""
+    began = time.perf_counter()
+    value = function()
+    return time.perf_counter() - began, value
+
+
+def peak_memory(pid: int | str = "self") -> float:
+    """Highest resident memory of a process so far, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def _short(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

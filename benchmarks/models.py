@@ -1,0 +1,44 @@
+"""LLaMAs of random weights in two sizes, with a tokenizer trained on installed READMEs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from humpback_ray.config import CorpusSettings, ScratchBase, TrainingSettings
+from humpback_ray.corpus import list_files, read_documents
+from humpback_ray.engines.request import Model
+
+CONTEXT_LENGTH = 2048
+# Hidden size, size between the two matrices of a layer, layers, heads, arithmetic.
+SHAPES = {
+    "5M": (256, 704, 4, 4, "float32"),  # the tiny recipe's
+    "63M": (768, 2048, 8, 12, "bfloat16"),
+}
+
+
+def texts() -> list[str]:
+    """The READMEs of the installed packages: real text that every machine with this has."""
+    settings = CorpusSettings(path="installed-packages")
+    return [
+        document.content
+        for file in list_files(settings.path)
+        for document in read_documents(file, settings)
+        if getattr(document, "content", "").strip()
+    ]
+
+
+def create(size: str, folder: Path) -> Model:
+    """A model of a size in a folder, as the engines serve it."""
+    from humpback_ray.engines import scratch_model
+
+    hidden, intermediate, layers, heads, dtype = SHAPES[size]
+    settings = ScratchBase(
+        kind="scratch", vocabulary_size=4096, hidden_size=hidden,
+        intermediate_size=intermediate, num_layers=layers, num_heads=heads,
+        training=TrainingSettings(),
+    )  # fmt: skip
+    output = str(folder / size)
+    scratch_model.create(
+        texts(), settings, context_length=CONTEXT_LENGTH, random_seed=0, output=output
+    )
+    return Model(output, CONTEXT_LENGTH, dtype)

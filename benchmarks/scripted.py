@@ -1,0 +1,82 @@
+"""An engine without a model: every answer comes after a latency, many at a time.
+
+It takes the place of `VLLMEngine` in the real pool, so what is measured is everything else: reading,
+batches, prompts, tokenization, outcomes, writing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+import time
+from collections import deque
+
+from humpback_ray.config import EnginePlacement
+from humpback_ray.engines.request import Generation, Model, Request
+from humpback_ray.records import Finish
+
+INSTRUCTION = (
+    "Write a short guide for somebody who has installed the package {number} minutes ago and "
+    "wants to know what to configure first, with one example for each step."
+)
+
+
+class LatencyEngine:
+    """Answers each request `seconds` after it has got one of the engine's places.
+
+    Args:
+        seconds: median latency of a request.
+        sigma: of the logarithm of the latencies; 0: all take `seconds`.
+        speed: the latencies are divided by it.
+    """
+
+    def __init__(
+        self, model: Model, placement: EnginePlacement, *, seconds: float, sigma: float = 0.0
+    ) -> None:
+        self._seconds, self._sigma = seconds, sigma
+        self._num_free = placement.max_num_seqs or 256
+        self._waiting: deque[tuple[str, Request]] = deque()
+        self._running: list[tuple[float, str, Request]] = []
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    def add(self, key: str, request: Request) -> None:
+        self._waiting.append((key, request))
+        self._begin(time.monotonic())
+
+    def step(self) -> list[tuple[str, Generation]]:
+        due = self._running[0][0]
+        time.sleep(max(min(due - time.monotonic(), 0.02), 0.0))
+        now = time.monotonic()
+        done = []
+        while self._running and self._running[0][0] <= now:
+            _, key, request = heapq.heappop(self._running)
+            done.append((key, _answer(request)))
+        self._num_free += len(done)
+        self._begin(now)
+        return done
+
+    def _begin(self, now: float) -> None:
+        while self._waiting and self._num_free:
+            key, request = self._waiting.popleft()
+            heapq.heappush(self._running, (now + self._latency(request), key, request))
+            self._num_free -= 1
+
+    def _latency(self, request: Request) -> float:
+        if not self._sigma:
+            return self._seconds
+        # The same for a row in every run and on every engine.
+        return self._seconds * math.exp(random.Random(request.seed).gauss(0.0, self._sigma))
+
+
+def _answer(request: Request) -> Generation:
+    num_prompt = len(request.prompt_ids)
+    if request.wanted_ids:
+        number = sum(request.prompt_ids)
+        wanted = tuple(-((number + at) % 5) / 2 for at in range(len(request.wanted_ids)))
+        return Generation("", Finish.LENGTH, num_prompt, 1, 0, wanted)
+    text = INSTRUCTION.format(number=request.seed % 1000)
+    return Generation(text, Finish.STOP, num_prompt, 30)

@@ -1,0 +1,26 @@
+"""Our engine, warmed up before the pool sees it, so that a benchmark can leave its start out."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from humpback_ray.config import EnginePlacement
+from humpback_ray.engines.request import Model, Request
+from humpback_ray.engines.vllm_engine import VLLMEngine
+
+
+class WarmEngine(VLLMEngine):
+    """Answers some requests of its own first, then writes the time and its processor seconds."""
+
+    def __init__(
+        self, model: Model, placement: EnginePlacement, *, warm_up: list[Request], ready_file: str
+    ) -> None:
+        super().__init__(model, placement)
+        for number, request in enumerate(warm_up):
+            self.add(f"warm-up-{number}", request)
+        while self.num_unfinished:
+            self.step()
+        # The time of the clock that all processes of a machine share.
+        Path(ready_file).write_text(json.dumps([time.monotonic(), time.process_time()]))

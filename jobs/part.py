@@ -1,0 +1,80 @@
+"""What the jobs that run a part of the method share; it is not submitted itself.
+
+A job runs its own kinds of stages, in the order of the method, up to the first stage of another
+job that is not done. So the parts of a whole run are: prepare, finetune, augment, then rate and
+finetune for each iteration, evaluate. Each may be submitted again at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from humpback_ray import cli, config
+
+if TYPE_CHECKING:
+    from humpback_ray.stages.stage import Stage
+
+KINDS = {
+    "prepare": ("seed", "segments"),
+    "finetune": ("base-initial", "base-examples", "seed-examples", "curate", "finetune"),
+    "augment": ("augment",),
+    "rate": ("rate",),
+    "evaluate": ("evaluate",),
+}
+JOB_OF = {kind: job for job, kinds in KINDS.items() for kind in kinds}
+
+
+def main(job: str, description: str | None) -> None:
+    """Run a job's stages from the command line, with the exit codes of `humpback`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=description)
+    @cli._explained
+    def command(
+        recipe: cli.RecipeArgument, run: cli.RunOption = None, set: cli.SetOption = None
+    ) -> None:
+        run_part(job, config.load_recipe(recipe, set), run)
+
+    app()
+
+
+def run_part(job: str, recipe: config.Recipe, run: str | None) -> None:
+    """Run the job's stages that can run now, and say what the others wait for.
+
+    Raises:
+        ValueError: none can, because stages of other jobs come first.
+    """
+    from humpback_ray import pipeline
+
+    folder = cli._run_folder(run, recipe)
+    ready, waiting = plan_part(job, pipeline.stages_of(recipe, folder), folder)
+    if not ready:
+        raise ValueError(waiting)
+    pipeline.run(recipe, folder, cli.console, only=ready)
+    if waiting:
+        cli.console.print(waiting, markup=False, highlight=False, soft_wrap=True)
+
+
+def plan_part(job: str, stages: Sequence[Stage], folder: str) -> tuple[list[str], str]:
+    """Paths of the job's stages before the first unfinished one of another job, and a line that
+    says what the job's next stage waits for (empty when the job has no further stage)."""
+    from humpback_ray.stages.stage import State
+
+    ready: list[str] = []
+    missing: dict[str, list[str]] = {}
+    for stage in stages:
+        owner = JOB_OF[stage.kind]
+        if owner != job:
+            state, _ = stage.find(folder)
+            if state is not State.DONE:
+                note = " (made under other settings)" if state is State.CHANGED else ""
+                missing.setdefault(owner, []).append(stage.path + note)
+        elif missing:
+            earlier = "; ".join(f"jobs/{job}.py: {', '.join(m)}" for job, m in missing.items())
+            return ready, f"{stage.path} waits for {earlier}"
+        else:
+            ready.append(stage.path)
+    return ready, ""

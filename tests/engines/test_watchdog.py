@@ -1,0 +1,120 @@
+"""Engines that hang are ended with all that they have started; others are left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+# What it is told to do, an engine with a child does for as long as it lives.
+ENGINE = """
+import subprocess, sys, time
+from humpback_ray.engines.watchdog import Watchdog
+how, seconds = sys.argv[1], float(sys.argv[2])
+watchdog = Watchdog(seconds)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, watchdog._process.pid, flush=True)
+
+def where_the_engine_hangs():
+    for number in range(10**6):
+        watchdog.tell(number if how == "steps" else 7, 0 if how == "idle" else 3)
+        print("told", flush=True)
+        time.sleep(0.1)
+
+where_the_engine_hangs()
+"""
+
+
+class Engine:
+    """A process with a watchdog and a child of its own."""
+
+    def __init__(self, folder: Path, how: str, seconds: float) -> None:
+        self.errors = folder / "errors"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ENGINE, how, str(seconds)],
+            cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=self.errors.open("wb"),
+            text=True,
+        )  # fmt: skip
+        self.family = [psutil.Process(int(pid)) for pid in self._line().split()]
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def tells(self, times: int) -> None:
+        """Return when the engine has told its watchdog so often."""
+        for _ in range(times):
+            assert self._line() == "told\n"
+
+    def is_ended(self) -> None:
+        """The engine was killed, and neither its child nor its watchdog has stayed behind."""
+        assert self.process.wait(timeout=120) == -signal.SIGKILL
+        _, left = psutil.wait_procs(self.family, timeout=60)
+        assert not left
+
+    def close(self) -> None:
+        for process in [self.process, *self.family]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+
+
+@pytest.fixture
+def engine(tmp_path):
+    made = []
+
+    def make(how: str, seconds: float) -> Engine:
+        made.append(Engine(tmp_path, how, seconds))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_an_engine_that_holds_requests_and_does_not_step_is_ended(engine):
+    hanging = engine("hangs", 1.0)
+    hanging.is_ended()
+    errors = hanging.errors.read_text()
+    assert "no step for" in errors
+    assert "where_the_engine_hangs" in errors
+
+
+def test_a_stopped_engine_is_ended_and_writes_its_stacks(engine):
+    stopped = engine("steps", 3.0)
+    stopped.tells(5)
+    stopped.process.send_signal(signal.SIGSTOP)
+    stopped.is_ended()
+    assert "where_the_engine_hangs" in stopped.errors.read_text()
+
+
+@pytest.mark.parametrize("how", ["steps", "idle"])
+def test_an_engine_that_steps_or_has_nothing_to_do_is_left_alone(engine, how):
+    working = engine(how, 4.0)
+    began = time.monotonic()
+    while time.monotonic() - began < 9:
+        working.tells(1)
+    assert not working.errors.read_text()
+
+
+def test_a_watchdog_that_was_killed_is_replaced(engine):
+    watched = engine("hangs", 6.0)
+    watched.tells(1)
+    watched.family[1].kill()
+    watched.is_ended()
+    assert "no step for" in watched.errors.read_text()
+
+
+def test_the_watchdog_ends_with_its_engine(engine):
+    killed = engine("steps", 300.0)
+    killed.tells(1)
+    killed.process.kill()
+    psutil.wait_procs(killed.family[1:], timeout=60)
+    assert not killed.family[1].is_running()

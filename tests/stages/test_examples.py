@@ -1,0 +1,55 @@
+"""Which rated pairs a model is finetuned on, from tables on disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from humpback_ray import tables
+from humpback_ray.config import PromptSettings, SelectionSettings
+from humpback_ray.records import Origin, RatedPair, RatingOutcome, SeedPair, TrainingExample
+from humpback_ray.stages import examples
+from tests.stages.test_generation_stages import context
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+def pair(segment: int, candidate: int, score: float | None) -> RatedPair:
+    outcome = RatingOutcome.EMPTY if score is None else RatingOutcome.SCORED
+    name = f"s{segment}-{candidate}"
+    return RatedPair(
+        name, f"s{segment}", f"x of {name}", f"y of s{segment}", score, None, outcome, "", False,
+        9, 0, 1,
+    )  # fmt: skip
+
+
+def test_only_the_best_candidate_of_a_segment_is_selected(tmp_path):
+    pairs = [pair(1, 0, 4.6), pair(1, 1, 4.9), pair(1, 2, None)]
+    pairs += [pair(2, 0, 5.0), pair(2, 1, 5.0), pair(3, 0, 4.4), pair(3, 1, 1.0), pair(4, 0, None)]
+    # Candidates of one segment lie in different files, as different engines write them.
+    for number, row in enumerate(pairs):
+        tables.write_rows(str(tmp_path / "rated"), [row], RatedPair, name=f"part-{number}")
+    seeds = [SeedPair("a", "Why?", "Because.")]
+    tables.write_rows(str(tmp_path / "seed"), seeds, SeedPair)
+    result = examples.run_curated(
+        context(tmp_path), seed=str(tmp_path / "seed"), rated=str(tmp_path / "rated"),
+        tags=PromptSettings(), settings=SelectionSettings(method="threshold", k=4.5),
+    )  # fmt: skip
+    rows = tables.read_rows(str(tmp_path / "rows"), TrainingExample)
+    web = {row.example_id: row for row in rows if row.origin is Origin.WEB}
+    assert web.keys() == {"web-s1-1", "web-s2-0"}
+    assert web["web-s1-1"].prompt == "x of s1-1"
+    assert web["web-s1-1"].tag == PromptSettings().web_tag
+    assert result.outcomes == {"seed": 1, "web": 2}
+    assert result.figures["num_scored"] == 6
+    assert result.figures["num_segments"] == 3
+    assert result.figures["lowest_selected_score"] == 4.9
+
+
+def test_nothing_selected_is_one_line_with_the_way_out(tmp_path):
+    tables.write_rows(str(tmp_path / "rated"), [pair(1, 0, 2.0)], RatedPair)
+    tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
+    with pytest.raises(ValueError, match=r"none of the 1 rated pairs .* lower settings.selection"):
+        examples.run_curated(
+            context(tmp_path), seed=str(tmp_path / "seed"), rated=str(tmp_path / "rated"),
+            tags=PromptSettings(), settings=SelectionSettings(),
+        )  # fmt: skip
