@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def write_tokenizer(folder: Path) -> Model:
 
 
 def walk(folder: Path, source: Path, model: Model, engine: EnginePlacement, steps: tuple[str, ...],
-         seconds: float, sigma: float) -> Iterator[dict[str, Any]]:  # fmt: skip
+         seconds: float, sigma: float) -> Generator[dict[str, Any], Any, None]:  # fmt: skip
     """The steps one after the other, as the pipeline runs them; figures of each."""
     import ray
 

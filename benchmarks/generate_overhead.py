@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ class Case:
         )  # fmt: skip
 
 
-def bare(case: Case) -> Iterator[dict[str, Any]]:
+def bare(case: Case) -> Generator[dict[str, Any], Any, None]:
     """vLLM's offline API on the rendered prompts."""
     from vllm import LLM, SamplingParams
 
@@ -91,7 +91,7 @@ def bare(case: Case) -> Iterator[dict[str, Any]]:
         yield _figures(seconds, num_generated, num_prompt, cpu_seconds)
 
 
-def ours(case: Case, folder: Path) -> Iterator[dict[str, Any]]:
+def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     """The rows through a `Pool`, as a stage sends them."""
     import pyarrow as pa
     import ray
@@ -128,7 +128,7 @@ def ours(case: Case, folder: Path) -> Iterator[dict[str, Any]]:
     )
 
 
-def ray_data_llm(case: Case, folder: Path) -> Iterator[dict[str, Any]]:
+def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     """A plain `ray.data.llm` processor; counted from its first answered row on.
 
     What it takes to start cannot be told from its work, so the warm-up rows go through it before

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,14 +112,15 @@ def finish(comparisons: list[Comparison], json_file: str | None, **more: Any) ->
 
 
 class Side:
-    """A generator function in a process of its own, asked for one value after the other.
+    """A generator in a process of its own, asked for one value after the other.
 
-    Its first value says that it is ready: start and warm-up come before it.
+    Its first value says that it is ready: start and warm-up come before it. The later ones may be
+    asked for with a message, which its `yield` gives.
     """
 
     def __init__(
         self,
-        function: Callable[..., Iterator[Any]],
+        function: Callable[..., Generator[Any, Any, None]],
         *arguments: Any,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -131,13 +132,13 @@ class Side:
         child.close()
         self.pid = self._process.pid
 
-    def next(self) -> Any:
-        """The function's next value.
+    def next(self, message: Any = None) -> Any:
+        """The generator's next value.
 
         Raises:
             EOFError: its process has ended.
         """
-        self._pipe.send(None)
+        self._pipe.send(message)
         return self._pipe.recv()
 
     def close(self) -> None:
@@ -147,12 +148,11 @@ class Side:
             self._process.kill()
 
 
-def _answer(pipe: Any, function: Callable[..., Iterator[Any]], arguments: tuple[Any, ...]) -> None:
+def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     values = function(*arguments)
     try:
         while True:
-            pipe.recv()
-            pipe.send(next(values))
+            pipe.send(values.send(pipe.recv()))
     except EOFError:
         values.close()
 

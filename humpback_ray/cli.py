@@ -35,11 +35,11 @@ SetOption = Annotated[
 ]
 
 
-def _explained(command: Callable[..., None]) -> Callable[..., None]:
+def explained(command: Callable[..., None]) -> Callable[..., None]:
     """Turn a user's mistake into one line and exit code 2."""
 
     @wraps(command)
-    def explained(*args: Any, **kwargs: Any) -> None:
+    def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError) as error:
@@ -55,11 +55,11 @@ def _explained(command: Callable[..., None]) -> Callable[..., None]:
             Console(stderr=True).print("stopped; run the same command again to go on")
             raise typer.Exit(130) from None
 
-    return explained
+    return guarded
 
 
 @app.command()
-@_explained
+@explained
 def run(
     recipe: RecipeArgument,
     run: RunOption = None,
@@ -70,7 +70,7 @@ def run(
     from humpback_ray import pipeline
 
     loaded = config.load_recipe(recipe, set)
-    folder = _run_folder(run, loaded)
+    folder = run_folder_of(run, loaded)
     records = pipeline.run(loaded, folder, console, until=until)
     if until is None:
         _print_summary(loaded, folder, records)
@@ -123,7 +123,7 @@ def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[s
 
 
 @app.command()
-@_explained
+@explained
 def plan(
     recipe: RecipeArgument,
     run: RunOption = None,
@@ -145,7 +145,7 @@ def plan(
     machines = estimate.parse_hardware(hardware, nodes) if hardware else None
     gpu_hour = estimate.parse_price(price) if price is not None else None
     loaded = config.load_recipe(recipe, set)
-    folder = _run_folder(run, loaded)
+    folder = run_folder_of(run, loaded)
     missing: list[str] = []
     stages = pipeline.stages_of(loaded, folder, missing=missing)
     if machines is not None:
@@ -212,7 +212,7 @@ def _print_estimates(
 
 
 @app.command()
-@_explained
+@explained
 def probe(
     run: Annotated[str, typer.Argument(help="Folder or URL of a run with finished segments.")],
     rows: Annotated[int, typer.Option(help="Segments to draw.")] = 256,
@@ -265,7 +265,7 @@ def _print_probe(report: measured.Report, gpu_hour: float | None) -> None:
 
 
 @app.command()
-@_explained
+@explained
 def status(
     run: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -287,7 +287,7 @@ def status(
 
 
 @app.command()
-@_explained
+@explained
 def look(
     stage: Annotated[str, typer.Argument(help="RUN/STAGE, for example runs/tiny/candidates.")],
     number: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 5,
@@ -306,7 +306,7 @@ def look(
 
 
 @app.command()
-@_explained
+@explained
 def chat(
     run: Annotated[str, typer.Argument(help="Folder of a run, or of a model.")],
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
@@ -330,7 +330,7 @@ def chat(
         console.print()
 
 
-def _run_folder(run: str | None, loaded: config.Recipe) -> str:
+def run_folder_of(run: str | None, loaded: config.Recipe) -> str:
     return storage.absolute(run or f"runs/{loaded.name}")
 
 

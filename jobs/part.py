@@ -32,7 +32,7 @@ def main(job: str, description: str | None) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=description)
-    @cli._explained
+    @cli.explained
     def command(
         recipe: cli.RecipeArgument, run: cli.RunOption = None, set: cli.SetOption = None
     ) -> None:
@@ -49,7 +49,7 @@ def run_part(job: str, recipe: config.Recipe, run: str | None) -> None:
     """
     from humpback_ray import pipeline
 
-    folder = cli._run_folder(run, recipe)
+    folder = cli.run_folder_of(run, recipe)
     ready, waiting = plan_part(job, pipeline.stages_of(recipe, folder), folder)
     if not ready:
         raise ValueError(waiting)

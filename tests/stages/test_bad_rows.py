@@ -124,7 +124,9 @@ def test_every_segment_has_as_many_candidates_as_asked_and_repeated_rows_are_dro
 
 def test_an_engine_that_cannot_start_says_so_once(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
-    with pytest.raises(ValueError, match="the engine cannot start on .*device is too old") as error:
+    with pytest.raises(
+        ValueError, match=r"the engine cannot start on .*device is too old"
+    ) as error:
         augmented(tmp_path, segments, model_folder, script="no_start")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "candidates" / "rows").exists()
@@ -133,6 +135,6 @@ def test_an_engine_that_cannot_start_says_so_once(tmp_path, model_folder):
 def test_engines_that_always_die_are_given_up(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
     engine = {"max_restarts": 2}
-    with pytest.raises(ValueError, match="died 3 times .*illegal memory access") as error:
+    with pytest.raises(ValueError, match=r"died 3 times .*illegal memory access") as error:
         augmented(tmp_path, segments, model_folder, script="dies", engine=engine)
     assert "\n" not in str(error.value)

@@ -22,7 +22,7 @@ from tests.stages.test_generation_stages import augmented, segment
 
 pytestmark = pytest.mark.slow
 
-NUM_ROWS = 64
+NUM_ROWS = 48
 DEVICE = {"CPU": 1.0, "GPU": 1.0}
 
 
@@ -64,7 +64,7 @@ def _groups_while_running(address, folder, model, engine):
     segments = [segment(number, f"A text about topic {number}.") for number in range(NUM_ROWS)]
     engine = {"device": "gpu", "max_num_seqs": 2, "rows_per_batch": 4, **engine}
     try:
-        augmented(folder, segments, model, engine=engine, script="answer", seconds_per_row=0.5)
+        augmented(folder, segments, model, engine=engine, script="answer", seconds_per_row=0.3)
     finally:
         over.set()
         watching.join()

@@ -1,0 +1,152 @@
+"""Jobs: what each may run when, what is packed for a cluster, and mistakes in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from ray._private import ray_constants
+from ray._private.runtime_env import packaging
+from ray.dashboard.modules.dashboard_sdk import parse_runtime_env_args
+from ray.runtime_env import RuntimeEnv
+
+from humpback_ray import config, pipeline, storage
+from humpback_ray.stages.stage import RECORD, Stage
+
+ROOT = Path(__file__).parents[2]
+JOBS = ["run_pipeline", "prepare", "augment", "rate", "finetune", "evaluate"]
+
+
+@pytest.fixture
+def part(monkeypatch):
+    """The module that the jobs share, imported as `python jobs/NAME.py` does."""
+    monkeypatch.syspath_prepend(str(ROOT / "jobs"))
+    import part
+
+    return part
+
+
+@pytest.fixture
+def stages(tmp_path) -> list[Stage]:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.md").write_text("# A header\n\nA text.\n")
+    recipe = config.load_recipe("tiny", [f"settings.corpus.path={corpus}"])
+    return pipeline.stages_of(recipe, str(tmp_path / "run"))
+
+
+def finish(stage: Stage, folder: str) -> None:
+    """Leave what a finished stage leaves, as far as other jobs look at it."""
+    mark = {"fingerprint": stage.fingerprint, "identity": stage.identity}
+    storage.write_json(storage.join(folder, stage.path, RECORD), mark)
+
+
+def submit(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a job's script from the repository's root, as the entry point of a Ray job does."""
+    return subprocess.run(
+        [sys.executable, f"jobs/{name}.py", *arguments],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_every_kind_of_stage_belongs_to_one_job(part):
+    assert set(part.JOB_OF) == set(pipeline.VERSIONS)
+    assert sum(map(len, part.KINDS.values())) == len(part.JOB_OF)
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*part.KINDS, *JOBS, "part"}
+
+
+def test_the_jobs_one_after_the_other_are_the_whole_method(part, stages, tmp_path):
+    folder = str(tmp_path / "run")
+    by_path = {stage.path: stage for stage in stages}
+    order = ["prepare", "finetune", "augment", "rate", "finetune", "rate", "finetune", "evaluate"]
+    done: list[str] = []
+    for job in order:
+        ready, _ = part.plan_part(job, stages, folder)
+        new = [path for path in ready if path not in done]
+        assert new, f"{job} has nothing to do after {done}"
+        for path in new:
+            finish(by_path[path], folder)
+        done += new
+    assert done == [stage.path for stage in stages]
+    for job in part.KINDS:  # once more: nothing waits, and what is done is left to be skipped
+        assert part.plan_part(job, stages, folder)[1] == ""
+
+
+def test_a_job_says_what_it_waits_for(part, stages, tmp_path):
+    folder = str(tmp_path / "run")
+    assert part.plan_part("augment", stages, folder) == (
+        [],
+        "candidates waits for jobs/prepare.py: seed, segments; jobs/finetune.py: base/initial, "
+        "base/examples, base/model, backward/examples, backward/model, forward-0/examples, "
+        "forward-0/model",
+    )
+    for stage in stages[:2]:
+        finish(stage, folder)
+    ready, waiting = part.plan_part("finetune", stages, folder)
+    assert ready[-1] == "forward-0/model"
+    assert waiting == (
+        "iter-1/examples waits for jobs/augment.py: candidates; jobs/rate.py: iter-1/rated"
+    )
+
+
+def test_a_stage_made_under_other_settings_is_not_taken_for_done(part, stages, tmp_path):
+    folder = str(tmp_path / "run")
+    finish(stages[0], folder)
+    mark = {"fingerprint": "of other settings", "identity": {}}
+    storage.write_json(storage.join(folder, "segments", RECORD), mark)
+    ready, waiting = part.plan_part("finetune", stages, folder)
+    assert ready == []
+    assert "jobs/prepare.py: segments (made under other settings)" in waiting
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_and_a_bad_recipe(name):
+    shown = submit(name, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "--run" in shown.stdout
+    assert "--set" in shown.stdout
+    refused = submit(name, "tinny")
+    assert refused.returncode == 2, refused.stdout
+    (line,) = refused.stderr.strip().splitlines()
+    assert "did you mean 'tiny'?" in line
+
+
+def test_a_job_whose_turn_has_not_come_writes_nothing(tmp_path):
+    (tmp_path / "a.md").write_text("# A header\n\nA text.\n")
+    override = f"--set=settings.corpus.path={tmp_path}/a.md"
+    refused = submit("rate", "tiny", "--run", str(tmp_path / "run"), override)
+    assert refused.returncode == 2, refused.stdout
+    (line,) = refused.stderr.strip().splitlines()
+    assert "iter-1/rated waits for jobs/prepare.py: seed, segments" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_runtime_environment_is_one_that_ray_takes(name):
+    path = ROOT / "jobs" / f"{name}.yaml"
+    assert f"--runtime-env jobs/{name}.yaml -- python jobs/{name}.py" in path.read_text()
+    environment = parse_runtime_env_args(runtime_env=str(path))
+    assert RuntimeEnv(**{**environment, "working_dir": None})["env_vars"]["PYTHONUNBUFFERED"] == "1"
+    assert set(environment) == {"working_dir", "excludes", "env_vars"}
+
+
+def test_what_is_packed_is_small_and_whole(tmp_path):
+    environments = [yaml.safe_load((ROOT / f"jobs/{name}.yaml").read_text()) for name in JOBS]
+    (excludes,) = {tuple(environment["excludes"]) for environment in environments}
+    packed = tmp_path / "working_dir.zip"
+    packaging.create_package(
+        str(ROOT), packed, include_gitignore=True, include_parent_dir=False,
+        excludes=[*ray_constants.get_runtime_env_default_excludes(), *excludes],
+    )  # fmt: skip
+    names = zipfile.ZipFile(packed).namelist()
+    assert packed.stat().st_size < 2 * 2**20
+    assert {"humpback_ray/pipeline.py", "humpback_ray/recipes/llama-7b.yaml"} <= set(names)
+    assert {f"jobs/{name}.py" for name in [*JOBS, "part"]} <= set(names)
+    tops = {name.split("/")[0] for name in names}
+    assert not tops & {".git", ".venv", "runs", "tests", "benchmarks", ".mypy_cache", ".ruff_cache"}
