@@ -2,23 +2,26 @@
 
 Segments of realistic length go through our own stages with scripted engines, on the cores of this
 machine. The ratio is the driver's peak memory over the same at a tenth of the rows: what the driver
-holds must not grow with the rows. `--engines` asks how far one driver feeds many engines, `--tail`
-how engines fare when some answers take very long.
+holds must not grow with the rows. Before that: how well one driver feeds sixteen engines, and how
+long engines wait when some answers are very long.
 """
 
 from __future__ import annotations
 
-import os
+import io
+import logging
 import random
-import time
-from collections.abc import Generator
+import shutil
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import harness
 import models
-from rich.table import Table
+import scripted
+from rich.console import Console
 from scripted import LatencyEngine
 
 from humpback_ray import observe, tables
@@ -72,67 +75,86 @@ def write_tokenizer(folder: Path) -> Model:
     return Model(location, 2048, "auto")
 
 
-def walk(folder: Path, source: Path, model: Model, engine: EnginePlacement, steps: tuple[str, ...],
-         seconds: float, sigma: float) -> Generator[dict[str, Any], Any, None]:  # fmt: skip
-    """The steps one after the other, as the pipeline runs them; figures of each."""
+@dataclass(frozen=True)
+class Walk:
+    """Some of the steps, one after the other, as the pipeline runs them."""
+
+    folder: Path  # where the steps write
+    source: Path  # with segments and seed
+    model: Model
+    engine: EnginePlacement
+    steps: tuple[str, ...] = STEPS
+    seconds: float = 0.2  # of an answer
+    sigma: float = 0.0
+    log: str = ""
+
+    def serve(self) -> Callable[..., LatencyEngine]:
+        return partial(LatencyEngine, seconds=self.seconds, sigma=self.sigma, log=self.log)
+
+    def run(self, step: str) -> Result:
+        context = Context(
+            str(self.folder / step),
+            Placement(engine=self.engine),
+            observe.StageProgress(Console(file=io.StringIO()), step),
+            observe.Metrics(str(self.folder / step / "metrics.jsonl")),
+        )
+        if step == "augment":
+            return self._augment(context)
+        if step == "select":
+            return examples.run_curated(
+                context, seed=str(self.source / "seed"), rated=str(self.folder / "rate-2" / "rows"),
+                tags=PromptSettings(), settings=SelectionSettings(method="share", share=0.08),
+            )  # fmt: skip
+        return self._rate(context, int(step[-1]))
+
+    def _augment(self, context: Context) -> Result:
+        work = augment.candidates_of(
+            str(self.source / "segments"), target=context.path("rows"), backward_model=self.model,
+            tag=PromptSettings().web_tag, sampling=SamplingSettings(), num_candidates=1,
+            long_prompts=LongPromptSettings(), random_seed=0, serve=self.serve(),
+        )  # fmt: skip
+        return augment.run(context, work=work, rating=None, begin_rating=None)
+
+    def _rate(self, context: Context, iteration: int) -> Result:
+        settings = RatingSettings()
+        work = rate.ratings_of(
+            str(self.folder / "augment" / "rows"), target=context.path("rows"), rater=self.model,
+            template=prompts.RATING_TEMPLATE.template, settings=settings,
+            long_prompts=LongPromptSettings(), iteration=iteration, random_seed=0,
+            serve=self.serve(),
+        )  # fmt: skip
+        return rate.run(context, work=work, settings=settings)
+
+
+def drive(walk: Walk) -> Generator[dict[str, Any], Any, None]:
+    """A driver in a process of its own: figures of each step."""
     import ray
 
     ray.init(
-        address="local", num_cpus=engine.max_engines + 4, include_dashboard=False,
+        address="local", num_cpus=walk.engine.max_engines + 4, include_dashboard=False,
         log_to_driver=False, logging_level="ERROR",
     )  # fmt: skip
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     yield {}
-    for step in steps:
-        took, result = harness.timed(
-            lambda: _step(step, folder, source, model, engine, seconds, sigma)
-        )
+    for step in walk.steps:
+        took, result = harness.timed(partial(walk.run, step))
         yield {
             "step": step,
-            "seconds": took,
             "rows": result.num_rows,
-            "driver_mib": harness.peak_memory(),
+            "seconds": round(took, 1),
+            "rows_per_second": round(result.num_rows / took, 1),
+            "driver_mib": round(harness.peak_memory(), 1),
             **result.figures.get("engines", {}),
         }
     ray.shutdown()
 
 
-def _step(step: str, folder: Path, source: Path, model: Model, engine: EnginePlacement,
-          seconds: float, sigma: float) -> Result:  # fmt: skip
-    console = harness.Console(file=open(os.devnull, "w"))  # noqa: SIM115
-    context = Context(
-        str(folder / step), Placement(engine=engine), observe.StageProgress(console, step),
-        observe.Metrics(str(folder / step / "metrics.jsonl")),
-    )  # fmt: skip
-    serve = partial(LatencyEngine, seconds=seconds, sigma=sigma)
-    if step == "augment":
-        work = augment.candidates_of(
-            str(source / "segments"), target=context.path("rows"), backward_model=model,
-            tag=PromptSettings().web_tag, sampling=SamplingSettings(), num_candidates=1,
-            long_prompts=LongPromptSettings(), random_seed=0, serve=serve,
-        )  # fmt: skip
-        return augment.run(context, work=work, rating=None, begin_rating=None)
-    if step == "select":
-        return examples.run_curated(
-            context, seed=str(source / "seed"), rated=str(folder / "rate-2" / "rows"),
-            tags=PromptSettings(), settings=SelectionSettings(method="share", share=0.08),
-        )  # fmt: skip
-    settings = RatingSettings()
-    work = rate.ratings_of(
-        str(folder / "augment" / "rows"), target=context.path("rows"), rater=model,
-        template=prompts.RATING_TEMPLATE.template, settings=settings,
-        long_prompts=LongPromptSettings(), iteration=int(step[-1]), random_seed=0, serve=serve,
-    )  # fmt: skip
-    return rate.run(context, work=work, settings=settings)
-
-
-def run_steps(folder: Path, source: Path, model: Model, engine: EnginePlacement,
-              steps: tuple[str, ...] = STEPS, seconds: float = 0.2, sigma: float = 0.0,
-              ) -> list[dict[str, Any]]:  # fmt: skip
-    """All steps with one driver in a process of its own."""
-    side = harness.Side(walk, folder, source, model, engine, steps, seconds, sigma)
+def run_steps(walk: Walk) -> list[dict[str, Any]]:
+    """All steps of a walk; figures of each."""
+    side = harness.Side(drive, walk)
     side.next()
     figures = []
-    for _ in steps:
+    for _ in walk.steps:
         figures.append(side.next())
         shown = ", ".join(f"{key} {value}" for key, value in figures[-1].items())
         harness.console.print(f"  {shown}", soft_wrap=True)
@@ -141,7 +163,7 @@ def run_steps(folder: Path, source: Path, model: Model, engine: EnginePlacement,
 
 
 def memory(options: Any, folder: Path, model: Model) -> harness.Comparison:
-    """All rows and a tenth of them."""
+    """A tenth of the rows, and all of them."""
     engine = EnginePlacement(
         device="cpu", min_engines=2, max_engines=2, max_num_seqs=1024,
         rows_per_batch=options.rows_per_batch,
@@ -152,26 +174,84 @@ def memory(options: Any, folder: Path, model: Model) -> harness.Comparison:
     )  # fmt: skip
     for side, num_rows in ((comparison.under, options.rows // 10), (comparison.over, options.rows)):
         source = folder / f"{num_rows}"
-        took, _ = harness.timed(partial(write_segments, source, num_rows))
-        harness.console.print(f"{num_rows} segments written in {took:.0f} s")
-        steps = run_steps(source, source, model, engine)
+        write_segments(source, num_rows)
+        steps = run_steps(Walk(source, source, model, engine))
+        shutil.rmtree(source)
         seconds = sum(step["seconds"] for step in steps)
-        comparison.add(
-            side, value=steps[-1]["driver_mib"], seconds=seconds, rows_per_second=num_rows / seconds,
-            steps=steps,
-        )  # fmt: skip
+        comparison.add(side, value=steps[-1]["driver_mib"], seconds=seconds, steps=steps)
     return comparison
+
+
+def scaling(folder: Path, model: Model) -> harness.Comparison:
+    """Sixteen engines against sixteen times one: does one driver feed them all?
+
+    An engine answers 64 requests in four seconds, 16 rows/s, so that sixteen take a fifth of what
+    two cores can tokenize: what is measured is the feeding. Counted while all engines are at work.
+    """
+    comparison = harness.Comparison(
+        "many engines", "rows/s, of one sixteen times", "16 engines", "1 engine", 0.95
+    )
+    for side, num_engines in ((comparison.under, 1), (comparison.over, 16)):
+        log = folder / f"log-{num_engines}"
+        log.mkdir()
+        engine = EnginePlacement(
+            device="cpu", min_engines=num_engines, max_engines=num_engines, max_num_seqs=64,
+            rows_per_batch=32,
+        )  # fmt: skip
+        source = folder / f"scaling-{num_engines}"
+        write_segments(source, 800 * num_engines)
+        walk = Walk(source, source, model, engine, ("augment",), seconds=4.0, log=str(log))
+        (step,) = run_steps(walk)
+        times = scripted.answers(log)
+        begin, end = max(found[0] for found in times.values()), min(map(max, times.values()))
+        counted = sum(begin < time <= end for found in times.values() for time in found)
+        rate_of_all = counted / (end - begin) * (16 / num_engines)
+        comparison.add(side, value=rate_of_all, window_seconds=end - begin, step=step)
+    return comparison
+
+
+def long_tail(folder: Path, model: Model) -> dict[str, Any]:
+    """Four engines and answers of log-normal length: how long engines wait, and for whom."""
+    log = folder / "log-tail"
+    log.mkdir()
+    engine = EnginePlacement(
+        device="cpu", min_engines=4, max_engines=4, max_num_seqs=64, rows_per_batch=64
+    )
+    source = folder / "tail"
+    write_segments(source, 4000)
+    walk = Walk(
+        source, source, model, engine, ("augment",), seconds=1.0, sigma=1.0, log=str(log)
+    )  # fmt: skip
+    (step,) = run_steps(walk)
+    times = scripted.answers(log)
+    last = max(times, key=lambda name: times[name][-1])
+    slowest = min(times, key=lambda name: len(times[name]) / (times[name][-1] - times[name][0]))
+    ends = sorted(found[-1] for found in times.values())
+    harness.console.print(
+        f"long tail: {step['idle_share_before_tail']:.1%} of the engines' time idle before the "
+        f"last 2% of rows; slowest engine {slowest} ({len(times[slowest])} rows); the last to end "
+        f"is {last}, {ends[-1] - ends[0]:.1f} s after the first"
+    )
+    return {"step": step, "slowest": slowest, "last": last, "seconds_apart": ends[-1] - ends[0]}
 
 
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
     parser.add_argument("--rows-per-batch", type=int, default=256)
+    parser.add_argument("--only", choices=("memory", "scaling", "tail"))
     options = parser.parse_args()
+    comparisons, more = [], {}
     with harness.scratch_folder() as folder:
         model = write_tokenizer(folder)
-        comparisons = [memory(options, folder, model)]
-    harness.finish(comparisons, options.json)
+        if options.only in (None, "tail"):
+            more["long_tail"] = long_tail(folder, model)
+        if options.only in (None, "scaling"):
+            comparisons.append(scaling(folder, model))
+        if options.only in (None, "memory"):
+            comparisons.append(memory(options, folder, model))
+    if comparisons:
+        harness.finish(comparisons, options.json, **more)
 
 
 if __name__ == "__main__":

@@ -173,9 +173,7 @@ def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, Non
         return {
             "num_generated": row["num_generated_tokens"],
             "num_prompt": row["num_input_tokens"],
-            "began": row["__began"] if "__began" in row else 0.0,
             "text": row["generated_text"],
-            "at": time.monotonic(),
         }
 
     processor = build_processor(config, preprocess=asked, postprocess=answered)
@@ -207,8 +205,9 @@ def _figures(
 def compare(size: str, options: Any, folder: Path) -> harness.Comparison:
     """The sides in turns, with one size of model."""
     model = models.create(size, folder)
-    texts = [text[:200] for document in models.texts() for text in document.split("\n\n")]
-    texts = list(dict.fromkeys(text for text in texts if len(text) > 100))
+    # Short prompts: with long ones the model's work on them would hide what a token costs.
+    texts = [text[:80] for document in models.texts() for text in document.split("\n\n")]
+    texts = list(dict.fromkeys(text for text in texts if len(text) > 40))
     case = Case(
         model,
         EnginePlacement(

@@ -1,4 +1,4 @@
-"""Pairs/s of rating by probabilities / rating by a written rationale, with the same model and pairs.
+"""Pairs/s of rating by probabilities / by a written rationale, with the same model and pairs.
 
 `expected`: our engine and arguments, one token per pair, the rubric served by the prefix cache.
 `text`: vLLM's offline API with its own defaults and no prefix caching, and a sampled rationale of

@@ -1,16 +1,19 @@
 """An engine without a model: every answer comes after a latency, many at a time.
 
-It takes the place of `VLLMEngine` in the real pool, so what is measured is everything else: reading,
-batches, prompts, tokenization, outcomes, writing.
+It takes the place of `VLLMEngine` in the real pool, so what is measured is everything else:
+reading, batches, prompts, tokenization, outcomes, writing.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+import os
 import random
 import time
+from array import array
 from collections import deque
+from pathlib import Path
 
 from humpback_ray.config import EnginePlacement
 from humpback_ray.engines.request import Generation, Model, Request
@@ -28,12 +31,14 @@ class LatencyEngine:
     Args:
         seconds: median latency of a request.
         sigma: of the logarithm of the latencies; 0: all take `seconds`.
-        speed: the latencies are divided by it.
+        log: a folder that gets a file for each engine, with the time of each answer.
     """
 
     def __init__(
-        self, model: Model, placement: EnginePlacement, *, seconds: float, sigma: float = 0.0
-    ) -> None:
+        self, model: Model, placement: EnginePlacement, *, seconds: float, sigma: float = 0.0,
+        log: str = "",
+    ) -> None:  # fmt: skip
+        self._log = Path(log) / f"{os.getpid()}" if log else None
         self._seconds, self._sigma = seconds, sigma
         self._num_free = placement.max_num_seqs or 256
         self._waiting: deque[tuple[str, Request]] = deque()
@@ -55,6 +60,9 @@ class LatencyEngine:
         while self._running and self._running[0][0] <= now:
             _, key, request = heapq.heappop(self._running)
             done.append((key, _answer(request)))
+        if self._log and done:
+            with self._log.open("ab") as file:
+                file.write(array("d", [now] * len(done)).tobytes())
         self._num_free += len(done)
         self._begin(now)
         return done
@@ -80,3 +88,8 @@ def _answer(request: Request) -> Generation:
         return Generation("", Finish.LENGTH, num_prompt, 1, 0, wanted)
     text = INSTRUCTION.format(number=request.seed % 1000)
     return Generation(text, Finish.STOP, num_prompt, 30)
+
+
+def answers(log: Path) -> dict[str, list[float]]:
+    """When each engine of a log's folder has answered, in order."""
+    return {file.name: array("d", file.read_bytes()).tolist() for file in log.iterdir()}

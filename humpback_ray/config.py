@@ -438,7 +438,8 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         child = node.setdefault(key, {})
         if not isinstance(child, dict):
             raise ValueError(f"--set {override}: {key!r} is a value, not a section")
-        node = child
+        # A YAML anchor makes one section of two: only the one that is named may change.
+        node[key] = node = dict(child)
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -155,3 +155,9 @@ def test_light_modules_load_no_heavy_library(module):
 def test_settings_that_contradict_each_other_are_refused(overrides, line):
     with pytest.raises(ValueError, match=line):
         config.load_recipe("tiny", overrides)
+
+
+def test_an_override_of_one_section_leaves_its_yaml_twin_alone():
+    settings = config.load_recipe("tiny", ["settings.forward_training.num_steps=3"]).settings
+    assert settings.forward_training.num_steps == 3
+    assert settings.backward_training.num_steps == 24
