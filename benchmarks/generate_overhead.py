@@ -69,7 +69,7 @@ def bare(case: Case) -> Generator[dict[str, Any], Any, None]:
         sampling = [
             SamplingParams(
                 max_tokens=case.sampling.max_tokens, temperature=case.sampling.temperature,
-                top_p=case.sampling.top_p, seed=seed,
+                top_p=case.sampling.top_p, seed=seed if case.sampling.temperature else None,
             )
             for seed in seeds[: len(texts)]
         ]  # fmt: skip
@@ -214,7 +214,7 @@ def compare(size: str, options: Any, folder: Path) -> harness.Comparison:
             device="cpu", enforce_eager=True, max_num_seqs=256,
             rows_per_batch=options.rows_per_batch, max_concurrent_batches=options.batches,
         ),
-        SamplingSettings(max_tokens=options.tokens),
+        SamplingSettings(max_tokens=options.tokens, temperature=options.temperature),
         tuple(texts[: options.prompts]),
         tuple(texts[-256:]),
     )  # fmt: skip
@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0: greedy, without seeds")
     parser.add_argument("--rows-per-batch", type=int, default=256)
     parser.add_argument("--batches", type=int, default=4, help="in the engine at a time")
     parser.add_argument("--ray-data-llm", action="store_true", help="a third side")

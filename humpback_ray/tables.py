@@ -119,9 +119,10 @@ def read_file(filesystem: arrow_fs.FileSystem, file: str) -> pa.Table:
 def scan(folder: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a folder in pieces, so that no more than a few of them are in memory."""
     filesystem, path = storage.arrow_filesystem(folder)
-    if files := parquet_files(filesystem, path):
-        dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
-        yield from dataset.to_batches(columns=columns, batch_readahead=1, fragment_readahead=1)
+    # File by file: a data set keeps the footer of each of its files, 120 MiB of two thousand.
+    for file in parquet_files(filesystem, path):
+        with filesystem.open_input_file(file) as source:
+            yield from pq.ParquetFile(source).iter_batches(columns=columns)
 
 
 def num_rows(folder: str) -> int:

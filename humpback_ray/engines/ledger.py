@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Engine:
     engine_id: str  # of its Ray actor: the same after a restart
     host: str = ""
     pid: int = 0
+    actor: Any = None  # its handle
+    group: str = ""  # id of its placement group
     is_running: bool = False
     num_lives: int = 0
     start_seconds: float = 0.0  # of its last life
@@ -67,7 +70,9 @@ class Ledger:
         self._has_started = False
         self._last_error = ""
 
-    def starting(self, engine_id: str, host: str, pid: int) -> str:
+    def starting(
+        self, engine_id: str, host: str, pid: int, actor: Any = None, group: str = ""
+    ) -> str:
         """An engine's process begins; a second time for the same engine means that it died.
 
         Returns:
@@ -82,7 +87,7 @@ class Ledger:
         engine.in_flight.clear()
         engine.is_running = False
         engine.num_lives += 1
-        engine.host, engine.pid = host, pid
+        engine.host, engine.pid, engine.actor, engine.group = host, pid, actor, group
         if self._deaths_in_a_row > self._max_deaths:
             return (
                 f"engines have died {self._deaths_in_a_row} times without finishing a batch in "

@@ -29,6 +29,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.util import (
+    get_current_placement_group,
     metrics,
     placement_group,
     placement_group_table,
@@ -87,6 +88,7 @@ class Pool:
         self._autoscaling, self._num_pools = autoscaling, num_pools
         self.num_wanted = placement.max_engines  # engines that are asked for
         self._groups: list[Any] = []
+        self._num_placed = 0
         self._stranded: dict[str, float] = {}  # placement groups by when they lost their node
 
     def __enter__(self) -> Pool:
@@ -128,12 +130,11 @@ class Pool:
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(
-                min_size=min(placement.min_engines, self.num_wanted),
-                max_size=self.num_wanted,
-                # All are asked for at once. Ray Data's own scaling adds an engine only when the
-                # cluster has its devices already, and an autoscaling cluster adds devices only when
-                # an engine asks for them (ray#59144).
-                initial_size=self.num_wanted,
+                # All are asked for at once and kept to the end. Ray Data's own scaling adds an
+                # engine only when the cluster has its devices already, and an autoscaling cluster
+                # adds devices only when an engine asks for them (ray#59144); and the devices of an
+                # engine that it lets go stay taken by its placement group.
+                size=self.num_wanted,
                 max_concurrent_calls_per_actor=batches,
                 max_tasks_in_flight_per_actor=batches + 1,
                 enable_true_multi_threading=True,
@@ -149,14 +150,17 @@ class Pool:
     def _place(self) -> dict[str, Any]:
         """A placement group for one more engine, and the actor's part of it.
 
-        Ray Data calls this on the driver for each actor. It counts what is given here as used, but
-        not as a limit to how many actors there may be.
+        Ray Data calls this on the driver for each actor, and once more only to look at it: never
+        more groups than engines, or a cluster would grow by one for nothing. It counts what is
+        given here as used, but not as a limit to how many actors there may be.
         """
         bundles = vllm_engine.bundles(self._placement)
-        # A model cut over devices talks between them at every layer: one node, unless told else.
-        strategy = "PACK" if self._placement.across_nodes else "STRICT_PACK"
-        group = placement_group(bundles, strategy=strategy)
-        self._groups.append(group)
+        if len(self._groups) < self.num_wanted:
+            # A model cut over devices talks between them at every layer: one node, unless told.
+            strategy = "PACK" if self._placement.across_nodes else "STRICT_PACK"
+            self._groups.append(placement_group(bundles, strategy=strategy))
+        group = self._groups[self._num_placed % self.num_wanted]
+        self._num_placed += 1
         # Over several devices vLLM's own Ray workers take the bundles' devices.
         num_gpus = bundles[0].get("GPU", 0) if len(bundles) == 1 else 0
         return {
@@ -171,10 +175,12 @@ class Pool:
         # An engine asked for without room for it would wait, and on CPUs keep the tasks that read
         # and write from the last CPU.
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if fitting := room.num_engines(bundles, nodes, across) // self._num_pools:
+        fitting = room.num_engines(bundles, nodes, across) // self._num_pools
+        if fitting >= self._placement.min_engines:
             return fitting
         raise ValueError(
-            f"the cluster has no room for {self._num_pools} engine(s): each needs "
+            f"the cluster has no room for {self._placement.min_engines * self._num_pools} "
+            "engine(s) (placement.engine.min_engines): each needs "
             f"{room.describe(bundles, across)} and a CPU must be left for reading and writing; "
             f"the cluster has {room.describe_nodes(nodes)}: add nodes, or set "
             "placement.engine (device, tensor_parallel_size, accelerator_type, across_nodes, "
@@ -192,15 +198,13 @@ class Pool:
 
         Their rows would wait for a node for ever; so the pass fails and goes on with the others.
         """
-        groups = placement_group_table()
-        now = time.monotonic()
-        for group in self._groups:
-            if groups.get(group.id.hex(), {}).get("state") != "RESCHEDULING":
-                self._stranded.pop(group.id.hex(), None)
-            elif (
-                now - self._stranded.setdefault(group.id.hex(), now) > self._placement.stall_seconds
-            ):
-                remove_placement_group(group)
+        groups, now = placement_group_table(), time.monotonic()
+        waiting = {name for name, group in groups.items() if group["state"] == "RESCHEDULING"}
+        self._stranded = {name: self._stranded.get(name, now) for name in waiting}
+        for engine in self.engines():
+            if now - self._stranded.get(engine.group, now) > self._placement.stall_seconds:
+                # To remove the group would leave the actor restarting for ever.
+                ray.kill(engine.actor)
 
     def engines(self) -> list[Engine]:
         """Every engine that has begun, with what it has done."""
@@ -239,7 +243,15 @@ class EngineActor:
         self._turns = _Turns()
         self._began = time.monotonic()
         self._engine: Any = None
-        self._failure = ray.get(ledger.starting.remote(self._id, socket.gethostname(), os.getpid()))
+        self._failure = ray.get(
+            ledger.starting.remote(
+                self._id,
+                socket.gethostname(),
+                os.getpid(),
+                ray.get_runtime_context().current_actor,
+                get_current_placement_group().id.hex(),
+            )
+        )
         if self._failure:
             return
         self._watchdog = Watchdog(placement.stall_seconds)

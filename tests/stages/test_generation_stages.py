@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 import urllib.request
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 from rich.console import Console
@@ -259,57 +252,3 @@ def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(
     assert result.num_rows == 8
     assert result.figures["held_out_loss"] == 1.5
     assert result.figures["num_held_out_tokens"] > 10
-
-
-KILLED = """
-import sys
-from pathlib import Path
-import ray
-ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False,
-         logging_level="ERROR")
-from tests.stages import test_generation_stages as stages
-folder, model, counter = sys.argv[1:]
-segments = [stages.segment(n, f"A text about topic {n}.") for n in range(200)]
-result = stages.augmented(
-    Path(folder), segments, model, counter=counter, seconds_per_row=0.8, engine={"max_num_seqs": 16}
-)
-print("rows", result.num_rows)
-ray.shutdown()
-"""
-
-
-def _command_line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
-
-
-def test_a_killed_driver_resumes_without_computing_finished_rows_again(tmp_path, model_folder):
-    counter = tmp_path / "counter"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), model_folder,
-               str(counter)]  # fmt: skip
-    root = Path(__file__).parents[2]
-    first = subprocess.Popen(command, cwd=root, start_new_session=True)
-    rows = tmp_path / "candidates" / "rows"
-    deadline = time.monotonic() + 120
-    while len(list(rows.glob("*.parquet"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    left = psutil.Process(first.pid).children(recursive=True)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    # The killed driver's workers finish what they hold before they notice.
-    workers = [process for process in left if "ray::" in " ".join(_command_line(process))]
-    psutil.wait_procs(workers, timeout=60)
-    num_saved = tables.num_rows(str(rows))
-    assert 0 < num_saved < 200
-    counter.write_bytes(b"")
-    second = subprocess.run(
-        command, cwd=root, timeout=180, capture_output=True, text=True, check=True
-    )
-    assert "rows 200" in second.stdout
-    ids = [row.segment_id for row in tables.read_rows(str(rows), Candidate)]
-    assert max(Counter(ids).values()) == 1
-    assert len(ids) == 200
-    # What was in flight may be computed again, what was saved may not.
-    assert 200 - num_saved - 16 <= len(counter.read_bytes()) <= 200 - num_saved + 16
