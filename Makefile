@@ -13,8 +13,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 demo: environment  ## the whole method on this machine, into runs/demo
 	$(BIN)/humpback run tiny --run runs/demo
 
-test: environment  ## every test, on the real engines, but those that compare times
-	$(BIN)/pytest -m "not alone"
+test: environment  ## the tests, on the real engines; the rest is pytest -m long
+	$(BIN)/pytest -m "not long"
 
 check: environment  ## format, lint, types, import contracts, fast tests
 	$(BIN)/ruff format --check humpback_ray jobs benchmarks tests

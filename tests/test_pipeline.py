@@ -231,7 +231,7 @@ def test_people_can_look_at_it(finished, arguments):
     assert "2 of 40 rows" in shown.stdout
 
 
-@pytest.mark.alone
+@pytest.mark.long
 def test_a_probe_foretells_what_the_run_took(finished, tmp_path):
     """From a sample, with the models that the run had before it generated.
 

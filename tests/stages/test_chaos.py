@@ -185,6 +185,7 @@ def check_rows(run: Run, num_kills: int) -> None:
     assert run.num_computed <= 1.05 * chaos.NUM_ROWS + num_kills * in_flight
 
 
+@pytest.mark.long
 def test_rows_of_an_engine_whose_node_is_gone_for_good_go_to_the_others(tmp_path, model_folder):
     head = {"num_cpus": 4, "include_dashboard": False, "_system_config": SYSTEM,
             "object_store_memory": 150 * 2**20}  # fmt: skip

@@ -104,6 +104,7 @@ def test_engines_have_their_devices_on_one_node_and_give_them_back(
     assert num_free == 16
 
 
+@pytest.mark.long
 def test_an_engine_over_two_nodes_is_placed_where_it_is_allowed(
     two_nodes_of_eight, tmp_path, model_folder
 ):
@@ -122,6 +123,7 @@ def test_an_engine_over_two_nodes_is_placed_where_it_is_allowed(
     assert num_free == 16
 
 
+@pytest.mark.long
 def test_of_too_many_engines_those_run_that_fit(two_nodes_of_eight, tmp_path, model_folder):
     seen, _, num_free = groups_while_running(
         two_nodes_of_eight, tmp_path, model_folder, max_engines=9, tensor_parallel_size=4
