@@ -33,6 +33,11 @@ from humpback_ray.stages.stage import Context
 
 CPU_ENGINE_START_SECONDS = 30.0  # of a small model on two cores, up to the first rows
 METRICS_SECONDS = 10.0
+STRAGGLER_SECONDS = 300.0
+WHY_NOT_DETERMINISTIC = (
+    "each row has a seed of its own, but which rows share a step of the engine depends on time, "
+    "and the last bits of floating-point sums on which rows share it"
+)
 MAX_FAILURES = 5  # of the cluster, one after the other, that leave no new row behind
 TAIL_SHARE = 0.02  # of the rows: engines run empty at the end, which says nothing about feeding
 
@@ -283,7 +288,7 @@ class _Progress:
             self._num_wanted,
             f"rows, {rates['prompt_tokens_per_second']:,.0f} tokens/s in, "
             f"{rates['generated_tokens_per_second']:,.0f} out, "
-            f"{num_running} of {self._num_engines} engines",
+            f"{num_running} of {self._num_engines} engines{straggler(engines, time.time())}",
         )
         if time.monotonic() - self._then[0] >= METRICS_SECONDS:
             self._then = (time.monotonic(), self.num_saved, tally)
@@ -313,6 +318,17 @@ class _Progress:
         return {name: round(count / seconds, 2) for name, count in counts.items()}
 
 
+def straggler(engines: list[Engine], now: float) -> str:
+    """The engine with the oldest batch, named when that is older than a batch should become."""
+    batches = [
+        (begun, each.host, each.pid) for each in engines for begun in each.in_flight.values()
+    ]
+    if not batches or now - min(batches)[0] < STRAGGLER_SECONDS:
+        return ""
+    begun, host, pid = min(batches)
+    return f", a batch since {observe.duration(now - begun)} on {host} (process {pid})"
+
+
 def total(engines: list[Engine]) -> Tally:
     """What engines have done together, in all their lives."""
     return sum((engine.tally for engine in engines), Tally())
@@ -333,11 +349,13 @@ class _Report:
         self._before_tail += progress.before_tail
 
     def figures(self) -> dict[str, Any]:
+        determinism = {"is_deterministic": False, "because": WHY_NOT_DETERMINISTIC}
         if not self._engines:
-            return {}
+            return determinism
         done = total(self._engines)
         start = max(engine.start_seconds for engine in self._engines)
         return {
+            **determinism,
             "engines": {
                 "num_engines": len(self._engines),
                 "num_restarts": self._num_deaths,
@@ -349,5 +367,5 @@ class _Report:
                 )
                 if done.busy_seconds
                 else 0.0,
-            }
+            },
         }
