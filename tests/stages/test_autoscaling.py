@@ -161,6 +161,7 @@ def run_a_pass(address: str, folder: Path, model: str) -> dict:
     return {"engines": result.figures["engines"], "counts": counts, "left": num_nodes()}
 
 
+@pytest.mark.long
 def test_nodes_come_for_the_engines_and_go_after_them(growing_cluster, tmp_path, model_folder):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_process:
         seen = other_process.submit(

@@ -83,6 +83,7 @@ def test_a_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
     assert len({row.segment_id for row in candidates}) == NUM_ROWS
 
 
+@pytest.mark.long
 def test_an_engine_core_in_a_process_of_its_own_ends_with_its_actor(tmp_path, model_folder):
     program = tmp_path / "engine.py"  # a file: vLLM's spawned process imports the main module
     program.write_text(ENGINE_IN_A_PROCESS)
