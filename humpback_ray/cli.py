@@ -331,6 +331,7 @@ def chat(
 
 
 def run_folder_of(run: str | None, loaded: config.Recipe) -> str:
+    """The folder or URL of a run: what was given, or runs/ and the recipe's name."""
     return storage.absolute(run or f"runs/{loaded.name}")
 
 
