@@ -20,7 +20,6 @@ class Tally:
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     num_cached_tokens: int = 0
-    num_cut: int = 0
     busy_seconds: float = 0.0  # with at least one request in the engine
     idle_seconds: float = 0.0  # started, with none
 

@@ -4,7 +4,9 @@
                        (several batches at once)    (continuous batching over all of them)
 
 One block is one batch is one task, so a task that Ray runs again gives the same one block again.
-Why not `ray.data.llm`: benchmarks/LOG.md, "a thin actor or ray.data.llm".
+Not `ray.data.llm`: it hands tokens through an event loop, and neither
+its finish reasons nor its placement groups reach us. Both sides of its speed are still to be measured
+(`benchmarks/generate_overhead.py --ray-data-llm`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One vLLM engine, fed and stepped by one thread of an actor (`pool.py`).
 
-The synchronous engine and not the asynchronous one: what is wanted is whole answers, and an event
-loop that wakes up for every token of every row costs more than a small model's arithmetic
-(benchmarks/LOG.md has the figures).
+The synchronous engine and not the asynchronous one: what is wanted is whole answers, and nobody
+waits for a token of a row (benchmarks/LOG.md, "our engines and the bare one").
 (https://docs.vllm.ai/en/latest/api/vllm/v1/engine/llm_engine/)
 """
 
