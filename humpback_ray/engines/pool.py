@@ -4,8 +4,8 @@
                        (several batches at once)    (continuous batching over all of them)
 
 One block is one batch is one task, so a task that Ray runs again gives the same one block again.
-Not `ray.data.llm`: it hands tokens through an event loop, and neither
-its finish reasons nor its placement groups reach us. Both sides of its speed are still to be measured
+Not `ray.data.llm`: it hands tokens through an event loop, and neither its finish reasons nor its
+placement groups reach us. Its speed is still to be measured beside ours
 (`benchmarks/generate_overhead.py --ray-data-llm`).
 """
 
