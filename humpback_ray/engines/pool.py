@@ -261,9 +261,13 @@ class EngineActor:
         self._failure = self._start(serve)
 
     def _start(self, serve: Callable[..., Any]) -> str:
+        """Start the engine in the thread that will step it; returns why it cannot start, if so."""
+        ready: Future[None] = Future()
+        # Threads of PyTorch's pool belong to the thread that first used them: an engine stepped by
+        # another one than has built it is 7% slower on CPUs (benchmarks/LOG.md).
+        threading.Thread(target=self._serve, args=(serve, ready), name="engine", daemon=True).start()
         try:
-            self._tokenizer = load_tokenizer(self._exchange.model)
-            self._engine = serve(self._exchange.model, self._placement)
+            ready.result()
         except Exception as error:  # whatever an engine dies of at its start is said
             logger.exception("the engine cannot start")
             message = f"the engine cannot start on {socket.gethostname()}: {_one_line(error)}"
@@ -272,7 +276,6 @@ class EngineActor:
                 # Others run: this is a matter of this node, and Ray starts the engine again.
                 os._exit(1)
             return message
-        threading.Thread(target=self._serve, name="engine", daemon=True).start()
         ray.get(self._ledger.started.remote(self._id, time.monotonic() - self._began))
         return ""
 
@@ -344,8 +347,15 @@ class EngineActor:
 
     # --- the engine's own thread --------------------------------------------------------------
 
-    def _serve(self) -> None:
-        """Feed and step the engine for ever; if it breaks, end the process, and Ray restarts it."""
+    def _serve(self, serve: Callable[..., Any], ready: Future[None]) -> None:
+        """Build, feed and step the engine for ever; if it breaks, end the process: Ray restarts it."""
+        try:
+            self._tokenizer = load_tokenizer(self._exchange.model)
+            self._engine = serve(self._exchange.model, self._placement)
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
         try:
             self._loop()
         except Exception as error:  # an engine that has raised can answer no more
