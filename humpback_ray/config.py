@@ -205,7 +205,9 @@ class TrainingSettings(_Frozen):
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # ours
     batch_size: PositiveInt | None = None  # examples; null: 32, or 8 below 3,000 examples
     num_steps: PositiveInt | None = None  # null: the paper's Table 18, interpolated
-    max_length: PositiveInt = 2048  # tokens; longer completions are cut at their end
+    max_length: PositiveInt = 2048  # tokens
+    # An example that is longer: its completion is cut at its end, or the example is left out.
+    too_long: Literal["truncate", "drop"] = "truncate"
     precision: Literal["bf16", "fp32"] = "bf16"  # of the forward pass; the optimizer keeps fp32
 
 
@@ -295,19 +297,43 @@ class EnginePlacement(_Frozen):
 
 
 class TrainingPlacement(_Frozen):
-    """Ray Train workers and DeepSpeed ZeRO."""
+    """Ray Train workers and DeepSpeed ZeRO. None of it changes which examples a step sees."""
 
     device: Literal["cpu", "gpu"] = "gpu"
     num_workers: PositiveInt = 8
+    # Go on with as few as this when nodes are lost, and with more again when they are back.
+    min_workers: PositiveInt | None = None  # null: always num_workers
     cpus_per_worker: PositiveInt = 1
     accelerator_type: str | None = None
-    zero_stage: Literal[0, 1, 2, 3] = 3
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
-    micro_batch_size: PositiveInt = 1  # examples per worker and forward pass
+    zero_stage: Literal[1, 2, 3] | None = None  # null: the lowest that fits
+    offload_optimizer: Literal["cpu", "nvme"] | None = None
+    offload_parameters: Literal["cpu", "nvme"] | None = None  # ZeRO-3 only
+    nvme_path: str | None = None  # a folder on each node's own disk
+    # Tokens of one forward pass of one worker; null: as many as fit. Never below one example.
+    micro_batch_tokens: PositiveInt | None = None
+    # Examples one after the other in a row, without padding; false: for a model that mixes them.
+    packing: bool = True
     gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt = 100  # steps
     max_failures: Annotated[int, Field(ge=0)] = 3  # restarts of the worker group
+
+    @model_validator(mode="after")
+    def _offload(self) -> TrainingPlacement:
+        if self.offload_parameters and self.zero_stage not in (None, 3):
+            raise ValueError(
+                f"offload_parameters is set with zero_stage {self.zero_stage}, which does not "
+                "partition parameters: set placement.training.zero_stage to 3"
+            )
+        uses_nvme = "nvme" in (self.offload_optimizer, self.offload_parameters)
+        if uses_nvme != (self.nvme_path is not None):
+            raise ValueError(
+                "placement.training.nvme_path belongs to an offload to nvme, and only there"
+            )
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} is above num_workers {self.num_workers}"
+            )
+        return self
 
 
 class EndpointPlacement(_Frozen):

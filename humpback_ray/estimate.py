@@ -449,7 +449,7 @@ class TrainingFit:
     """How a training lies on GPUs. Bytes are those of each GPU."""
 
     zero_stage: int
-    micro_batch_size: int
+    micro_batch_size: int  # examples of the full length
     num_workers: int
     state_bytes: float
     activation_bytes: float
@@ -501,16 +501,30 @@ def fit_training(
     max_length: int,
     gradient_checkpointing: bool,
 ) -> TrainingFit:
+    """How a training lies on hardware: `fit_workers` with as many workers as divide the batch."""
+    num_workers = max(n for n in range(1, hardware.num_gpus + 1) if batch_size % n == 0)
+    return fit_workers(
+        architecture, hardware.gpu.memory, num_workers, batch_size=batch_size,
+        max_length=max_length, gradient_checkpointing=gradient_checkpointing,
+    )  # fmt: skip
+
+
+def fit_workers(
+    architecture: Architecture,
+    gpu_memory: int,
+    num_workers: int,
+    *,
+    batch_size: int,
+    max_length: int,
+    gradient_checkpointing: bool,
+    zero_stages: tuple[int, ...] = (1, 2, 3),
+) -> TrainingFit:
     """The lowest ZeRO stage that fits, with the largest micro-batch that then fits.
 
-    Where nothing fits: what needs least, which is for the caller to see.
-
-    As many workers as GPUs, or the largest divisor of the batch below that: workers have equal
-    shares of it. Every example is taken to have the full length, because one may have it.
+    Where nothing fits: what needs least, which is for the caller to see. Every example is taken to
+    have the full length, because one may have it.
     """
-    num_workers = max(n for n in range(1, hardware.num_gpus + 1) if batch_size % n == 0)
-    share = batch_size // num_workers
-    sizes = [n for n in range(share, 0, -1) if share % n == 0]
+    share = -(-batch_size // num_workers)
     fits = [
         TrainingFit(
             zero_stage, size, num_workers,
@@ -519,11 +533,11 @@ def fit_training(
                 architecture, size * max_length, gradient_checkpointing=gradient_checkpointing
             ),
         )
-        for zero_stage in (1, 2, 3)
-        for size in sizes
+        for zero_stage in zero_stages
+        for size in range(share, 0, -1)
     ]  # fmt: skip
     return next(
-        (fit for fit in fits if fit.needed_bytes <= hardware.gpu.memory),
+        (fit for fit in fits if fit.needed_bytes <= gpu_memory),
         min(fits, key=lambda fit: fit.needed_bytes),
     )
 
@@ -547,7 +561,7 @@ def step_seconds(
     compute = batch_size * sequence_length * per_token / flops
     if fit.num_workers == 1:
         return compute
-    accumulation = batch_size // (fit.num_workers * fit.micro_batch_size)
+    accumulation = math.ceil(batch_size / (fit.num_workers * fit.micro_batch_size))
     passes = {0: 2, 1: 2, 2: 1 + accumulation, 3: 3 * accumulation}[fit.zero_stage]
     link = hardware.gpu.link_gb_per_second
     if fit.num_workers > hardware.gpus_per_node:

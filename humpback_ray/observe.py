@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +80,10 @@ class StageProgress:
             # Time to the first unit is start-up and would spoil the estimate.
             self._first = (time.monotonic(), done)
         self._detail, self._done, self._total = detail, done, total
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        self._console.print(f"  {self._name}: {text}", highlight=False, soft_wrap=True)
 
     def _left(self) -> str:
         now = time.monotonic()
@@ -151,6 +157,33 @@ class Metrics:
                 file.write("".join(f"{line}\n" for line in self._lines).encode())
         self._lines = []
         self._written = time.monotonic()
+
+
+class TensorBoard:
+    """Numbers of each step as TensorBoard's event files, in a folder of the run."""
+
+    def __init__(self, folder: str) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._url = folder if "://" in folder else ""
+        # Event files grow line by line, which object stores do not allow.
+        self._folder = tempfile.mkdtemp(prefix="humpback-tensorboard-") if self._url else folder
+        self._writer = SummaryWriter(self._folder)
+
+    def add(self, values: dict[str, Any]) -> None:
+        """One point of each value, at `values["step"]`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, values["step"])
+
+    def close(self) -> None:
+        """Write what is left; a folder at a URL gets its files now."""
+        self._writer.close()
+        if self._url:
+            filesystem, path = fsspec.core.url_to_fs(self._url)
+            filesystem.makedirs(path, exist_ok=True)
+            for name in os.listdir(self._folder):
+                filesystem.put_file(os.path.join(self._folder, name), f"{path}/{name}")
+            shutil.rmtree(self._folder)
 
 
 def provenance() -> dict[str, Any]:

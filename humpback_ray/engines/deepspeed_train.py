@@ -1,7 +1,7 @@
 """Finetuning on Ray Train workers with DeepSpeed ZeRO: the driver's side.
 
-`finetune` checks the input, tokenizes once, runs the workers (`train_loop.train`) and hands their
-steps to the caller as they happen.
+`finetune` checks the input, tokenizes once, settles how the model lies on the workers, runs them
+(`train_loop.train`) and hands their steps to the caller as they happen.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,9 +28,12 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from transformers import AutoConfig, AutoTokenizer
 
-from humpback_ray.config import TrainingPlacement, TrainingSettings
-from humpback_ray.engines import train_loop
+from humpback_ray import estimate
+from humpback_ray.config import EnginePlacement, TrainingPlacement, TrainingSettings
+from humpback_ray.engines import train_loop, vllm_engine
 from humpback_ray.engines.models import local_folder
+from humpback_ray.engines.training_data import TokenizedSet
+from humpback_ray.engines.training_engine import TrainingJob
 from humpback_ray.records import TrainingExample
 from humpback_ray.text.schedule import schedule
 from humpback_ray.text.tokens import example_ids
@@ -43,7 +48,7 @@ class TrainingResult:
 
     num_examples: int  # trained on
     num_truncated: int  # of those, completions cut at max_length
-    num_dropped: int  # prompts that left no room for a completion
+    num_dropped: int  # without a token of the completion left, or too long and not to be cut
     num_tokens: int  # of the set once, prompts included
     num_target_tokens: int  # those of them that carry loss
     num_steps: int
@@ -63,6 +68,7 @@ def finetune(
     chat_tags: tuple[str, ...],
     scratch_folder: str,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     generation: dict[str, Any] | None = None,
@@ -70,8 +76,8 @@ def finetune(
     """Finetune `base_model` on `examples` and export the model to `output`.
 
     Ray must be initialised. A call that was killed resumes from its latest checkpoint when it is
-    made again with the same arguments; a checkpoint of other settings, examples, base model, ZeRO
-    stage or number of workers is never used.
+    made again with the same arguments but for the placement; a checkpoint of other settings,
+    examples or base model is never used. On SIGTERM the workers save a checkpoint first.
 
     Args:
         examples: folder of Parquet files with the columns of `TrainingExample`, path or URL.
@@ -85,47 +91,53 @@ def finetune(
         scratch_folder: for checkpoints, path or URL seen by every node; deleted at success.
         on_step: called with one record per step, in this process, on a thread of its own, while
             training runs: step, num_steps, loss (nats per target token of the global batch),
-            learning_rate, gradient_norm (before clipping), tokens_per_second (prompts included),
-            seconds, checkpoint_seconds (of the checkpoint before this step, mostly 0), epoch
-            (passes over the examples so far). After a worker's restart the steps since the last
-            checkpoint come again, with the same numbers but for the times.
+            learning_rate, gradient_norm (before clipping), epoch (passes over the examples so far),
+            num_workers, num_micro_batches (of each worker), checkpoint_seconds (of the checkpoint
+            before this step, mostly 0) and what `training_speed.Speed.end` gives. After a worker's
+            restart the steps since the last checkpoint come again, with the same numbers but for
+            the times.
+        on_notice: called with what a person should know: smaller micro-batches after memory ran
+            out.
         revision: of a hub id.
         trust_remote_code: run the code that comes with the base model.
         generation: entries for the exported generation_config.json.
 
     Raises:
-        ValueError: no examples, a base model that cannot be used, or a placement that cannot hold
-            this batch.
+        ValueError: no examples, a base model that cannot be used, a placement that cannot hold
+            this batch, or a training that must not go on (loss, memory, disk).
+        SystemExit: SIGTERM came; what was trained is saved.
         ray.train.TrainingFailedError: workers failed more than `placement.max_failures` times.
     """
     base_model = os.path.abspath(base_model) if os.path.isdir(base_model) else base_model
     output, scratch_folder = _absolute(output), _absolute(scratch_folder)
-    _check_placement(placement)
     tokenizer = load_tokenizer(base_model, revision, trust_remote_code)
-    tokenized, num_truncated, num_dropped = tokenize(examples, tokenizer, settings.max_length)
+    tokenized, num_truncated, num_dropped = tokenize(
+        examples, tokenizer, settings.max_length, cut=settings.too_long == "truncate"
+    )
     batch_size, num_steps = schedule(tokenized.num_examples, settings)
     if batch_size % placement.num_workers:
         raise ValueError(
             f"a batch of {batch_size} examples does not divide among {placement.num_workers} "
             f"training workers: set placement.training.num_workers to a divisor of {batch_size}"
         )
-    job = train_loop.TrainingJob(
+    zero_stage, micro_batch_tokens = settle(base_model, settings, placement, batch_size)
+    job = TrainingJob(
         base_model=base_model,
         revision=revision,
         trust_remote_code=trust_remote_code,
         output=output,
         settings=settings,
         placement=placement,
+        zero_stage=zero_stage,
+        micro_batch_tokens=micro_batch_tokens,
         random_seed=random_seed,
         chat_tags=chat_tags,
         generation=generation,
         batch_size=batch_size,
         num_steps=num_steps,
-        run_name=run_name(
-            tokenized, settings, placement, base_model, revision, random_seed, scratch_folder
-        ),
+        run_name=run_name(tokenized, settings, base_model, revision, random_seed, scratch_folder),
     )
-    losses = _run_workers(job, tokenized, scratch_folder, on_step)
+    losses = _run_workers(job, tokenized, scratch_folder, on_step, on_notice)
     filesystem, path = fsspec.core.url_to_fs(scratch_folder)
     filesystem.rm(path, recursive=True)
     return TrainingResult(
@@ -192,14 +204,53 @@ def _check_files(base_model: str, folder: str) -> None:
         )
 
 
+def settle(
+    base_model: str, settings: TrainingSettings, placement: TrainingPlacement, batch_size: int
+) -> tuple[int, int]:
+    """ZeRO stage and tokens of a micro-batch: what the placement says, or else what fits.
+
+    By arithmetic (`estimate.fit_workers`) for a known architecture on GPUs of known memory; the
+    workers' first pass tries it, and halves the micro-batch where it does not fit after all.
+    Otherwise stage 2 on CPUs, 3 on GPUs, and a micro-batch of one full example.
+    """
+    stage = placement.zero_stage or (3 if placement.offload_parameters else None)
+    tokens = placement.micro_batch_tokens
+    if tokens is not None and tokens < settings.max_length:
+        raise ValueError(
+            f"a micro-batch of {tokens} tokens does not hold an example of "
+            f"{settings.max_length}: set placement.training.micro_batch_tokens to at least the "
+            "training's max_length"
+        )
+    if placement.device == "gpu" and not (stage and tokens):
+        found = EnginePlacement(device="gpu", accelerator_type=placement.accelerator_type)
+        memory = vllm_engine.device_memory(found)
+        architecture = estimate.find_architecture(base_model)
+        if memory and architecture:
+            fit = estimate.fit_workers(
+                architecture, memory, placement.min_workers or placement.num_workers,
+                batch_size=batch_size, max_length=settings.max_length,
+                gradient_checkpointing=placement.gradient_checkpointing,
+                zero_stages=(stage,) if stage else (1, 2, 3),
+            )  # fmt: skip
+            return fit.zero_stage, tokens or fit.micro_batch_size * settings.max_length
+    return stage or (2 if placement.device == "cpu" else 3), tokens or settings.max_length
+
+
 def tokenize(
-    examples: str, tokenizer: Any, max_length: int
-) -> tuple[train_loop.TokenizedSet, int, int]:
+    examples: str, tokenizer: Any, max_length: int, *, cut: bool = True
+) -> tuple[TokenizedSet, int, int]:
     """Token ids of all examples in the order of their ids, whatever the files.
+
+    Args:
+        examples: folder of Parquet files.
+        tokenizer: the base model's.
+        max_length: tokens of an example.
+        cut: whether a completion that is too long is cut at its end, or its example dropped.
 
     Returns:
         The set, the number of completions cut at `max_length`, and the number of examples dropped
-        because no token of the completion could be predicted within `max_length`.
+        because no token of the completion could be predicted within `max_length`, or because they
+        were too long and not to be cut.
 
     Raises:
         ValueError: no Parquet file, a missing column, no example, or none that fits.
@@ -213,16 +264,21 @@ def tokenize(
         if example is None or len(example.ids) <= (first := max(example.num_prompt, 1)):
             num_dropped += 1
             continue
-        num_truncated += example.ids[-1] != tokenizer.eos_token_id
+        is_cut = example.ids[-1] != tokenizer.eos_token_id
+        if is_cut and not cut:
+            num_dropped += 1
+            continue
+        num_truncated += is_cut
         ids.extend(example.ids)
         starts.append(len(ids))
         first_targets.append(first)
     if not first_targets:
         raise ValueError(
             f"all {table.num_rows} examples in {examples!r} have prompts of at least "
-            f"{max_length} tokens: raise max_length of the training"
+            f"{max_length} tokens{'' if cut else ', or are longer as a whole'}: raise max_length "
+            "of the training"
         )
-    tokenized = train_loop.TokenizedSet(
+    tokenized = TokenizedSet(
         ids=numpy.frombuffer(ids, dtype=numpy.int32),
         starts=numpy.frombuffer(starts, dtype=numpy.int64),
         first_targets=numpy.frombuffer(first_targets, dtype=numpy.int32),
@@ -263,73 +319,156 @@ def read_examples(examples: str) -> pyarrow.Table:
 # --- workers ------------------------------------------------------------------------------------
 
 
-class StepInbox:
-    """The actor that holds step records between the first worker, who puts them, and the driver."""
+class Desk:
+    """The actor through which the driver and the workers of a training talk."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int, min_capacity: int) -> None:
+        self._capacity, self._min_capacity = capacity, min_capacity
         self._records: list[dict[str, Any]] = []
+        self._notices: list[str] = []
+        self._must_stop = self._is_out_of_memory = False
+        self._refusal = ""
 
-    def put(self, record: dict[str, Any]) -> None:
+    # --- for the workers ---
+
+    def begin(self, rank: int) -> tuple[int, str]:
+        """An attempt begins: tokens of its micro-batches, or why there must be none."""
+        if rank == 0 and self._is_out_of_memory:
+            self._is_out_of_memory = False
+        return self._capacity, self._refusal
+
+    def out_of_memory(self) -> None:
+        """This attempt's micro-batches are too large, or its model is."""
+        if self._is_out_of_memory:  # another rank has said so
+            return
+        self._is_out_of_memory = True
+        if self._capacity <= self._min_capacity:
+            self._refusal = (
+                f"a micro-batch of one example of {self._min_capacity} tokens does not fit into "
+                "memory: set zero_stage=3, gradient_checkpointing=true or offload_optimizer=cpu of "
+                "placement.training, more workers, or a smaller max_length of the training"
+            )
+            return
+        before, self._capacity = self._capacity, max(self._capacity // 2, self._min_capacity)
+        self._notices.append(
+            f"memory ran out with micro-batches of {before} tokens: they are {self._capacity} from "
+            "now on (the result stays the same)"
+        )
+
+    def put(self, record: dict[str, Any]) -> bool:
+        """A step's record; returns whether the driver wants to stop."""
         self._records.append(record)
+        return self._must_stop
 
-    def take(self) -> list[dict[str, Any]]:
-        """The records since the last call, in order."""
-        records, self._records = self._records, []
-        return records
+    # --- for the driver ---
+
+    def stop(self) -> None:
+        """Let the workers save a checkpoint and end."""
+        self._must_stop = True
+
+    def take(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Records and notices since the last call, in order."""
+        found = self._records, self._notices
+        self._records, self._notices = [], []
+        return found
 
 
 def _run_workers(
-    job: train_loop.TrainingJob,
-    tokenized: train_loop.TokenizedSet,
+    job: TrainingJob,
+    tokenized: TokenizedSet,
     scratch_folder: str,
     on_step: Callable[[dict[str, Any]], None] | None,
+    on_notice: Callable[[str], None] | None,
 ) -> dict[str, float]:
     """Run the worker group to its end; returns what the first worker returned."""
+    min_capacity = min(job.settings.max_length, job.micro_batch_tokens)
     # On the driver's own node, so that it lives exactly as long as the driver can ask it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    inbox = ray.remote(StepInbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    actor = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here)
+    desk = actor.remote(job.micro_batch_tokens, min_capacity)
+    # Each halving of the micro-batches ends an attempt, and so does the last one that fails.
+    num_halvings = (job.micro_batch_tokens // min_capacity).bit_length()
     trainer = TorchTrainer(
         train_loop.train,
-        train_loop_config={"job": job, "examples": ray.put(tokenized), "inbox": inbox},
+        train_loop_config={"job": job, "examples": ray.put(tokenized), "desk": desk},
         scaling_config=_scaling_config(job.placement),
         run_config=ray.train.RunConfig(
             # Ray Train finds the checkpoints of an earlier driver by storage path and name.
             storage_path=scratch_folder,
             name=job.run_name,
-            failure_config=ray.train.FailureConfig(max_failures=job.placement.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=job.placement.max_failures + num_halvings
+            ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_CHECKPOINTS_KEPT),
             worker_runtime_env={"env_vars": _worker_environment(job.placement)},
         ),
     )
     finished = threading.Event()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as pool:
-        delivery = pool.submit(_deliver_steps, inbox, on_step, finished)
+        delivery = pool.submit(_deliver, desk, on_step, on_notice, finished)
         try:
-            result = trainer.fit()
+            with _terminated(desk.stop.remote) as was_terminated:
+                result = trainer.fit().return_value
         finally:
             finished.set()
-        delivery.result()  # raises what on_step raised
-    return result.return_value
+        delivery.result()  # raises what the callbacks raised
+    if "stopped" not in result:
+        return result
+    if was_terminated.is_set():
+        raise SystemExit(f"the training was terminated: {result['stopped']}")
+    raise ValueError(f"the training has stopped: {result['stopped']}")
 
 
-def _deliver_steps(
-    inbox: Any, on_step: Callable[[dict[str, Any]], None] | None, finished: threading.Event
+@contextmanager
+def _terminated(stop: Callable[[], Any]) -> Iterator[threading.Event]:
+    """Call `stop` when SIGTERM comes, instead of ending at once.
+
+    Signals reach the main thread alone; on any other one SIGTERM does what it did before.
+    """
+    was_terminated = threading.Event()
+
+    def terminate(number: int, frame: Any) -> None:
+        was_terminated.set()
+        stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield was_terminated
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield was_terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _deliver(
+    desk: Any,
+    on_step: Callable[[dict[str, Any]], None] | None,
+    on_notice: Callable[[str], None] | None,
+    finished: threading.Event,
 ) -> None:
-    """Hand over records until training has finished and the inbox is empty."""
+    """Hand over records and notices until training has finished and there are no more."""
     last_round = False
     while not last_round:
         last_round = finished.wait(POLL_SECONDS)
-        for record in ray.get(inbox.take.remote()):
+        records, notices = ray.get(desk.take.remote())
+        for record in records:
             if on_step is not None:
                 on_step(record)
+        for notice in notices:
+            if on_notice is not None:
+                on_notice(notice)
 
 
 def _scaling_config(placement: TrainingPlacement) -> ray.train.ScalingConfig:
     resources: dict[str, float] = {"CPU": placement.cpus_per_worker}
     if placement.device == "gpu":
         resources["GPU"] = 1
+    num_workers: int | tuple[int, int] = placement.num_workers
+    if placement.min_workers is not None:
+        num_workers = placement.min_workers, placement.num_workers
     return ray.train.ScalingConfig(
-        num_workers=placement.num_workers,
+        num_workers=num_workers,
         use_gpu=placement.device == "gpu",
         resources_per_worker=resources,
         accelerator_type=placement.accelerator_type,
@@ -345,38 +484,13 @@ def _worker_environment(placement: TrainingPlacement) -> dict[str, str]:
     return environment
 
 
-def _check_placement(placement: TrainingPlacement) -> None:
-    if placement.offload_optimizer and placement.zero_stage == 0:
-        raise ValueError(
-            "offload_optimizer is set with zero_stage 0, which keeps no partitioned optimizer: set "
-            "placement.training.zero_stage to 1, 2 or 3"
-        )
-    if placement.offload_parameters and placement.zero_stage != 3:
-        raise ValueError(
-            f"offload_parameters is set with zero_stage {placement.zero_stage}, which does not "
-            "partition parameters: set placement.training.zero_stage to 3"
-        )
-
-
-def run_name(
-    tokenized: train_loop.TokenizedSet,
-    settings: TrainingSettings,
-    placement: TrainingPlacement,
-    *others: object,
-) -> str:
+def run_name(tokenized: TokenizedSet, settings: TrainingSettings, *others: object) -> str:
     """Name of the run in Ray Train's storage: equal exactly when its checkpoints may be resumed.
 
-    ZeRO checkpoints fit only the stage and the number of workers that wrote them; what else the
-    placement says (micro-batch, checkpoint interval) may change between two attempts.
+    Placement is not part of it: checkpoints are converted to another ZeRO stage or number of
+    workers when they are loaded.
     """
-    identity = [
-        settings.model_dump(mode="json"),
-        placement.zero_stage,
-        placement.num_workers,
-        placement.offload_optimizer,
-        placement.offload_parameters,
-        *others,
-    ]
+    identity = [settings.model_dump(mode="json"), *others]
     digest = hashlib.sha256(json.dumps(identity).encode())
     for values in (tokenized.ids, tokenized.starts, tokenized.first_targets):
         digest.update(values.tobytes())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import shutil
 import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import fsspec
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from humpback_ray.text import prompts
@@ -19,6 +23,7 @@ from humpback_ray.text import prompts
 # A folder is taken for a model by its config.json, so that file is put in place last.
 LAST_FILE = "config.json"
 PARTIAL = ".export-in-progress"
+SHARD_BYTES = 5 * 10**9  # of one file of weights; save_pretrained's default was this for years
 # Names of dtypes in a safetensors header; https://huggingface.co/docs/safetensors.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -26,7 +31,8 @@ FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 def export_model(
     *,
     model: Any,
-    weights: dict[str, torch.Tensor],
+    weights: Iterable[tuple[str, torch.Tensor]],
+    is_writer: bool = True,
     base_model: str,
     revision: str | None,
     trust_remote_code: bool,
@@ -36,9 +42,13 @@ def export_model(
 ) -> None:
     """Write the model in the form of its base: same tensor names, shapes, dtypes and config.
 
+    No more than one file of weights is held in memory, of SHARD_BYTES at most.
+
     Args:
         model: the transformers model the weights belong to; its parameters may be partitioned.
-        weights: the full state dict, on any device.
+        weights: name and value of every tensor, on any device; a value is read before the next
+            one is asked for.
+        is_writer: whether this process writes; the others only go through `weights`.
         base_model: local folder or hub id that `model` was loaded from.
         revision: of a hub id.
         trust_remote_code: as for loading.
@@ -47,13 +57,25 @@ def export_model(
         chat_tags: default tags of the exported chat template.
         generation: entries for generation_config.json, such as temperature and top_p.
     """
+    if not is_writer:
+        deque(weights, maxlen=0)
+        return
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     folder = _staging_folder(output)
     try:
-        model.save_pretrained(
-            folder, state_dict=_in_dtypes_of(weights, base_dtypes(base_model, revision))
+        dtypes = base_dtypes(base_model, revision)
+        # Tied weights have a second name, which the base's files have or have not.
+        second_names = set(model.all_tied_weights_keys) - dtypes.keys()
+        own = (
+            (name, _as_in_base(tensor, dtypes.get(name, tensor.dtype)))
+            for name, tensor in weights
+            if name not in second_names
         )
-        # Over what `save_pretrained` wrote: the training's dropout and dtype are not the model's.
+        if getattr(model, "_weight_conversions", None):
+            # Stored in another form than the model has: only transformers knows the way back.
+            model.save_pretrained(folder, state_dict=dict(own))
+        else:
+            _write_weights(folder, own)
         AutoConfig.from_pretrained(base_model, **source).save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(base_model, **source)
         tokenizer.chat_template = prompts.chat_template(*chat_tags)
@@ -78,24 +100,40 @@ def base_dtypes(base_model: str, revision: str | None) -> dict[str, torch.dtype]
     return dtypes
 
 
-def _in_dtypes_of(
-    weights: dict[str, torch.Tensor], dtypes: dict[str, torch.dtype]
-) -> dict[str, torch.Tensor]:
-    """Cast each tensor to its base's dtype. Names that share a tensor share the cast one too.
-
-    `save_pretrained` finds tied weights by their memory; two copies would both be written.
-    """
-    wanted = {_memory(weights[name]): dtypes[name] for name in weights.keys() & dtypes.keys()}
-    cast: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    for tensor in weights.values():
-        memory = _memory(tensor)
-        if memory not in cast:
-            cast[memory] = tensor.detach().to("cpu", wanted.get(memory, tensor.dtype))
-    return {name: cast[_memory(tensor)] for name, tensor in weights.items()}
+def _as_in_base(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    # `copy`: the value behind a gathered tensor is gone when the next one comes.
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
 
-def _memory(tensor: torch.Tensor) -> tuple[int, torch.Size]:
-    return tensor.data_ptr(), tensor.shape
+def _write_weights(folder: str, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Write `model.safetensors`, or several files and their index as transformers has them."""
+    shards: list[list[str]] = []
+    held: dict[str, torch.Tensor] = {}
+    num_held = num_bytes = 0
+
+    def write() -> None:
+        save_file(held, os.path.join(folder, f"shard-{len(shards)}"), metadata={"format": "pt"})
+        shards.append(list(held))
+        held.clear()
+
+    for name, tensor in weights:
+        if held and num_held + tensor.nbytes > SHARD_BYTES:
+            write()
+            num_held = 0
+        held[name] = tensor
+        num_held += tensor.nbytes
+        num_bytes += tensor.nbytes
+    write()
+
+    files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+    files = files if len(shards) > 1 else ["model.safetensors"]
+    for number, file in enumerate(files):
+        os.rename(os.path.join(folder, f"shard-{number}"), os.path.join(folder, file))
+    if len(shards) > 1:
+        places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": num_bytes}, "weight_map": places}
+        with open(os.path.join(folder, "model.safetensors.index.json"), "w") as stream:
+            json.dump(index, stream, indent=1)
 
 
 def generation_config(

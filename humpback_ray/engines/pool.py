@@ -265,7 +265,9 @@ class EngineActor:
         ready: Future[None] = Future()
         # Threads of PyTorch's pool belong to the thread that first used them: an engine stepped by
         # another one than has built it is 7% slower on CPUs (benchmarks/LOG.md).
-        threading.Thread(target=self._serve, args=(serve, ready), name="engine", daemon=True).start()
+        threading.Thread(
+            target=self._serve, args=(serve, ready), name="engine", daemon=True
+        ).start()
         try:
             ready.result()
         except Exception as error:  # whatever an engine dies of at its start is said
@@ -348,11 +350,11 @@ class EngineActor:
     # --- the engine's own thread --------------------------------------------------------------
 
     def _serve(self, serve: Callable[..., Any], ready: Future[None]) -> None:
-        """Build, feed and step the engine for ever; if it breaks, end the process: Ray restarts it."""
+        """Build, feed and step the engine for ever; if it breaks, Ray restarts the process."""
         try:
             self._tokenizer = load_tokenizer(self._exchange.model)
             self._engine = serve(self._exchange.model, self._placement)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
             ready.set_exception(error)
             return
         ready.set_result(None)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from humpback_ray.config import SamplingSettings, TrainingSettings
+from humpback_ray.observe import TensorBoard
 from humpback_ray.stages.stage import Context, Result
 
 CPU_WORKERS_START_SECONDS = 20.0  # of two workers on two cores, up to the first step
@@ -27,29 +28,36 @@ def run(
     from humpback_ray.engines.deepspeed_train import finetune
 
     def show(step: dict[str, Any]) -> None:
-        context.progress.update(step["step"], step["num_steps"], f"steps, loss {step['loss']:.3f}")
+        detail = f"steps, loss {step['loss']:.3f}, {step['tokens_per_second']:,.0f} tokens/s"
+        context.progress.update(step["step"], step["num_steps"], detail)
         context.metrics.add(**step)
+        board.add(step)
 
     on_cpu = context.placement.training.device == "cpu"
     context.progress.say(
         "starting the training workers", CPU_WORKERS_START_SECONDS if on_cpu else None
     )
-    result = finetune(
-        examples=examples,
-        base_model=base_model,
-        output=context.folder,
-        settings=settings,
-        placement=context.placement.training,
-        random_seed=random_seed,
-        chat_tags=chat_tags,
-        scratch_folder=context.path("_training"),
-        on_step=show,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        generation={"temperature": sampling.temperature, "top_p": sampling.top_p}
-        if sampling
-        else None,
-    )
+    board = TensorBoard(context.path("tensorboard"))
+    try:
+        result = finetune(
+            examples=examples,
+            base_model=base_model,
+            output=context.folder,
+            settings=settings,
+            placement=context.placement.training,
+            random_seed=random_seed,
+            chat_tags=chat_tags,
+            scratch_folder=context.path("_training"),
+            on_step=show,
+            on_notice=context.progress.note,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            generation={"temperature": sampling.temperature, "top_p": sampling.top_p}
+            if sampling
+            else None,
+        )
+    finally:
+        board.close()
     outcomes = {
         "trained": result.num_examples - result.num_truncated,
         "truncated": result.num_truncated,

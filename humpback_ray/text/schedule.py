@@ -22,6 +22,7 @@ STEPS_BY_NUM_EXAMPLES = (
     (25_600, 1_200),
     (51_200, 1_600),
 )
+DIVERGENCE_STEPS, DIVERGENCE_FACTOR = 20, 1.5
 SMALL_SET = 3_000  # examples; below it the paper's batch is 8 and not 32
 
 
@@ -80,3 +81,16 @@ def learning_rate(step: int, num_steps: int, settings: TrainingSettings) -> floa
     return settings.learning_rate + progress * (
         settings.final_learning_rate - settings.learning_rate
     )
+
+
+def has_diverged(losses: list[float]) -> bool:
+    """Whether the loss has gone up instead of down: a window's mean is far above the first one's.
+
+    A window of 20 steps evens out what single batches do; 1.5 times is more than any batch order
+    does to a mean of so many, and less than the loss of a model that has forgotten its language.
+    Both are ours.
+    """
+    if len(losses) < 2 * DIVERGENCE_STEPS:
+        return False
+    first, last = losses[:DIVERGENCE_STEPS], losses[-DIVERGENCE_STEPS:]
+    return sum(last) > DIVERGENCE_FACTOR * sum(first)

@@ -30,7 +30,7 @@ def export(base: str, output: str, change: float = 0.0, **options: Any) -> None:
             parameter.add_(change)
     export_model(
         model=model,
-        weights=model.state_dict(),
+        weights=model.state_dict().items(),
         base_model=base,
         revision=None,
         trust_remote_code=False,

@@ -17,7 +17,10 @@ import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
+import ray
+import ray.train
 import torch
+from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -29,10 +32,24 @@ from transformers import (
 )
 
 from humpback_ray.config import TrainingPlacement, TrainingSettings
-from humpback_ray.engines import train_loop
-from humpback_ray.engines.deepspeed_train import TrainingResult, finetune, run_name, tokenize
+from humpback_ray.engines import train_loop, training_data
+from humpback_ray.engines.deepspeed_train import (
+    Desk,
+    TrainingResult,
+    finetune,
+    run_name,
+    settle,
+    tokenize,
+)
+from humpback_ray.engines.training_engine import TrainingJob
 from humpback_ray.records import Origin, TrainingExample
-from humpback_ray.text.schedule import batch_indices, epoch_order, learning_rate, schedule
+from humpback_ray.text.schedule import (
+    batch_indices,
+    epoch_order,
+    has_diverged,
+    learning_rate,
+    schedule,
+)
 from humpback_ray.text.tokens import example_ids
 
 TAG = "Answer in the style of an AI Assistant."
@@ -49,7 +66,7 @@ SETTINGS = TrainingSettings(
     precision="fp32",
 )
 PLACEMENT = TrainingPlacement(
-    device="cpu", num_workers=2, zero_stage=2, micro_batch_size=3, checkpoint_every=4
+    device="cpu", num_workers=2, zero_stage=2, micro_batch_tokens=200, checkpoint_every=4
 )
 SEED = 7
 
@@ -259,14 +276,14 @@ def test_learning_rate_is_linear_between_its_ends() -> None:
     assert learning_rate(1, 1, settings) == 1e-5
 
 
-def test_any_micro_batch_size_divides_the_share() -> None:
-    assert [train_loop.largest_micro_batch(4, limit) for limit in (1, 2, 3, 4, 9)] == [
-        1,
-        2,
-        2,
-        4,
-        4,
-    ]
+def test_divergence_is_told_from_noise() -> None:
+    draw = random.Random(0)
+    noisy = [2.0 + draw.uniform(-1, 1) for _ in range(200)]
+    assert not any(has_diverged(noisy[:end]) for end in range(1, 200))
+    falling = [5.0 - step / 100 for step in range(200)]
+    assert not has_diverged(falling)
+    assert not has_diverged([1.0] * 20 + [9.0] * 19), "two windows are needed"
+    assert has_diverged([*falling[:100], *(9.0 for _ in range(20))])
 
 
 # --- tokens and masks ---------------------------------------------------------------------------
@@ -280,27 +297,93 @@ def test_loss_is_on_the_completion_and_its_end_alone(base: str, examples: str) -
 
     num_targets = num_padded = 0
     for indices in ([0, 1, 2], [3], [24, 5, 6, 7]):
-        batch = train_loop.collate(tokenized, indices, pad_token_id=1)
-        for row, index in enumerate(indices):
+        batch = training_data.padded(tokenized, indices, pad_token_id=1)
+        assert batch.attention_mask is not None
+        row = training_data.packed(tokenized, indices, pad_token_id=1)
+        assert row.attention_mask is None
+        start = 0
+        for b, index in enumerate(indices):
             example = by_id[index]
-            labels = batch.labels[row]
-            target = labels[labels != train_loop.IGNORED].tolist()
+            labels = batch.labels[b]
+            target = labels[labels != training_data.IGNORED].tolist()
             end = "</s>" if example.example_id != "x-cut" else ""
             text = tokenizer.decode(target)
             assert text == (example.completion + end)[: len(text)]
             assert end or len(text) < len(example.completion)
             assert text.endswith(end)
             # Label j is the token after position j, so the id at position + 1 is the label.
-            places = batch.positions[labels != train_loop.IGNORED] + 1
-            assert batch.input_ids[row, places].tolist() == target
-            length = int(batch.attention_mask[row].sum())
+            places = batch.positions[labels != training_data.IGNORED] + 1
+            assert batch.input_ids[b, places].tolist() == target
+            length = int(batch.attention_mask[b].sum())
             assert places[-1] == length - 1
-            assert tokenizer.decode(batch.input_ids[row, : places[0]]).endswith("### Answer\n")
+            assert tokenizer.decode(batch.input_ids[b, : places[0]]).endswith("### Answer\n")
+            # The same in a row that all of them share.
+            assert row.input_ids[0, start : start + length].tolist() == (
+                batch.input_ids[b, :length].tolist()
+            )
+            assert row.position_ids[0, start : start + length].tolist() == list(range(length))
+            mine = (row.positions >= start) & (row.positions < start + length)
+            assert row.labels[0, mine].tolist() == target
+            assert (row.positions[mine] - start + 1).tolist() == places.tolist()
+            start += length
             num_targets += len(target)
             num_padded += batch.input_ids.shape[1] - length
-        assert batch.labels.ne(train_loop.IGNORED).any(dim=0).all(), "no logits without a loss"
+        assert row.input_ids.shape == (1, start), "no padding"
+        assert batch.labels.ne(training_data.IGNORED).any(dim=0).all(), "no logits without a loss"
+        assert row.labels.ne(training_data.IGNORED).all()
     assert num_targets == tokenized.num_target_tokens([0, 1, 2, 3, 24, 5, 6, 7]) > 0
     assert num_padded > 0
+
+
+def test_packed_loss_is_the_sum_of_the_single_losses(base: str, examples: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenized, _, _ = tokenize(examples, tokenizer, MAX_LENGTH)
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
+    engine = _OneProcess(model)
+    indices = [0, 3, 5, 24]
+    with torch.no_grad():
+        single = [
+            train_loop.completion_loss(engine, training_data.packed(tokenized, [index], 0))
+            for index in indices
+        ]
+        for collate in (training_data.packed, training_data.padded):
+            together = train_loop.completion_loss(engine, collate(tokenized, indices, 0))
+            assert together.item() == pytest.approx(sum(map(float, single)), rel=1e-5)
+        nothing = train_loop.completion_loss(engine, training_data.packed(tokenized, [], 0))
+        assert nothing.item() == 0.0
+    assert len({round(float(loss), 3) for loss in single}) == 4
+
+
+class _OneProcess:
+    """What the loop asks of a DeepSpeed engine, around a model of this process."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.module, self.device = model, torch.device("cpu")
+        self.eval, self.train = model.eval, model.train
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+def test_a_model_that_mixes_packed_examples_is_refused(base: str) -> None:
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
+    assert train_loop.refuse_leak(_OneProcess(model)) == ""
+
+    class Mixing(_OneProcess):
+        def __call__(self, **inputs: Any) -> Any:
+            # Positions that never begin again are one long example.
+            length = inputs["position_ids"].shape[1]
+            return super().__call__(**inputs | {"position_ids": torch.arange(length)[None]})
+
+    assert "packing=false" in train_loop.refuse_leak(Mixing(model))
+
+
+def test_examples_that_are_too_long_are_cut_or_dropped(base: str, examples: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    cut = tokenize(examples, tokenizer, MAX_LENGTH)
+    whole = tokenize(examples, tokenizer, MAX_LENGTH, cut=False)
+    assert (cut[0].num_examples, *cut[1:]) == (25, 1, 1)
+    assert (whole[0].num_examples, *whole[1:]) == (24, 0, 2)
 
 
 def test_plain_text_without_begin_token_has_no_loss_on_its_first(base: str, tmp_path: Path) -> None:
@@ -330,56 +413,123 @@ def test_checkpoints_are_resumed_only_by_the_same_training(base: str, examples: 
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenized = tokenize(examples, tokenizer, MAX_LENGTH)[0]
     shorter = tokenize(examples, tokenizer, MAX_LENGTH - 1)[0]
-    mine = run_name(tokenized, SETTINGS, PLACEMENT, base, SEED)
-    other_steps = SETTINGS.model_copy(update={"num_steps": 11})
-    assert mine == run_name(
-        tokenized,
-        SETTINGS,
-        PLACEMENT.model_copy(update={"micro_batch_size": 1, "checkpoint_every": 9}),
-        base,
-        SEED,
-    )
+    mine = run_name(tokenized, SETTINGS, base, SEED)
+    assert mine == run_name(tokenize(examples, tokenizer, MAX_LENGTH)[0], SETTINGS, base, SEED)
     others = {
-        run_name(shorter, SETTINGS, PLACEMENT, base, SEED),
-        run_name(tokenized, other_steps, PLACEMENT, base, SEED),
-        run_name(tokenized, SETTINGS, PLACEMENT, base, SEED + 1),
-        run_name(tokenized, SETTINGS, PLACEMENT, base + "2", SEED),
-        *(
-            run_name(tokenized, SETTINGS, PLACEMENT.model_copy(update=update), base, SEED)
-            for update in ({"num_workers": 4}, {"zero_stage": 3}, {"offload_optimizer": True})
-        ),
+        run_name(shorter, SETTINGS, base, SEED),
+        run_name(tokenized, SETTINGS.model_copy(update={"num_steps": 11}), base, SEED),
+        run_name(tokenized, SETTINGS, base, SEED + 1),
+        run_name(tokenized, SETTINGS, base + "2", SEED),
     }
-    assert len(others) == 7
+    assert len(others) == 4
     assert mine not in others
 
 
 # --- training -----------------------------------------------------------------------------------
 
+# Ways to lay the same steps on two workers. Each must give what one plain process gives.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "ZeRO-1, packed, one pass": {"zero_stage": 1, "micro_batch_tokens": 2000},
+    "ZeRO-2, packed, accumulated": {"zero_stage": 2, "micro_batch_tokens": MAX_LENGTH},
+    "ZeRO-3, packed, accumulated, checkpointing": {
+        "zero_stage": 3, "micro_batch_tokens": MAX_LENGTH, "gradient_checkpointing": True,
+    },
+    "ZeRO-1, padded, accumulated": {
+        "zero_stage": 1, "micro_batch_tokens": 2 * MAX_LENGTH, "packing": False,
+    },
+    "ZeRO-3, padded": {"zero_stage": 3, "micro_batch_tokens": 2000, "packing": False},
+}  # fmt: skip
+
+
+def _train_all(config: dict[str, Any]) -> None:
+    """Several trainings, one after the other, in one group of workers: starting it takes long."""
+    for job, desk in zip(config["jobs"], config["desks"], strict=True):
+        train_loop.train({"job": job, "desk": desk, "examples": config["examples"]})
+
+
+def train_all(
+    base: str, examples: str, folder: Path, num_workers: int, layouts: dict[str, dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Steps of the same training in several layouts; the models go to `folder`."""
+    tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
+    jobs, desks = [], []
+    for name, update in layouts.items():
+        placement = PLACEMENT.model_copy(
+            update={"num_workers": num_workers, "checkpoint_every": 100, **update}
+        )
+        zero_stage, tokens = settle(base, SETTINGS, placement, 8)
+        (folder / name).mkdir()
+        job = TrainingJob(
+            base, None, False, str(folder / name), SETTINGS, placement, zero_stage, tokens, SEED,
+            (TAG,), None, 8, 10, f"all-{len(jobs)}",
+        )  # fmt: skip
+        jobs.append(job)
+        desks.append(ray.remote(Desk).options(num_cpus=0).remote(tokens, MAX_LENGTH))
+    TorchTrainer(
+        _train_all,
+        train_loop_config={"jobs": jobs, "desks": desks, "examples": ray.put(tokenized)},
+        scaling_config=ray.train.ScalingConfig(num_workers=num_workers),
+        run_config=ray.train.RunConfig(
+            storage_path=str(folder / "scratch"),
+            worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
+        ),
+    ).fit()
+    return {name: ray.get(desk.take.remote())[0] for name, desk in zip(layouts, desks, strict=True)}
+
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("zero_stage", "checkpointing"), [(3, True)])
-def test_workers_train_as_one_plain_process(
-    base: str, examples: str, plain: Any, tmp_path: Path, zero_stage: Any, checkpointing: bool
+def test_every_layout_trains_as_one_plain_process(
+    base: str, examples: str, plain: Any, tmp_path: Path
 ) -> None:
-    steps: list[dict[str, Any]] = []
-    placement = PLACEMENT.model_copy(
-        update={"zero_stage": zero_stage, "gradient_checkpointing": checkpointing}
-    )
-    result = run(base, examples, tmp_path, placement=placement, on_step=steps.append)
     losses, norms, weights = plain
-
-    assert [s["step"] for s in steps] == list(range(1, 11))
-    assert [s["loss"] for s in steps] == pytest.approx(losses, abs=1e-4)
-    assert [s["gradient_norm"] for s in steps] == pytest.approx(norms, rel=1e-3)
-    rates = [learning_rate(step, 10, SETTINGS) for step in range(1, 11)]
-    assert [s["learning_rate"] for s in steps] == pytest.approx(rates)
     assert losses[-1] < losses[0] - 1, "the model must have learned for this to mean anything"
     assert max(norms) > 2 * 0.5, "clipping must be in play"
-    exported = load_file(tmp_path / "model" / "model.safetensors")
-    assert exported.keys() == weights.keys()
-    for name, weight in weights.items():
-        torch.testing.assert_close(exported[name], weight, atol=2e-4, rtol=1e-4, msg=name)
+
+    found = train_all(base, examples, tmp_path, 2, LAYOUTS)
+
+    for name, steps in found.items():
+        assert [s["step"] for s in steps] == list(range(1, 11)), name
+        assert [s["loss"] for s in steps] == pytest.approx(losses, abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(norms, rel=1e-3), name
+        exported = load_file(tmp_path / name / "model.safetensors")
+        assert exported.keys() == weights.keys()
+        for tensor, weight in weights.items():
+            torch.testing.assert_close(exported[tensor], weight, atol=2e-4, rtol=1e-4, msg=name)
+    passes = {name: {s["num_micro_batches"] for s in steps} for name, steps in found.items()}
+    assert passes["ZeRO-1, packed, one pass"] == {1}
+    assert max(passes["ZeRO-2, packed, accumulated"]) > 1
+    assert max(passes["ZeRO-1, padded, accumulated"]) > 1
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("num_workers", [1, 3, 8])
+def test_any_number_of_workers_trains_as_one_plain_process(
+    base: str, examples: str, plain: Any, tmp_path: Path, num_workers: int
+) -> None:
+    layouts = {name: LAYOUTS[name] for name in list(LAYOUTS)[:3]}
+    for name, steps in train_all(base, examples, tmp_path, num_workers, layouts).items():
+        assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(plain[1], rel=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_finished_training_leaves_a_model_and_its_figures(
+    base: str, examples: str, plain: Any, tmp_path: Path
+) -> None:
+    steps: list[dict[str, Any]] = []
+    placement = PLACEMENT.model_copy(update={"num_workers": 1})
+    result = run(base, examples, tmp_path, placement=placement, on_step=steps.append)
+    rates = [learning_rate(step, 10, SETTINGS) for step in range(1, 11)]
+    assert [s["learning_rate"] for s in steps] == pytest.approx(rates)
+    for step in steps:
+        assert 0 < step["mfu"] < 1
+        assert 0 < step["output_tokens_per_second"] < step["tokens_per_second"]
+        parts = (step[f"{name}_seconds"] for name in ("forward", "backward", "optimizer"))
+        assert 0 < sum(parts) < step["seconds"]
+        assert step["peak_memory_gib"] > 0.1
     assert result == TrainingResult(
         num_examples=25,
         num_truncated=1,
@@ -391,6 +541,7 @@ def test_workers_train_as_one_plain_process(
         first_loss=steps[0]["loss"],
         last_loss=steps[-1]["loss"],
     )
+    assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4)
     assert not (tmp_path / "scratch").exists()
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.attention_dropout == 0.0
 
@@ -560,11 +711,9 @@ def test_bad_input_is_explained(base: str, examples: str, tmp_path: Path) -> Non
 
     with pytest.raises(ValueError, match=r"batch of 8 .* 3 training workers"):
         run(base, examples, tmp_path, placement=PLACEMENT.model_copy(update={"num_workers": 3}))
+    small = PLACEMENT.model_copy(update={"micro_batch_tokens": MAX_LENGTH - 1})
+    with pytest.raises(ValueError, match="micro-batch of 159 tokens does not hold"):
+        run(base, examples, tmp_path, placement=small)
     with pytest.raises(ValueError, match=r"zero_stage 2.*to 3"):
-        run(
-            base,
-            examples,
-            tmp_path,
-            placement=PLACEMENT.model_copy(update={"offload_parameters": True}),
-        )
+        TrainingPlacement(zero_stage=2, offload_parameters="cpu")
     assert not (tmp_path / "model").exists()

@@ -1,0 +1,210 @@
+"""Training checkpoints: sharded, reported to Ray Train, and resumed by any number of workers.
+
+DeepSpeed's own form fits the ZeRO stage and the number of workers that wrote it. For any other, the
+checkpoint is first converted to DeepSpeed's universal form
+(https://www.deepspeed.ai/tutorials/universal-checkpointing/).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.fs
+import ray.train
+import torch
+
+from humpback_ray.engines.training_engine import TrainingJob
+
+TAG, UNIVERSAL, LAYOUT_FILE = "state", "universal", "layout.json"
+# Of a parameter's fp32 master value and Adam's two moments.
+OPTIMIZER_BYTES = 12
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a checkpoint in DeepSpeed's own form belongs to."""
+
+    num_workers: int
+    zero_stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint as a folder of this node."""
+
+    folder: str
+    is_universal: bool
+
+
+# --- saving -------------------------------------------------------------------------------------
+
+
+def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dict[str, Any]) -> str:
+    """Save this rank's shards and report them; Ray Train merges the ranks' folders in storage.
+
+    The checkpoint before it stays until this one is whole.
+
+    Returns:
+        Why there is no checkpoint, the same on all ranks; empty where there is one.
+    """
+    # A fixed place, emptied first: what a killed worker left half-written does not pile up.
+    folder = os.path.join(tempfile.gettempdir(), f"humpback-{job.run_name}-{rank}")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)  # DeepSpeed makes it on rank 0 alone, and ranks may be on other nodes
+    needed = num_bytes(engine, job, layout, rank)
+    if refusal := _first(_no_room(folder, needed, layout.num_workers), layout):
+        shutil.rmtree(folder)
+        return refusal
+    engine.save_checkpoint(folder, tag=TAG, client_state={"progress": dict(progress)})
+    if rank == 0:
+        with open(os.path.join(folder, LAYOUT_FILE), "w") as file:
+            json.dump(asdict(layout), file)
+    ray.train.report(
+        {"step": progress["step"]}, checkpoint=ray.train.Checkpoint.from_directory(folder)
+    )
+    shutil.rmtree(folder)
+    return ""
+
+
+def num_bytes(engine: Any, job: TrainingJob, layout: Layout, rank: int) -> int:
+    """About what this rank's part of a checkpoint takes."""
+    sizes = [getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters()]
+    width = 2 if job.settings.precision == "bf16" else 4
+    own = OPTIMIZER_BYTES * sum(sizes) // layout.num_workers
+    if layout.zero_stage == 3:
+        return own + width * sum(sizes) // layout.num_workers
+    return own + (width * sum(sizes) if rank == 0 else 0)
+
+
+def _no_room(folder: str, needed: int, num_workers: int) -> str:
+    """Why a checkpoint would not fit on the disks; they are asked, not tried."""
+    # Every rank writes to its node's disk and copies to the storage of all.
+    storage = ray.train.get_context().get_storage()
+    places = {folder: needed * ray.train.get_context().get_local_world_size()}
+    if isinstance(storage.storage_filesystem, pyarrow.fs.LocalFileSystem):
+        places[storage.experiment_fs_path] = needed * num_workers
+    for place, wanted in places.items():
+        os.makedirs(place, exist_ok=True)
+        free = shutil.disk_usage(place).free
+        if free < wanted:
+            return (
+                f"the disk of {place} has {free / GIB:.1f} GiB left and a checkpoint needs "
+                f"{wanted / GIB:.1f}: make room there, or for the first of its copies set TMPDIR "
+                "to a larger disk"
+            )
+    return ""
+
+
+def _first(message: str, layout: Layout) -> str:
+    """The message of the lowest rank that has one, on all ranks."""
+    messages: list[str] = [""] * layout.num_workers
+    torch.distributed.all_gather_object(messages, message)
+    return next(filter(None, messages), "")
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def latest(layout: Layout, rank: int) -> Iterator[Found | None]:
+    """The training's latest checkpoint on this node's disk, in a form that `layout` can load.
+
+    All ranks must enter and leave together.
+    """
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{LAYOUT_FILE}") as file:
+        written_by = Layout(**json.loads(file.read()))
+    with ExitStack() as stack:
+        if written_by == layout:
+            yield Found(stack.enter_context(_own_files(checkpoint, rank)), is_universal=False)
+        else:
+            folder = stack.enter_context(checkpoint.as_directory())
+            yield Found(stack.enter_context(_converted(folder)), is_universal=True)
+
+
+@contextmanager
+def _own_files(checkpoint: Any, rank: int) -> Iterator[str]:
+    """A checkpoint with this rank's shards alone; as it is where it lies on a local path."""
+    if isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
+        yield checkpoint.path
+        return
+    source = f"{checkpoint.path}/{TAG}"
+    own = re.compile(rf"(mp_rank_00_model_states|.*zero_pp_rank_{rank}_mp_rank_00_\w+)\.pt")
+    with tempfile.TemporaryDirectory(prefix="humpback-checkpoint-") as folder:
+        os.makedirs(os.path.join(folder, TAG))
+        for info in checkpoint.filesystem.get_file_info(pyarrow.fs.FileSelector(source)):
+            if own.fullmatch(info.base_name):
+                pyarrow.fs.copy_files(
+                    info.path,
+                    os.path.join(folder, TAG, info.base_name),
+                    source_filesystem=checkpoint.filesystem,
+                    destination_filesystem=pyarrow.fs.LocalFileSystem(),
+                )
+        yield folder
+
+
+@contextmanager
+def _converted(folder: str) -> Iterator[str]:
+    """A checkpoint in universal form, converted once on each node."""
+    context = ray.train.get_context()
+    target = os.path.join(tempfile.gettempdir(), f"humpback-{context.get_experiment_name()}")
+    if context.get_local_rank() == 0:
+        shutil.rmtree(target, ignore_errors=True)
+        os.makedirs(target)
+        convert(os.path.join(folder, TAG), os.path.join(target, UNIVERSAL))
+    torch.distributed.barrier()
+    yield target
+    torch.distributed.barrier()
+    if context.get_local_rank() == 0:
+        shutil.rmtree(target)
+
+
+def convert(source: str, target: str) -> None:
+    """Write the universal form of a DeepSpeed checkpoint.
+
+    Raises:
+        RuntimeError: the conversion failed, with the last of what it said.
+    """
+    # A process of its own: it forks, which a process with Ray's threads must not do.
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command += ["--input_folder", source, "--output_folder", target, "--inject_missing_state"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise RuntimeError(
+            f"the checkpoint {source} cannot be converted to DeepSpeed's universal form: "
+            f"{' '.join(finished.stderr.split())[-500:]}"
+        )
+
+
+def load(engine: Any, found: Found | None) -> dict[str, Any]:
+    """Restore the engine.
+
+    Returns:
+        `step` (0 at the start) and `losses`, one of each step so far.
+    """
+    if found is None:
+        return {"step": 0, "losses": []}
+    decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    tag = UNIVERSAL if found.is_universal else TAG
+    path, client_state = engine.load_checkpoint(found.folder, tag=tag)
+    assert path is not None, f"no DeepSpeed state in {found.folder}"
+    # DeepSpeed's ZeRO-3 gives every group what the first one has when it loads the universal form.
+    for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    progress = dict(client_state["progress"])
+    assert engine.global_steps == progress["step"], "the engine and the step counter disagree"
+    return progress
