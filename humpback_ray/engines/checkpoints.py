@@ -69,7 +69,7 @@ def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dic
     engine.save_checkpoint(folder, tag=TAG, client_state={"progress": dict(progress)})
     if rank == 0:
         with open(os.path.join(folder, LAYOUT_FILE), "w") as file:
-            json.dump(asdict(layout), file)
+            json.dump(asdict(layout) | {"step": progress["step"]}, file)
     ray.train.report(
         {"step": progress["step"]}, checkpoint=ray.train.Checkpoint.from_directory(folder)
     )
@@ -127,13 +127,14 @@ def latest(layout: Layout, rank: int) -> Iterator[Found | None]:
         yield None
         return
     with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{LAYOUT_FILE}") as file:
-        written_by = Layout(**json.loads(file.read()))
+        written_by = json.loads(file.read())
+    step = written_by.pop("step")
     with ExitStack() as stack:
-        if written_by == layout:
+        if Layout(**written_by) == layout:
             yield Found(stack.enter_context(_own_files(checkpoint, rank)), is_universal=False)
         else:
             folder = stack.enter_context(checkpoint.as_directory())
-            yield Found(stack.enter_context(_converted(folder)), is_universal=True)
+            yield Found(stack.enter_context(_converted(folder, step)), is_universal=True)
 
 
 @contextmanager
@@ -158,14 +159,14 @@ def _own_files(checkpoint: Any, rank: int) -> Iterator[str]:
 
 
 @contextmanager
-def _converted(folder: str) -> Iterator[str]:
+def _converted(folder: str, step: int) -> Iterator[str]:
     """A checkpoint in universal form, converted once on each node."""
     context = ray.train.get_context()
     target = os.path.join(tempfile.gettempdir(), f"humpback-{context.get_experiment_name()}")
     if context.get_local_rank() == 0:
         shutil.rmtree(target, ignore_errors=True)
         os.makedirs(target)
-        convert(os.path.join(folder, TAG), os.path.join(target, UNIVERSAL))
+        convert(os.path.join(folder, TAG), os.path.join(target, UNIVERSAL), step)
     torch.distributed.barrier()
     yield target
     torch.distributed.barrier()
@@ -173,8 +174,8 @@ def _converted(folder: str) -> Iterator[str]:
         shutil.rmtree(target)
 
 
-def convert(source: str, target: str) -> None:
-    """Write the universal form of a DeepSpeed checkpoint.
+def convert(source: str, target: str, step: int) -> None:
+    """Write the universal form of a DeepSpeed checkpoint of so many optimizer steps.
 
     Raises:
         RuntimeError: the conversion failed, with the last of what it said.
@@ -188,6 +189,40 @@ def convert(source: str, target: str) -> None:
             f"the checkpoint {source} cannot be converted to DeepSpeed's universal form: "
             f"{' '.join(finished.stderr.split())[-500:]}"
         )
+    _fit_all_stages(target, step)
+
+
+def _fit_all_stages(folder: str, step: int) -> None:
+    """Let ZeRO-3 load what stage 1 or 2 has written, and the other way round.
+
+    The weights and moments are the same, but each side (DeepSpeed 0.19) looks for the training's
+    counters in a file of its own name and for Adam's step in a place of its own, and stages 1 and 2
+    want each tensor inside a dictionary, which ZeRO-3 takes too.
+    """
+    import deepspeed
+
+    counters = next(name for name in sorted(os.listdir(folder)) if name.endswith("_states.pt"))
+    for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt"):
+        if not os.path.exists(os.path.join(folder, name)):
+            os.link(os.path.join(folder, counters), os.path.join(folder, name))
+    zero = os.path.join(folder, "zero")
+    file = os.path.join(zero, "optimizer_state.pt")
+    state = torch.load(file, map_location="cpu", weights_only=False)
+    groups, num_steps = state["param_groups"], torch.tensor(float(step))
+    state = {
+        **{key: state[key] for key in ("loss_scaler", "dynamic_loss_scale", "overflow")},
+        "ds_version": deepspeed.__version__,
+        "param_groups": groups,
+        "optimizer_state_dict": {"state": {0: {"step": num_steps}}, "param_groups": groups},
+    }
+    torch.save(state, file)
+    for folder_of_tensor in (entry.path for entry in os.scandir(zero) if entry.is_dir()):
+        for name in os.listdir(folder_of_tensor):
+            file = os.path.join(folder_of_tensor, name)
+            value = torch.load(file, map_location="cpu", weights_only=False)
+            if isinstance(value, torch.Tensor) and name != "step.pt":
+                torch.save({"param": value}, file)
+        torch.save(num_steps, os.path.join(folder_of_tensor, "step.pt"))
 
 
 def load(engine: Any, found: Found | None) -> dict[str, Any]:

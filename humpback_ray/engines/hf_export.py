@@ -71,7 +71,8 @@ def export_model(
             for name, tensor in weights
             if name not in second_names
         )
-        if getattr(model, "_weight_conversions", None):
+        is_converted = not dtypes.keys() <= model.state_dict().keys()
+        if is_converted and getattr(model, "_weight_conversions", None):
             # Stored in another form than the model has: only transformers knows the way back.
             model.save_pretrained(folder, state_dict=dict(own))
         else:

@@ -127,7 +127,7 @@ def _train(job: TrainingJob, examples: TokenizedSet, desk: Any, capacity: int) -
                 return {"stopped": f"it was told to stop; step {step} is saved"}
 
     talk.finish()
-    export(engine, job, rank)
+    export(engine.module, job, rank)
     return {"first_loss": losses[0], "last_loss": losses[-1]}
 
 

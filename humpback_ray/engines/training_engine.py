@@ -16,6 +16,10 @@ from humpback_ray.config import TrainingPlacement, TrainingSettings
 from humpback_ray.engines import hf_export
 from humpback_ray.engines.models import local_folder
 
+# Gradients that are summed over the ranks at a time. DeepSpeed's default of ten times as many takes
+# 2 GB of fp32 from the smallest model too.
+REDUCE_BUCKET = 50_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
@@ -49,6 +53,7 @@ def deepspeed_config(job: TrainingJob, num_workers: int) -> dict[str, Any]:
     on_gpu = placement.device == "gpu"
     zero: dict[str, Any] = {
         "stage": job.zero_stage,
+        "reduce_bucket_size": REDUCE_BUCKET,
         # On CPU there are no streams on which communication could overlap computation, and below
         # stage 2 gradients are summed over the ranks once, at the step.
         "overlap_comm": on_gpu and job.zero_stage > 1,
@@ -89,6 +94,21 @@ def build_engine(job: TrainingJob, num_workers: int, *, universal: bool = False)
         universal: it will load a checkpoint in DeepSpeed's universal form.
     """
     import deepspeed
+
+    config = deepspeed_config(job, num_workers)
+    model = load_model(job, config)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=build_optimizer(model, job),
+        config=config | ({"checkpoint": {"load_universal": True}} if universal else {}),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def load_model(job: TrainingJob, config: dict[str, Any]) -> Any:
+    """The base model; under ZeRO-3 each rank has its share of every parameter and no more."""
+    import deepspeed
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
@@ -99,9 +119,8 @@ def build_engine(job: TrainingJob, num_workers: int, *, universal: bool = False)
     # it over the ranks that DeepSpeed knows of by then.
     deepspeed.init_distributed()
     base_model = local_folder(job.base_model)
-    config = deepspeed_config(job, num_workers)
     # While this object lives, `from_pretrained` partitions a ZeRO-3 model as it loads it: rank 0
-    # reads one tensor after the other, and no rank ever has more than its share of the others.
+    # reads one tensor after the other from the mapped files, and the others get their shares.
     partitioning = HfDeepSpeedConfig(config)
     model_config = AutoConfig.from_pretrained(base_model, **job.source)
     if hasattr(model_config, "attention_dropout"):
@@ -118,13 +137,7 @@ def build_engine(job: TrainingJob, num_workers: int, *, universal: bool = False)
     model.train()
     if job.placement.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=build_optimizer(model, job),
-        config=config | ({"checkpoint": {"load_universal": True}} if universal else {}),
-        dist_init_required=False,
-    )
-    return engine
+    return model
 
 
 def attention(device: str) -> str:
@@ -154,17 +167,17 @@ def build_optimizer(model: torch.nn.Module, job: TrainingJob) -> torch.optim.Opt
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(groups, **options)
-    return torch.optim.AdamW(groups, **options, fused=job.placement.device == "gpu")
+    return torch.optim.AdamW(groups, **options, fused=True)
 
 
 # --- the end ------------------------------------------------------------------------------------
 
 
-def export(engine: Any, job: TrainingJob, rank: int) -> None:
-    """Write the model folder, one tensor at a time: all ranks gather it, rank 0 keeps it."""
+def export(model: Any, job: TrainingJob, rank: int) -> None:
+    """Write the model folder: all ranks gather one tensor after the other, rank 0 writes them."""
     hf_export.export_model(
-        model=engine.module,
-        weights=gathered_weights(engine.module, rank),
+        model=model,
+        weights=gathered_weights(model),
         is_writer=rank == 0,
         base_model=local_folder(job.base_model),
         revision=job.revision,
@@ -175,7 +188,7 @@ def export(engine: Any, job: TrainingJob, rank: int) -> None:
     )
 
 
-def gathered_weights(model: Any, rank: int) -> Iterator[tuple[str, torch.Tensor]]:
+def gathered_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of every parameter and saved buffer of a model, whole.
 
     All ranks must go through all of it. Only rank 0 may use the values, and each only until the

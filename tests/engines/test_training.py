@@ -170,7 +170,10 @@ def plain(base: str) -> tuple[list[float], list[float], dict[str, torch.Tensor]]
 
 
 def plain_training(
-    base: str, examples: list[TrainingExample], settings: TrainingSettings
+    base: str,
+    examples: list[TrainingExample],
+    settings: TrainingSettings,
+    last_step: int | None = None,
 ) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """The same finetuning in one process with nothing but transformers and torch.
 
@@ -198,7 +201,7 @@ def plain_training(
     )
     losses, norms = [], []
     num_steps, batch_size = settings.num_steps or 0, settings.batch_size or 0
-    for step in range(1, num_steps + 1):
+    for step in range(1, (last_step or num_steps) + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, num_steps, settings)
         batch = [kept[i] for i in batch_indices(step, batch_size, len(kept), SEED)]

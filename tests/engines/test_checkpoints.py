@@ -1,0 +1,274 @@
+"""Trainings that are interrupted, moved to other workers, or run out of something."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from humpback_ray.engines import hf_export, train_loop
+from humpback_ray.engines.deepspeed_train import Desk, tokenize
+from humpback_ray.engines.training_engine import (
+    TrainingJob,
+    deepspeed_config,
+    export,
+    load_model,
+)
+
+from .test_training import (
+    MAX_LENGTH,
+    PLACEMENT,
+    SEED,
+    SETTINGS,
+    TAG,
+    make_base,
+    make_examples,
+    plain_training,
+    run,
+    write_examples,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_examples(tmp_path_factory.mktemp("examples"), make_examples(26))
+
+
+# --- words with the driver ----------------------------------------------------------------------
+
+
+def test_micro_batches_are_halved_until_one_example_does_not_fit() -> None:
+    desk = Desk(capacity=700, min_capacity=200)
+    sizes = []
+    for _ in range(3):
+        capacity, refusal = desk.begin(0)
+        assert not refusal
+        sizes.append(capacity)
+        for _ in range(2):  # both ranks run out of memory
+            desk.out_of_memory()
+    assert sizes == [700, 350, 200]
+    assert "zero_stage=3" in desk.begin(0)[1]
+    _, notices = desk.take()
+    assert len(notices) == 2
+    assert "700" in notices[0]
+    assert "350" in notices[0]
+
+
+def test_a_loss_that_is_none_ends_the_training() -> None:
+    assert train_loop.bad_loss([2.0, 1.5], 0.3) == ""
+    assert "step 2" in train_loop.bad_loss([2.0, float("nan")], 0.3)
+    assert "gradient norm inf" in train_loop.bad_loss([2.0, 1.5], float("inf"))
+    assert "diverges" in train_loop.bad_loss([1.0] * 20 + [3.0] * 20, 0.3)
+
+
+# --- moved --------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_terminated_and_resumed_on_other_workers(base: str, examples: str, tmp_path: Path) -> None:
+    """Two workers, then one, then two again, with another ZeRO stage each time."""
+    settings = SETTINGS.model_copy(update={"num_steps": 50, "learning_rate": 1e-3})
+    losses, _, weights = plain_training(base, make_examples(26), settings)
+    seen: list[list[dict[str, Any]]] = []
+
+    def attempt(num_workers: int, zero_stage: int, last_step: int) -> None:
+        steps: list[dict[str, Any]] = []
+        seen.append(steps)
+
+        def take(step: dict[str, Any]) -> None:
+            steps.append(step)
+            if step["step"] == last_step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        placement = PLACEMENT.model_copy(
+            update={"num_workers": num_workers, "zero_stage": zero_stage, "checkpoint_every": 100}
+        )
+        run(base, examples, tmp_path, settings=settings, placement=placement, on_step=take)
+
+    for num_workers, zero_stage, last_step in ((2, 2, 2), (1, 3, 22)):
+        with pytest.raises(SystemExit, match="is saved"):
+            attempt(num_workers, zero_stage, last_step)
+        assert not (tmp_path / "model" / "config.json").exists()
+    attempt(2, 1, 0)
+
+    for before, after in pairwise(seen):
+        assert 1 < len(before) < 45, "it ended in the middle"
+        assert after[0]["step"] == before[-1]["step"] + 1, "not a step was lost"
+    steps = [step for attempt_steps in seen for step in attempt_steps]
+    assert [step["step"] for step in steps] == list(range(1, 51))
+    assert [step["loss"] for step in steps] == pytest.approx(losses, abs=2e-3)
+    assert {step["num_workers"] for step in steps} == {1, 2}
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(exported[name], weight, atol=2e-3, rtol=1e-3, msg=name)
+
+
+# --- what runs out ------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in Path(base).iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    steps: list[dict[str, Any]] = []
+    placement = PLACEMENT.model_copy(update={"num_workers": 1, "packing": False})
+    with pytest.raises(ValueError, match="step 1 has loss nan"):
+        run(str(broken), examples, tmp_path, placement=placement, on_step=steps.append)
+    assert [step["step"] for step in steps] == [1]
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+def make_large_base(folder: Path, base: str) -> int:
+    """A model with more weights than a worker may hold, with `base`'s tokenizer; their bytes."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072,
+        num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def own_memory(field: str) -> int:
+    """Bytes of this process's memory, as the kernel names it."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if field in line)
+
+
+def limit_memory(num_bytes: int, folder: str) -> None:
+    """End this process as soon as it has so many bytes more than now; its peak goes to a file.
+
+    Files that are read or written do not count: the kernel takes their pages back when it must.
+    """
+    before = own_memory("RssAnon")
+    peak_file = Path(folder, f"peak-{os.getpid()}")
+
+    def watch() -> None:
+        peak = 0
+        while True:
+            if (more := own_memory("RssAnon") - before) > peak:
+                peak = more
+                peak_file.write_text(str(peak))
+            if peak > num_bytes:
+                os._exit(1)
+            time.sleep(0.002)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _load_and_export(config: dict[str, Any]) -> None:
+    """With less memory than the model has weights: load it, write it."""
+    job: TrainingJob = config["job"]
+    load_model(config["small"], deepspeed_config(config["small"], 2))  # the libraries' own memory
+    limit_memory(config["limit"], config["folder"])
+    hf_export.SHARD_BYTES = 50 * 2**20
+    model = load_model(job, deepspeed_config(job, 2))
+    export(model, job, ray.train.get_context().get_world_rank())
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_model_larger_than_a_workers_memory(base: str, tmp_path: Path) -> None:
+    num_bytes = make_large_base(tmp_path / "large", base)
+    limit = int(0.8 * num_bytes)
+    job = job_for(str(tmp_path / "large"), tmp_path / "model", zero_stage=3)
+    small = job_for(base, tmp_path / "small", zero_stage=3)
+    TorchTrainer(
+        _load_and_export,
+        train_loop_config={"job": job, "small": small, "limit": limit, "folder": str(tmp_path)},
+        scaling_config=ray.train.ScalingConfig(num_workers=2),
+        run_config=run_config(tmp_path),
+    ).fit()
+    peaks = [int(file.read_text()) for file in tmp_path.glob("peak-*")]
+    assert len(peaks) == 2
+    assert all(0.45 * num_bytes < peak <= limit for peak in peaks), (peaks, num_bytes)
+    before = load_file(tmp_path / "large" / "model.safetensors")
+    files = sorted((tmp_path / "model").glob("*.safetensors"))
+    assert len(files) > 4, "in several files, none of which is large"
+    after = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor), name
+    LlamaForCausalLM.from_pretrained(tmp_path / "model")  # the index is right
+
+
+def job_for(base: str, output: Path, *, zero_stage: int, **update: Any) -> TrainingJob:
+    output.mkdir(exist_ok=True)
+    placement = PLACEMENT.model_copy(update={"checkpoint_every": 100, **update})
+    return TrainingJob(
+        base, None, False, str(output), SETTINGS.model_copy(update={"num_steps": 3}), placement,
+        zero_stage, placement.micro_batch_tokens or MAX_LENGTH, SEED, (TAG,), None, 8, 3,
+        output.name,
+    )  # fmt: skip
+
+
+def run_config(folder: Path, **options: Any) -> Any:
+    # What is freed goes back at once: the tests count what is held, not what malloc keeps.
+    variables = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    return ray.train.RunConfig(
+        storage_path=str(folder / "scratch"),
+        worker_runtime_env={"env_vars": variables},
+        **options,
+    )
+
+
+def _train_with_little_memory(config: dict[str, Any]) -> dict[str, Any]:
+    limit = own_memory("VmData") + config["limit"]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    return train_loop.train(config)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_memory_that_runs_out_halves_the_micro_batches(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
+    # Of so many tokens the mask alone takes 1.6 GB, and of half as many 0.4 GB.
+    job = job_for(base, tmp_path / "model", zero_stage=1, num_workers=1, micro_batch_tokens=20_000)
+    desk = ray.remote(Desk).options(num_cpus=0).remote(20_000, MAX_LENGTH)
+    result = TorchTrainer(
+        _train_with_little_memory,
+        train_loop_config={
+            "job": job, "desk": desk, "limit": 1800 * 2**20,
+            "examples": ray.put(tokenized),
+        },
+        scaling_config=ray.train.ScalingConfig(num_workers=1),
+        run_config=run_config(tmp_path, failure_config=ray.train.FailureConfig(max_failures=4)),
+    ).fit()  # fmt: skip
+    records, notices = ray.get(desk.take.remote())
+    assert len(notices) >= 1
+    assert "20000 tokens: they are 10000" in notices[0]
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert "stopped" not in result.return_value
+    assert (tmp_path / "model" / "config.json").exists()
