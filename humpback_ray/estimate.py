@@ -667,17 +667,18 @@ class _Estimator:
         if fit.needed_bytes > self.hardware.gpu.memory:
             what = f"ZeRO-{fit.zero_stage} of batches of {batch_size} on {fit.num_workers} GPUs"
             return self.too_large(path, what, fit.needed_bytes)
-        seconds = num_steps * step_seconds(
-            self.architecture, self.hardware, fit, batch_size=batch_size,
-            sequence_length=min(tokens, settings.max_length),
-        )  # fmt: skip
+        length = min(tokens, settings.max_length)
+        step = step_seconds(
+            self.architecture, self.hardware, fit, batch_size=batch_size, sequence_length=length
+        )
         return StageEstimate(
             path,
             f"states {fit.state_bytes / GIB:.1f} + activations {fit.activation_bytes / GIB:.1f} "
             f"of {self.hardware.gpu.memory_gib} GiB",
-            f"ZeRO-{fit.zero_stage} x {fit.num_workers} GPUs, micro-batch {fit.micro_batch_size}, "
-            f"{num_steps} steps",
-            seconds / 3600 + STAGE_START_HOURS,
+            f"ZeRO-{fit.zero_stage} x {fit.num_workers} GPUs, micro-batch "
+            f"{fit.micro_batch_size * settings.max_length:,} tokens, {num_steps} steps, "
+            f"{batch_size * length / step:,.0f} tokens/s",
+            num_steps * step / 3600 + STAGE_START_HOURS,
         )
 
     def too_large(self, path: str, what: str, num_bytes: float) -> StageEstimate:

@@ -237,9 +237,13 @@ def load(engine: Any, found: Found | None) -> dict[str, Any]:
     tag = UNIVERSAL if found.is_universal else TAG
     path, client_state = engine.load_checkpoint(found.folder, tag=tag)
     assert path is not None, f"no DeepSpeed state in {found.folder}"
-    # DeepSpeed's ZeRO-3 gives every group what the first one has when it loads the universal form.
+    # Where DeepSpeed's ZeRO-3 loads the universal form, all groups get what the first one has, and
+    # all parameters one and the same counter of steps, which Adam then raises for each of them.
     for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay
+    for state in engine.optimizer.optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
     progress = dict(client_state["progress"])
     assert engine.global_steps == progress["step"], "the engine and the step counter disagree"
     return progress

@@ -26,7 +26,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from transformers import AutoConfig, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
 from humpback_ray import estimate
 from humpback_ray.config import EnginePlacement, TrainingPlacement, TrainingSettings
@@ -164,13 +164,18 @@ def load_tokenizer(base_model: str, revision: str | None, trust_remote_code: boo
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         folder = local_folder(base_model, weights=False)
-        AutoConfig.from_pretrained(folder, **source)
+        config = AutoConfig.from_pretrained(folder, **source)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the base model {base_model!r} cannot be loaded: it must be a folder (path or URL) "
             "with config.json, tokenizer and safetensors, or a Hugging Face hub id "
             f"({_one_line(error)})"
         ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+        raise ValueError(
+            f"the base model {base_model!r} is a {config.model_type} model, which transformers does "
+            "not have as a causal language model: give one that continues text, such as LLaMA"
+        )
     if os.path.isdir(folder):
         _check_files(base_model, folder)
     try:

@@ -115,11 +115,11 @@ def test_terminated_and_resumed_on_other_workers(base: str, examples: str, tmp_p
         assert after[0]["step"] == before[-1]["step"] + 1, "not a step was lost"
     steps = [step for attempt_steps in seen for step in attempt_steps]
     assert [step["step"] for step in steps] == list(range(1, 51))
-    assert [step["loss"] for step in steps] == pytest.approx(losses, abs=2e-3)
+    assert [step["loss"] for step in steps] == pytest.approx(losses, abs=1e-4)
     assert {step["num_workers"] for step in steps} == {1, 2}
     exported = load_file(tmp_path / "model" / "model.safetensors")
     for name, weight in weights.items():
-        torch.testing.assert_close(exported[name], weight, atol=2e-3, rtol=1e-3, msg=name)
+        torch.testing.assert_close(exported[name], weight, atol=2e-4, rtol=1e-4, msg=name)
 
 
 # --- what runs out ------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
 )
 
 from humpback_ray.config import TrainingPlacement, TrainingSettings
@@ -702,6 +703,11 @@ def test_bad_input_is_explained(base: str, examples: str, tmp_path: Path) -> Non
     Path(endless, "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="no end token"):
         run(endless, examples, tmp_path)
+
+    translator = _copy_of(base, tmp_path / "translator")
+    T5Config().save_pretrained(translator)
+    with pytest.raises(ValueError, match=r"a t5 model.*causal"):
+        run(translator, examples, tmp_path)
 
     os.makedirs(tmp_path / "empty")
     with pytest.raises(ValueError, match="no Parquet file"):
