@@ -173,8 +173,8 @@ def load_tokenizer(base_model: str, revision: str | None, trust_remote_code: boo
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
         raise ValueError(
-            f"the base model {base_model!r} is a {config.model_type} model, which transformers does "
-            "not have as a causal language model: give one that continues text, such as LLaMA"
+            f"the base model {base_model!r} is a {config.model_type} model, which transformers "
+            "does not have as a causal language model: give one that continues text, such as LLaMA"
         )
     if os.path.isdir(folder):
         _check_files(base_model, folder)
