@@ -48,7 +48,6 @@ class Engine:
     before: Tally = field(default_factory=Tally)  # of earlier lives
     now: Tally = field(default_factory=Tally)
     num_requests: int = 0  # in the engine at the last beat
-    seen: float = 0.0  # time of the last beat
     in_flight: dict[str, float] = field(default_factory=dict)  # batch to the time it was begun
 
     @property
@@ -126,7 +125,7 @@ class Ledger:
     def beat(self, engine_id: str, now: Tally, num_requests: int) -> None:
         """An engine is alive and has done this much in this life."""
         engine = self._engines[engine_id]
-        engine.now, engine.num_requests, engine.seen = now, num_requests, time.time()
+        engine.now, engine.num_requests = now, num_requests
 
     def engines(self) -> list[Engine]:
         """Every engine that has ever begun."""

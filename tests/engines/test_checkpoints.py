@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from humpback_ray.engines import hf_export, train_loop
-from humpback_ray.engines.deepspeed_train import Desk, tokenize
+from humpback_ray.engines.deepspeed_train import tokenize
+from humpback_ray.engines.desk import Desk
 from humpback_ray.engines.training_engine import (
     TrainingJob,
     deepspeed_config,

@@ -35,13 +35,13 @@ from transformers import (
 from humpback_ray.config import TrainingPlacement, TrainingSettings
 from humpback_ray.engines import train_loop, training_data
 from humpback_ray.engines.deepspeed_train import (
-    Desk,
     TrainingResult,
     finetune,
     run_name,
     settle,
     tokenize,
 )
+from humpback_ray.engines.desk import Desk
 from humpback_ray.engines.training_engine import TrainingJob
 from humpback_ray.records import Origin, TrainingExample
 from humpback_ray.text.schedule import (
@@ -607,7 +607,7 @@ finetune(
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_killed_driver_resumes_when_called_again(
     base: str, examples: str, plain: Any, tmp_path: Path

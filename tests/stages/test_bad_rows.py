@@ -132,6 +132,7 @@ def test_an_engine_that_cannot_start_says_so_once(tmp_path, model_folder):
     assert not (tmp_path / "candidates" / "rows").exists()
 
 
+@pytest.mark.long
 def test_engines_that_always_die_are_given_up(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
     engine = {"max_restarts": 2}

@@ -233,6 +233,7 @@ def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folde
     assert lines[-1]["generated_tokens_per_second"] > 0
 
 
+@pytest.mark.long
 def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(
     tmp_path, model_folder
 ):

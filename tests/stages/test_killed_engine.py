@@ -58,6 +58,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
     command = [sys.executable, "-c", RUN, str(tmp_path), model_folder]
     rows = tmp_path / "candidates" / "rows"

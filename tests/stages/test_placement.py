@@ -80,8 +80,12 @@ def _groups_while_running(address, folder, model, engine):
 
 @pytest.mark.parametrize(
     ("num_engines", "devices"),
-    [(8, 1), (4, 2), (2, 8)],
-    ids=["7B, one device each", "33B, two devices each", "65B, a node each"],
+    [
+        # Eight engines are eight processes that import vLLM: minutes on two cores.
+        pytest.param(8, 1, id="7B, one device each", marks=pytest.mark.long),
+        pytest.param(4, 2, id="33B, two devices each"),
+        pytest.param(2, 8, id="65B, a node each"),
+    ],
 )
 def test_engines_have_their_devices_on_one_node_and_give_them_back(
     two_nodes_of_eight, tmp_path, model_folder, num_engines, devices
