@@ -76,7 +76,7 @@ def deepspeed_config(job: TrainingJob, num_workers: int) -> dict[str, Any]:
         "gradient_clipping": job.settings.max_gradient_norm,
         "bf16": {"enabled": bf16},
         "zero_optimization": zero,
-        # It would divide by an interval too short to measure and then say so at every step.
+        # The loop tells the driver of every step: DeepSpeed's own lines would say it again.
         "steps_per_print": None,
     }
     if bf16:
