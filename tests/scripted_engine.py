@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import time
+from contextlib import suppress
 
 from humpback_ray.engines.request import Generation, Request, load_tokenizer
 from humpback_ray.records import Finish
@@ -26,12 +27,16 @@ class ScriptedEngine:
         counter: a file that gets one byte for each request answered.
         seconds_per_row: from when a request has a place to its answer.
         seconds_to_start: until the engine is there.
+        broken_once: a file: the one engine that makes it cannot start, and this at once.
     """
 
     def __init__(
         self, model, placement, *, script="answer", counter="", seconds_per_row=0.0,
-        seconds_to_start=0.0,
+        seconds_to_start=0.0, broken_once="",
     ):  # fmt: skip
+        if broken_once:
+            with suppress(FileExistsError), open(broken_once, "x"):
+                raise RuntimeError("the driver of this device is too old")
         time.sleep(seconds_to_start)
         if script == "no_start":
             raise RuntimeError("the driver of this device is too old")

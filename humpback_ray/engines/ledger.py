@@ -42,6 +42,7 @@ class Engine:
     pid: int = 0
     actor: Any = None  # its handle
     group: str = ""  # id of its placement group
+    is_starting: bool = False
     is_running: bool = False
     num_lives: int = 0
     start_seconds: float = 0.0  # of its last life
@@ -83,7 +84,7 @@ class Ledger:
             self._num_deaths += 1
             engine.before, engine.now = engine.tally, Tally()
         engine.in_flight.clear()
-        engine.is_running = False
+        engine.is_starting, engine.is_running = True, False
         engine.num_lives += 1
         engine.host, engine.pid, engine.actor, engine.group = host, pid, actor, group
         if self._deaths_in_a_row > self._max_deaths:
@@ -96,12 +97,25 @@ class Ledger:
     def started(self, engine_id: str, seconds: float) -> None:
         """An engine takes rows from now on."""
         self._has_started = True
-        self._engines[engine_id].is_running = True
-        self._engines[engine_id].start_seconds = seconds
+        engine = self._engines[engine_id]
+        engine.is_starting, engine.is_running = False, True
+        engine.start_seconds = seconds
 
-    def has_ever_started(self) -> bool:
-        """Whether any engine of this pass has come up: then a failed start is not everybody's."""
-        return self._has_started
+    def not_started(self, engine_id: str, error: str) -> None:
+        """An engine cannot start, because of this."""
+        self._engines[engine_id].is_starting = False
+        self._last_error = error
+
+    def can_start(self) -> bool | None:
+        """Whether a failed start is that engine's own matter and not everybody's.
+
+        Returns:
+            True when an engine of this pass has ever come up, False when all that have begun have
+            failed, None as long as others are still starting.
+        """
+        if self._has_started:
+            return True
+        return None if any(engine.is_starting for engine in self._engines.values()) else False
 
     def failed(self, error: str) -> None:
         """An engine is about to die, of this."""

@@ -273,9 +273,12 @@ class EngineActor:
         except Exception as error:  # whatever an engine dies of at its start is said
             logger.exception("the engine cannot start")
             message = f"the engine cannot start on {socket.gethostname()}: {_one_line(error)}"
-            ray.get(self._ledger.failed.remote(message))
-            if ray.get(self._ledger.has_ever_started.remote()):
-                # Others run: this is a matter of this node, and Ray starts the engine again.
+            ray.get(self._ledger.not_started.remote(self._id, message))
+            # An engine on a good node takes longer to start than one on a bad node to fail.
+            while (can_start := ray.get(self._ledger.can_start.remote())) is None:
+                time.sleep(BEAT_SECONDS)
+            if can_start:
+                # This is a matter of this node, and Ray starts the engine again.
                 os._exit(1)
             return message
         ray.get(self._ledger.started.remote(self._id, time.monotonic() - self._began))

@@ -86,10 +86,23 @@ def test_what_was_done_before_a_death_stays_counted():
     assert engine.tally.idle_share == 0.75
 
 
+def test_a_failed_start_is_judged_when_no_other_engine_is_still_starting():
+    ledger = Ledger(1)
+    ledger.starting("a", "host", 1)
+    ledger.starting("b", "host", 2)
+    ledger.not_started("a", "no device")
+    assert ledger.can_start() is None
+    ledger.not_started("b", "no device")
+    assert ledger.can_start() is False
+
+
 def test_one_engine_that_has_started_means_that_a_failed_start_is_not_everybodys():
     ledger = Ledger(1)
     ledger.starting("a", "host", 1)
-    assert not ledger.has_ever_started()
-    ledger.started("a", 1.0)
     ledger.starting("b", "host", 2)
-    assert ledger.has_ever_started()
+    ledger.started("b", 1.0)
+    ledger.not_started("a", "no device")
+    assert ledger.can_start() is True
+    # What came up once may come up again.
+    dies(ledger, "b")
+    assert ledger.can_start() is True

@@ -133,6 +133,18 @@ def test_an_engine_that_cannot_start_says_so_once(tmp_path, model_folder):
 
 
 @pytest.mark.long
+def test_an_engine_that_fails_at_once_does_not_speak_for_those_that_are_starting(
+    tmp_path, model_folder
+):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
+    script = {"broken_once": str(tmp_path / "broken"), "seconds_to_start": 5.0}
+    engine = {"min_engines": 2, "max_engines": 2}
+    result = augmented(tmp_path, segments, model_folder, **script, engine=engine)
+    assert result.outcomes == {"stop": 60}
+    assert (tmp_path / "broken").exists()
+
+
+@pytest.mark.long
 def test_engines_that_always_die_are_given_up(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
     engine = {"max_restarts": 2}
