@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -28,12 +29,15 @@ from rich.progress import (
     TextColumn,
 )
 
+from humpback_ray import storage
+
 logger = logging.getLogger("humpback_ray")
 # Until a run has a log file, nothing is logged: the terminal is for what a person must know.
 logger.addHandler(logging.NullHandler())
 logger.propagate = False
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
+STATE_SECONDS = 10.0  # how often it is written for those who look from elsewhere
 
 
 class StageProgress:
@@ -85,17 +89,36 @@ class StageProgress:
         """Print a line that stays."""
         self._console.print(f"  {self._name}: {text}", highlight=False, soft_wrap=True)
 
-    def _left(self) -> str:
+    def state(self) -> dict[str, Any]:
+        """What is shown now, for those who look from elsewhere; no total where nothing counts."""
+        return {
+            "time": utc_now(),
+            "done": self._done if self._total else None,
+            "total": self._total or None,
+            "detail": self._detail,
+            "seconds_left": self._seconds_left(),
+        }
+
+    def _seconds_left(self) -> float | None:
+        """None while nobody can tell."""
         now = time.monotonic()
+        if not self._total:
+            if self._expected_seconds is None:
+                return None
+            left = self._expected_seconds - (now - self._phase_started)
+            return left if left > 0 else None
+        if self._first is None or self._done <= self._first[1]:
+            return None
+        per_unit = (now - self._first[0]) / (self._done - self._first[1])
+        return per_unit * (self._total - self._done)
+
+    def _left(self) -> str:
+        seconds = self._seconds_left()
         if self._total:
-            if self._first is None or self._done <= self._first[1]:
-                return "time left not known yet"
-            per_unit = (now - self._first[0]) / (self._done - self._first[1])
-            return f"{duration(per_unit * (self._total - self._done))} left"
-        elapsed = now - self._phase_started
-        if self._expected_seconds is not None and elapsed < self._expected_seconds:
-            return f"about {duration(self._expected_seconds - elapsed)} left"
-        return f"{duration(elapsed)} so far"
+            return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
+        if seconds is not None:
+            return f"about {duration(seconds)} left"
+        return f"{duration(time.monotonic() - self._phase_started)} so far"
 
     def _refresh(self) -> None:
         self._bar.update(
@@ -134,6 +157,21 @@ def polling(poll: Callable[[], None], seconds: float = 1.0, *, last: bool = True
         poll()
 
 
+@contextmanager
+def state_written(progress: StageProgress, url: str) -> Iterator[None]:
+    """Keep a file with the stage's state while the block runs: also the sign that it is alive."""
+
+    def write() -> None:
+        try:
+            storage.write_json(url, progress.state())
+        except OSError as error:  # a store that fails for a while must not end the sign of life
+            logger.warning("the stage's state is not written: %s", error)
+
+    write()
+    with polling(write, STATE_SECONDS, last=False):
+        yield
+
+
 class Metrics:
     """`metrics.jsonl` of a stage: one JSON object per line, each with the time in UTC."""
 
@@ -151,12 +189,16 @@ class Metrics:
     def flush(self) -> None:
         """Append what has come since the last time. Stores that cannot append rewrite the file."""
         if self._lines:
-            filesystem, path = fsspec.core.url_to_fs(self._url)
-            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-            with filesystem.open(path, "ab") as file:
-                file.write("".join(f"{line}\n" for line in self._lines).encode())
+            _append(self._url, "".join(f"{line}\n" for line in self._lines))
         self._lines = []
         self._written = time.monotonic()
+
+
+def _append(url: str, text: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+    with filesystem.open(path, "ab") as file:
+        file.write(text.encode())
 
 
 class TensorBoard:
@@ -228,11 +270,47 @@ def duration(seconds: float) -> str:
 
 
 def log_to(url: str) -> None:
-    """Send the project's log to a local file; remote runs keep it in Ray's job log."""
-    if "://" in url:
-        return
-    os.makedirs(os.path.dirname(url), exist_ok=True)
-    handler = logging.FileHandler(url, encoding="utf-8")
+    """Send the project's log to a file of the run, local or at a URL."""
+    handler: logging.Handler = _LogAtUrl(url)
+    if "://" not in url:
+        os.makedirs(os.path.dirname(url), exist_ok=True)
+        handler = logging.FileHandler(url, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+class _LogAtUrl(logging.Handler):
+    """Each record as it comes: a run logs a few dozen of them."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _append(self._url, f"{self.format(record)}\n")
+        except OSError:
+            self.handleError(record)
+
+
+@contextmanager
+def end_logged() -> Iterator[None]:
+    """Write into the log why the block ends before its time, for those who look from elsewhere."""
+    try:
+        yield
+    except BaseException:
+        logger.exception("stopped")
+        raise
+
+
+def last_error(log: str) -> str | None:
+    """The last error of a log that `log_to` has written: its time and what it says, or None."""
+    records = re.split(r"^(?=\d{4}-\d\d-\d\d [\d:,]+ [A-Z]+ )", log, flags=re.MULTILINE)
+    errors = [record for record in records if re.match(r"\S+ \S+ (ERROR|CRITICAL) ", record)]
+    if not errors:
+        return None
+    day, at, _, message = errors[-1].rstrip().split(" ", 3)
+    # What stands after the last frame of a traceback, or all of it.
+    says = re.split(r"\n(?:[ \t].*\n)+", message)[-1]
+    return f"{day} {at.partition(',')[0]} {' '.join(says.split())[:500]}"
