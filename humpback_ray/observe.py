@@ -164,7 +164,7 @@ def state_written(progress: StageProgress, url: str) -> Iterator[None]:
     def write() -> None:
         try:
             storage.write_json(url, progress.state())
-        except OSError as error:  # a store that fails for a while must not end the sign of life
+        except storage.errors() as error:  # failing for a while must not end the sign of life
             logger.warning("the stage's state is not written: %s", error)
 
     write()
@@ -189,16 +189,12 @@ class Metrics:
     def flush(self) -> None:
         """Append what has come since the last time. Stores that cannot append rewrite the file."""
         if self._lines:
-            _append(self._url, "".join(f"{line}\n" for line in self._lines))
+            filesystem, path = fsspec.core.url_to_fs(self._url)
+            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+            with filesystem.open(path, "ab") as file:
+                file.write("".join(f"{line}\n" for line in self._lines).encode())
         self._lines = []
         self._written = time.monotonic()
-
-
-def _append(url: str, text: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(url)
-    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-    with filesystem.open(path, "ab") as file:
-        file.write(text.encode())
 
 
 class TensorBoard:
@@ -270,28 +266,14 @@ def duration(seconds: float) -> str:
 
 
 def log_to(url: str) -> None:
-    """Send the project's log to a file of the run, local or at a URL."""
-    handler: logging.Handler = _LogAtUrl(url)
-    if "://" not in url:
-        os.makedirs(os.path.dirname(url), exist_ok=True)
-        handler = logging.FileHandler(url, encoding="utf-8")
+    """Send the project's log to a local file; remote runs keep it in Ray's job log."""
+    if "://" in url:
+        return
+    os.makedirs(os.path.dirname(url), exist_ok=True)
+    handler = logging.FileHandler(url, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-
-
-class _LogAtUrl(logging.Handler):
-    """Each record as it comes: a run logs a few dozen of them."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = url
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            _append(self._url, f"{self.format(record)}\n")
-        except OSError:
-            self.handleError(record)
 
 
 @contextmanager
@@ -305,12 +287,24 @@ def end_logged() -> Iterator[None]:
 
 
 def last_error(log: str) -> str | None:
-    """The last error of a log that `log_to` has written: its time and what it says, or None."""
-    records = re.split(r"^(?=\d{4}-\d\d-\d\d [\d:,]+ [A-Z]+ )", log, flags=re.MULTILINE)
-    errors = [record for record in records if re.match(r"\S+ \S+ (ERROR|CRITICAL) ", record)]
-    if not errors:
-        return None
-    day, at, _, message = errors[-1].rstrip().split(" ", 3)
-    # What stands after the last frame of a traceback, or all of it.
-    says = re.split(r"\n(?:[ \t].*\n)+", message)[-1]
-    return f"{day} {at.partition(',')[0]} {' '.join(says.split())[:500]}"
+    """The last error of a run's log: its time and what it says in one line, or None.
+
+    Args:
+        log: JSON lines with time, level, message and exception, or lines as `log_to` writes them.
+    """
+    for when, level, message in reversed(list(_records(log))):
+        if level in ("ERROR", "CRITICAL"):
+            # What stands after the last frame of a traceback, or all of it.
+            says = re.split(r"\n(?:[ \t].*\n)+", message)[-1]
+            return f"{when} {' '.join(says.split())[:500]}"
+    return None
+
+
+def _records(log: str) -> Iterator[tuple[str, str, str]]:
+    if log.startswith("{"):
+        for line in map(json.loads, log.splitlines()):
+            yield line["time"], line["level"], line.get("exception") or line["message"]
+        return
+    begin = r"^(\d{4}-\d\d-\d\d [\d:]+),\d+ ([A-Z]+) "
+    _, *parts = re.split(begin, log, flags=re.MULTILINE)
+    yield from zip(parts[::3], parts[1::3], parts[2::3], strict=True)

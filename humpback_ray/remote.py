@@ -118,15 +118,15 @@ def _check_dashboard(address: str) -> None:
         found = requests.get(f"{address}/api/version", timeout=ANSWER_SECONDS)
         if found.status_code in (401, 403):  # with a token or not, this says who is there
             found = requests.get(f"{address}/api/authentication_mode", timeout=ANSWER_SECONDS)
-        known = found.json().keys() & {"ray_version", "authentication_mode"}
+        content = found.json()
     except requests.exceptions.JSONDecodeError:
-        known = set()
+        content = None
     except requests.exceptions.RequestException as error:
         raise ValueError(
             f"nothing answers at {address} ({type(error).__name__}): is the cluster up, and the "
             "tunnel to its dashboard?"
         ) from error
-    if not known:
+    if not isinstance(content, dict) or not content.keys() & {"ray_version", "authentication_mode"}:
         raise ValueError(
             f"what answers at {address} is not a Ray dashboard: give the address that `ray start` "
             "or `ray dashboard` has printed, with port 8265 by default"
@@ -214,10 +214,11 @@ def prepare(
             "submitted to; leave it out"
         )
     environment = yaml.safe_load((JOBS / "run_pipeline.yaml").read_text(encoding="utf-8"))
-    own_file = None if recipe in config.recipe_names() else Path(recipe)
+    is_shipped = recipe in config.recipe_names()
+    file = PACKAGE / "recipes" / f"{recipe}.yaml" if is_shipped else Path(recipe)
+    text = file.read_text(encoding="utf-8")
     refuse_credentials(
-        {"--run": run, "--until": until or ""}
-        | ({str(own_file): own_file.read_text(encoding="utf-8")} if own_file else {})
+        {"--run": run, "--until": until or "", str(file): text}
         | {f"--set {override.partition('=')[0]}": override for override in overrides or []}
         | dict(_texts(loaded.model_dump(mode="json")))
         | {f"env_vars.{name} of jobs/": f"{name}={value}"
@@ -227,22 +228,22 @@ def prepare(
         skipped = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, Path(folder, source.name), ignore=skipped)
     taken, notes = _take_sources(loaded, Path(folder, TRAVELLING))
-    if own_file:
-        recipe = f"{TRAVELLING}/{_plain(own_file.name)}"
+    if not is_shipped:
+        recipe = f"{TRAVELLING}/{_plain(file.name)}"
         Path(folder, TRAVELLING).mkdir(exist_ok=True)
-        shutil.copyfile(own_file, Path(folder, recipe))
+        shutil.copyfile(file, Path(folder, recipe))
     command = ["python", "jobs/run_pipeline.py", recipe, "--run", run]
     command += ["--until", until] if until else []
     for override in [*(overrides or []), *(f"{key}={path}" for key, path in taken.items())]:
         command += ["--set", override]
     entrypoint = shlex.join(command)
-    content = json.dumps([entrypoint, loaded.model_dump(mode="json")])
+    digest = hashlib.sha256(json.dumps([entrypoint, text]).encode())
     return Submission(
         run,
         entrypoint,
         # What is in the folder was chosen above: nothing of it is left out.
         {"working_dir": folder, "env_vars": environment["env_vars"]},
-        {RUN: run, SETTINGS: hashlib.sha256(content.encode()).hexdigest()[:12]},
+        {RUN: run, SETTINGS: digest.hexdigest()[:12]},
         notes,
     )
 
@@ -426,16 +427,15 @@ def run_of(job: JobDetails) -> str | None:
     """The run's folder of a job: of its metadata, or of its command where others submitted it."""
     if run := (job.metadata or {}).get(RUN):
         return run
+    command = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    command.add_argument("--run")
     try:
         words = shlex.split(job.entrypoint)
-    except ValueError:
+        run = command.parse_known_args(words)[0].run
+    except (ValueError, argparse.ArgumentError):
         return None
-    if not any("humpback" in word or "jobs/" in word for word in words):
-        return None
-    command = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    command.add_argument("--run")
-    run = command.parse_known_args(words)[0].run
-    return run.rstrip("/") if run else None
+    is_ours = any("humpback" in word or word.startswith("jobs/") for word in words)
+    return run.rstrip("/") if run and is_ours else None
 
 
 def job_of(cluster: Cluster, run: str) -> JobDetails:

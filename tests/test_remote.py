@@ -17,7 +17,7 @@ import ray
 from ray.job_submission import JobDetails
 from typer.testing import CliRunner
 
-from humpback_ray import config, pipeline, remote
+from humpback_ray import config, remote
 from humpback_ray.cli import app
 
 RUNNER = CliRunner()
@@ -34,7 +34,7 @@ def here(tmp_path, monkeypatch, seed_file) -> Path:
     text = (seed_file.parent / "tiny.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(
         text.replace("name: tiny", "name: mine")
-        .replace("tiny_seed.jsonl", "my seed: 1.jsonl")
+        .replace("tiny_seed.jsonl", "'my seed: 1.jsonl'")
         .replace("installed-packages", "corpus")
         .replace("tiny_prompts.json", "prompts.json")
     )
@@ -59,6 +59,8 @@ def arguments(submission: remote.Submission) -> tuple[str, list[str]]:
 
 
 def fingerprints(recipe: str, overrides: list[str]) -> dict[str, str]:
+    from humpback_ray import pipeline
+
     loaded = config.load_recipe(recipe, overrides)
     return {stage.path: stage.fingerprint for stage in pipeline.stages_of(loaded, "/run")}
 
@@ -202,6 +204,7 @@ def test_jobs_are_numbered_by_run():
         (job(f"python train.py --run {RUN}"), None),
         (job("python jobs/run_pipeline.py tiny"), None),
         (job("echo 'unfinished"), None),
+        (job("humpback run tiny --run"), None),
     ],
 )
 def test_the_run_of_a_job_whoever_submitted_it(found, run):

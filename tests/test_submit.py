@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -58,8 +59,9 @@ class Processes:
         with log.open("w") as file:
             process = subprocess.Popen(
                 [*command, "--min-worker-port=0", "--max-worker-port=0", *arguments],
-                stdout=file, stderr=subprocess.STDOUT, env=environment(**WITH_TOKEN),
-                start_new_session=True,
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                # No package of ours: it travels with the job.
+                env=environment(**WITH_TOKEN, PYTHONPATH=""),
             )  # fmt: skip
         self.started.append(process)
         wait_until(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None)
@@ -164,47 +166,6 @@ def texts(tmp_path) -> Path:
 TEXTS = ["--set", "settings.corpus.path=corpus"]
 
 
-def test_without_the_token_nobody_lists_submits_or_reads(cluster, tmp_path):
-    where = ["--address", cluster.dashboard]
-    run = str(tmp_path / "run")
-    wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    for variables, message in (
-        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
-        ({"RAY_AUTH_MODE": "token"}, "asks for a token"),
-        (wrong, "refuses this token"),
-    ):
-        for command in (["submit", "tiny", "--run", run], ["logs", run], ["stop", run]):
-            code, output = humpback(*command, *where, **variables)
-            assert code == 2
-            (line,) = output.strip().splitlines()
-            assert message in line
-            assert "export RAY_AUTH_MODE=token" in line
-    for variables in ({"RAY_AUTH_MODE": "disabled"}, wrong):
-        for address in (cluster.gcs, cluster.client):
-            assert "refused" in join(address, **variables)
-    assert "joined, 3 nodes" in join(cluster.gcs, **WITH_TOKEN)
-    assert "joined, 3 nodes" in join(cluster.client, **WITH_TOKEN)
-
-
-def join(address: str, **variables: str) -> str:
-    """What a driver says that joins a cluster at the address of its GCS or of its client server."""
-    code = (
-        f"import ray\n"
-        f"try:\n"
-        f"    ray.init({address!r}, logging_level='ERROR', log_to_driver=False)\n"
-        f"    print('joined,', len(ray.nodes()), 'nodes', flush=True)\n"
-        f"except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:\n"
-        f"    print('refused', type(error).__name__, flush=True)\n"
-    )
-    variables = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", **variables}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-        env=environment(**variables),
-    )  # fmt: skip
-    # A driver that the GCS refuses may be ended by Ray's own check.
-    return result.stdout or f"refused, exit code {result.returncode}"
-
-
 def test_a_job_that_fails_says_so_with_its_last_lines(cluster, texts):
     run = str(texts / "run")
     where = ["--address", cluster.dashboard]
@@ -261,8 +222,9 @@ def test_leave_come_back_stop_and_submit_again(cluster, texts, seed_file):
         "--set", f"settings.seed.path={gate.url}/seed.jsonl",
     ]  # fmt: skip
 
-    first = start(*submit, cwd=texts)
-    assert "running already" not in read_until(first, "seed: starting")
+    first, second = start(*submit, cwd=texts), start(*submit, "--no-wait", cwd=texts)
+    both = read_until(first, "seed: starting") + second.communicate(timeout=60)[0]
+    assert (both.count("submitted as"), both.count("running already as")) == (1, 1)
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 130
@@ -277,8 +239,6 @@ def test_leave_come_back_stop_and_submit_again(cluster, texts, seed_file):
     ]  # fmt: skip
     assert len(found["stages"]) == 20
 
-    code, output = humpback(*submit, "--no-wait", cwd=texts)
-    assert (code, output.count("running already as")) == (0, 1)
     code, output = humpback(*submit, "--set", "settings.random_seed=7", cwd=texts)
     assert code == 2
     assert "is running as" in output
@@ -301,6 +261,111 @@ def test_leave_come_back_stop_and_submit_again(cluster, texts, seed_file):
     assert found["attempt"] == 2
     assert [s["state"] for s in found["stages"][:3]] == ["done", "done", "to do"]
     gate.server.shutdown()
+
+
+@pytest.mark.long
+def test_without_the_token_nobody_lists_submits_or_reads(cluster, tmp_path):
+    where = ["--address", cluster.dashboard]
+    run = str(tmp_path / "run")
+    wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for variables, message in (
+        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
+        ({"RAY_AUTH_MODE": "token"}, "asks for a token"),
+        (wrong, "refuses this token"),
+    ):
+        commands = [["submit", "tiny", "--run", run], ["logs", run], ["stop", run]]
+        for command in commands if variables is wrong else commands[:1]:
+            code, output = humpback(*command, *where, **variables)
+            assert code == 2
+            (line,) = output.strip().splitlines()
+            assert message in line
+            assert "export RAY_AUTH_MODE=token" in line
+    for variables in ({"RAY_AUTH_MODE": "disabled"}, wrong):
+        for address in (cluster.gcs, cluster.client):
+            assert "refused" in join(address, **variables)
+    assert "joined, 3 nodes" in join(cluster.gcs, **WITH_TOKEN)
+    assert "joined, 3 nodes" in join(cluster.client, **WITH_TOKEN)
+
+
+def join(address: str, **variables: str) -> str:
+    """What a driver says that joins a cluster at the address of its GCS or of its client server."""
+    code = (
+        f"import ray\n"
+        f"try:\n"
+        f"    ray.init({address!r}, logging_level='ERROR', log_to_driver=False)\n"
+        f"    print('joined,', len(ray.nodes()), 'nodes', flush=True)\n"
+        f"except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:\n"
+        f"    print('refused', type(error).__name__, flush=True)\n"
+    )
+    variables = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", **variables}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+        env=environment(**variables),
+    )  # fmt: skip
+    # A driver that the GCS refuses may be ended by Ray's own check.
+    return result.stdout or f"refused, exit code {result.returncode}"
+
+
+class Line:
+    """A connection to a server that can be cut."""
+
+    def __init__(self, address: str) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.target = (address.rpartition("/")[2].split(":")[0], int(address.rpartition(":")[2]))
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        self.open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        ends, self.open = self.open, []
+        for end in ends:
+            with suppress(OSError):  # it has ended by itself
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            near = self.server.accept()[0]
+            far = socket.create_connection(self.target)
+            self.open += [near, far]
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+        except OSError:
+            pass
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.long
+def test_a_lost_connection_is_made_again_and_no_line_comes_twice(cluster):
+    line = Line(cluster.dashboard)
+    code = (
+        "import sys\n"
+        "from humpback_ray import remote\n"
+        "cluster = remote.connect(sys.argv[1])\n"
+        "command = 'for i in $(seq 1 40); do echo line $i; sleep 0.2; done'\n"
+        "name = cluster.submit_job(entrypoint=command)\n"
+        "job = remote.follow(cluster, name, lambda text: print(text, end='', flush=True))\n"
+        "print(job.status.value)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, line.url], stdout=subprocess.PIPE, text=True,
+        env=environment(**WITH_TOKEN),
+    )  # fmt: skip
+    output = read_until(process, "line 5")
+    line.cut()
+    output += read_until(process, "line 20")
+    line.cut()
+    output += process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    shown = [text for text in output.splitlines() if text.startswith("line ")]
+    assert shown == [f"line {number}" for number in range(1, 41)]
+    assert output.endswith("SUCCEEDED\n")
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from io import StringIO
 
@@ -81,7 +82,8 @@ def test_a_stage_without_a_sign_of_life_is_not_running(run_folder):
     assert "no sign of life for" in inspect.describe_unfinished(found["stages"][0])
 
 
-def test_the_last_error_of_the_last_attempt(run_folder):
+def test_the_last_error_of_the_last_attempt(tmp_path):
+    run_folder = str(tmp_path)
     folder = attempt(run_folder, ["a"])
     before = list(observe.logger.handlers)
     observe.log_to(f"{folder}/run.log")
@@ -98,6 +100,20 @@ def test_the_last_error_of_the_last_attempt(run_folder):
             observe.logger.removeHandler(handler)
             handler.close()
     assert error.endswith("ZeroDivisionError: division by zero")
+
+
+def test_the_last_error_in_json_lines():
+    lines = [
+        {"time": "T1", "level": "ERROR", "message": "lost"},
+        {"time": "T2", "level": "ERROR", "message": "stopped",
+         "exception": "Traceback:\n  File x\n    raise\nValueError: a thing\nand more"},
+        {"time": "T3", "level": "INFO", "message": "later"},
+    ]  # fmt: skip
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    assert observe.last_error(text) == "T2 ValueError: a thing and more"
+    assert observe.last_error(f"{json.dumps(lines[0])}\n") == "T1 lost"
+    assert observe.last_error(f"{json.dumps(lines[2])}\n") is None
+    assert observe.last_error("") is None
 
 
 def test_a_user_mistake_still_leaves_nothing_behind(run_folder):
