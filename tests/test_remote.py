@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shlex
 import socket
 import threading
@@ -215,15 +216,17 @@ def test_the_run_of_a_job_whoever_submitted_it(found, run):
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """Answers as the dashboard of a cluster with other versions would."""
+    """Answers as the dashboard of a cluster on other machines, with other versions, would."""
 
-    versions: tuple[str, str]
+    versions = (ray.__version__, platform.python_version())
 
     def do_GET(self) -> None:
-        ray, python = self.versions
-        content = {"version": "4", "ray_version": ray, "ray_commit": "", "session_name": ""}
-        if self.path == "/api/v0/cluster_metadata":
-            content = {"data": {"rayVersion": ray, "pythonVersion": python}}
+        version, python = self.versions
+        content = {
+            "/api/version": {"ray_version": version},
+            "/api/v0/cluster_metadata": {"data": {"rayVersion": version, "pythonVersion": python}},
+            "/nodes?view=hostNameList": {"data": {"hostNameList": ["elsewhere"]}},
+        }[self.path]
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(content).encode())
@@ -281,6 +284,13 @@ def test_another_version_on_the_cluster(here, versions, message):
     handler = type("Other", (Dashboard,), {"versions": versions})
     with server(handler) as address:
         assert message in mistake("submit", "tiny", "--address", address)
+
+
+@pytest.mark.parametrize("run", [[], ["--run", "runs/mine"]])
+def test_a_relative_run_folder_is_of_no_use_to_a_cluster_elsewhere(here, run):
+    with server(Dashboard) as address:
+        line = mistake("submit", "tiny", *run, "--address", address)
+    assert "is relative to this machine, and the cluster is elsewhere" in line
 
 
 @pytest.mark.parametrize(

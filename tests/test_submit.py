@@ -185,7 +185,8 @@ def test_a_job_that_fails_says_so_with_its_last_lines(cluster, texts):
     assert any("the stages are seed, segments" in line for line in job["last_lines"])
     code, output = humpback("logs", "s3://bucket/no/such/run", *where)
     assert code == 2
-    assert f"no run s3://bucket/no/such/run was submitted to {where[1]}: it knows {run}" in output
+    assert f"no run s3://bucket/no/such/run was submitted to {where[1]}: it knows " in output
+    assert run in output
 
 
 class Gate:
