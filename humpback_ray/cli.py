@@ -6,10 +6,12 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 ours (a traceba
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +36,14 @@ SetOption = Annotated[
     typer.Option("--set", help="Override a setting or placement: a.b=c. May be repeated."),
 ]
 
+UntilOption = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Dashboard of the cluster, as http://HEAD:8265. [RAY_API_SERVER_ADDRESS, RAY_ADDRESS]"
+    ),
+]
+
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
     """Turn a user's mistake into one line and exit code 2."""
@@ -43,7 +53,6 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError) as error:
-            observe.logger.exception("stopped")
             # Ray wraps what a task raised; the line is about the cause.
             cause = getattr(error, "cause", None) or error
             message = " ".join(str(cause).split())
@@ -63,7 +72,7 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
 def run(
     recipe: RecipeArgument,
     run: RunOption = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    until: UntilOption = None,
     set: SetOption = None,
 ) -> None:
     """Run a recipe; what is done is skipped, what is unfinished is resumed."""
@@ -267,23 +276,172 @@ def _print_probe(report: measured.Report, gpu_hour: float | None) -> None:
 @app.command()
 @explained
 def status(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or the id of its job.")],
+    address: AddressOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show the stages of a run: counts, outcomes, seconds."""
+    """Show a run, live or not: stages, engines, rates, time left, last error, and its job."""
     from humpback_ray.stages import inspect
 
-    rows = inspect.stages_in(storage.absolute(run))
+    found: dict[str, Any] = {}
+    hidden = None
+    try:
+        found = inspect.status_of(storage.absolute(run))
+    except ValueError as error:
+        hidden = error
+    if address is not None or hidden:
+        found |= _job_of(run, address, hidden)
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    table = Table("stage", "state", "rows", "outcomes", "time", title=run)
-    for row in rows:
+    if "stages" in found:
+        _print_stages(found)
+    if found.get("job"):
+        _print_job(found["job"], with_lines="stages" not in found)
+
+
+def _job_of(run: str, address: str | None, hidden: ValueError | None) -> dict[str, Any]:
+    """The job of a run; without one, what else was wrong with the run's folder."""
+    from humpback_ray import remote
+
+    if hidden and not address and not remote.address_in_environment():
+        raise hidden
+    cluster = remote.connect(address)
+    try:
+        return {"job": remote.view(cluster, remote.job_of(cluster, run))}
+    except ValueError:
+        if hidden:
+            raise
+        return {"job": None}
+
+
+def _print_stages(found: dict[str, Any]) -> None:
+    from humpback_ray.stages import inspect
+
+    attempt = f", attempt {found['attempt']}" if found["attempt"] else ""
+    title = f"{found['run']}: {found['state']}{attempt}"
+    table = Table("stage", "state", "rows", "outcomes, or what goes on", "time", title=title)
+    for row in found["stages"]:
+        progress = row["progress"] or {}
+        rows = "" if row["num_rows"] is None else str(row["num_rows"])
+        if progress.get("total"):
+            rows = f"{progress['done']} of {progress['total']}"
         outcomes = ", ".join(f"{count} {name}" for name, count in row["outcomes"].items())
         seconds = "" if row["seconds"] is None else observe.duration(row["seconds"])
-        rows_made = "" if row["num_rows"] is None else str(row["num_rows"])
-        table.add_row(row["stage"], row["state"], rows_made, outcomes, seconds)
+        text = escape(outcomes or inspect.describe_unfinished(row))
+        table.add_row(row["stage"], row["state"], rows, text, seconds)
     console.print(table)
+    if found["last_error"]:
+        _say(f"last error: {found['last_error']}")
+
+
+def _print_job(job: dict[str, Any], *, with_lines: bool) -> None:
+    """The job, and the end of its log where the run's folder is not seen from here."""
+    _say(f"job {job['id']}: {job['status']}, {job['entrypoint']}")
+    if job["status"] == "FAILED":
+        _say(f"  {job['message']}")
+    for line in job["last_lines"] if with_lines else []:
+        _say(f"  | {line}")
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+# --- runs on a cluster elsewhere ------------------------------------------------------------------
+
+
+@app.command()
+@explained
+def submit(
+    recipe: RecipeArgument,
+    run: RunOption = None,
+    address: AddressOption = None,
+    until: UntilOption = None,
+    set: SetOption = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave it at once.")] = False,
+) -> None:
+    """Run a recipe on a cluster, as a Ray job, and show its log. Ctrl-C leaves it running."""
+    from humpback_ray import remote
+
+    loaded = config.load_recipe(recipe, set)
+    cluster = remote.connect(address)
+    with tempfile.TemporaryDirectory(prefix="humpback-submit-") as folder:
+        submission = remote.prepare(
+            recipe, loaded, remote.run_on(cluster, run or f"runs/{loaded.name}"), folder,
+            until=until, overrides=set,
+        )  # fmt: skip
+        for note in submission.notes:
+            _say(note)
+        job, is_new = remote.submit(cluster, submission)
+    verb = "submitted" if is_new else "running already"
+    _say(f"{submission.run}: {verb} as {job.submission_id}")
+    if no_wait:
+        _say(_ways_back(submission.run, cluster.get_address()))
+    else:
+        _watch(cluster, submission.run, job)
+
+
+@app.command()
+@explained
+def logs(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or the id of its job.")],
+    address: AddressOption = None,
+    no_follow: Annotated[
+        bool, typer.Option("--no-follow", help="Print what there is, and do not wait.")
+    ] = False,
+) -> None:
+    """Show the log of a submitted run from its beginning, and go on while it runs."""
+    from humpback_ray import remote
+
+    cluster = remote.connect(address)
+    job = remote.job_of(cluster, run)
+    if no_follow:
+        print(cluster.get_job_logs(job.submission_id), end="")
+    else:
+        _watch(cluster, run, job)
+
+
+@app.command()
+@explained
+def stop(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or the id of its job.")],
+    address: AddressOption = None,
+) -> None:
+    """Stop a submitted run; submitting it again goes on from what it has finished."""
+    from humpback_ray import remote
+
+    cluster = remote.connect(address)
+    job = remote.job_of(cluster, run)
+    if job.status.is_terminal():
+        _say(f"{job.submission_id} has ended already: {job.status.value}")
+        return
+    stopped = remote.stop(cluster, str(job.submission_id))
+    _say(f"{job.submission_id}: {stopped.status.value}; submit the run again to go on")
+
+
+def _watch(cluster: Any, run: str, job: Any) -> None:
+    """Show a job's log to its end, and end with its exit code."""
+    from humpback_ray import remote
+
+    try:
+        ended = remote.follow(cluster, job.submission_id, partial(print, end="", flush=True))
+    except KeyboardInterrupt:
+        _say(f"\nleft; {job.submission_id} goes on. {_ways_back(run, cluster.get_address())}")
+        raise typer.Exit(130) from None
+    code = remote.exit_code(ended)
+    _say(f"{ended.submission_id}: {ended.status.value}")
+    if code:
+        if ended.driver_exit_code is None and ended.message:
+            _say(ended.message)
+        raise typer.Exit(code)
+
+
+def _ways_back(run: str, address: str) -> str:
+    where = f"{shlex.quote(run)} --address {address}"
+    return "\n".join(
+        ["To come back:", *(f"  humpback {verb} {where}" for verb in ("logs", "status", "stop"))]
+    )
 
 
 @app.command()

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -28,12 +29,15 @@ from rich.progress import (
     TextColumn,
 )
 
+from humpback_ray import storage
+
 logger = logging.getLogger("humpback_ray")
 # Until a run has a log file, nothing is logged: the terminal is for what a person must know.
 logger.addHandler(logging.NullHandler())
 logger.propagate = False
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
+STATE_SECONDS = 10.0  # how often it is written for those who look from elsewhere
 
 
 class StageProgress:
@@ -85,17 +89,36 @@ class StageProgress:
         """Print a line that stays."""
         self._console.print(f"  {self._name}: {text}", highlight=False, soft_wrap=True)
 
-    def _left(self) -> str:
+    def state(self) -> dict[str, Any]:
+        """What is shown now, for those who look from elsewhere; no total where nothing counts."""
+        return {
+            "time": utc_now(),
+            "done": self._done if self._total else None,
+            "total": self._total or None,
+            "detail": self._detail,
+            "seconds_left": self._seconds_left(),
+        }
+
+    def _seconds_left(self) -> float | None:
+        """None while nobody can tell."""
         now = time.monotonic()
+        if not self._total:
+            if self._expected_seconds is None:
+                return None
+            left = self._expected_seconds - (now - self._phase_started)
+            return left if left > 0 else None
+        if self._first is None or self._done <= self._first[1]:
+            return None
+        per_unit = (now - self._first[0]) / (self._done - self._first[1])
+        return per_unit * (self._total - self._done)
+
+    def _left(self) -> str:
+        seconds = self._seconds_left()
         if self._total:
-            if self._first is None or self._done <= self._first[1]:
-                return "time left not known yet"
-            per_unit = (now - self._first[0]) / (self._done - self._first[1])
-            return f"{duration(per_unit * (self._total - self._done))} left"
-        elapsed = now - self._phase_started
-        if self._expected_seconds is not None and elapsed < self._expected_seconds:
-            return f"about {duration(self._expected_seconds - elapsed)} left"
-        return f"{duration(elapsed)} so far"
+            return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
+        if seconds is not None:
+            return f"about {duration(seconds)} left"
+        return f"{duration(time.monotonic() - self._phase_started)} so far"
 
     def _refresh(self) -> None:
         self._bar.update(
@@ -132,6 +155,21 @@ def polling(poll: Callable[[], None], seconds: float = 1.0, *, last: bool = True
         thread.join()
     if last:
         poll()
+
+
+@contextmanager
+def state_written(progress: StageProgress, url: str) -> Iterator[None]:
+    """Keep a file with the stage's state while the block runs: also the sign that it is alive."""
+
+    def write() -> None:
+        try:
+            storage.write_json(url, progress.state())
+        except storage.errors() as error:  # failing for a while must not end the sign of life
+            logger.warning("the stage's state is not written: %s", error)
+
+    write()
+    with polling(write, STATE_SECONDS, last=False):
+        yield
 
 
 class Metrics:
@@ -236,3 +274,37 @@ def log_to(url: str) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+@contextmanager
+def end_logged() -> Iterator[None]:
+    """Write into the log why the block ends before its time, for those who look from elsewhere."""
+    try:
+        yield
+    except BaseException:
+        logger.exception("stopped")
+        raise
+
+
+def last_error(log: str) -> str | None:
+    """The last error of a run's log: its time and what it says in one line, or None.
+
+    Args:
+        log: JSON lines with time, level, message and exception, or lines as `log_to` writes them.
+    """
+    for when, level, message in reversed(list(_records(log))):
+        if level in ("ERROR", "CRITICAL"):
+            # What stands after the last frame of a traceback, or all of it.
+            says = re.split(r"\n(?:[ \t].*\n)+", message)[-1]
+            return f"{when} {' '.join(says.split())[:500]}"
+    return None
+
+
+def _records(log: str) -> Iterator[tuple[str, str, str]]:
+    if log.startswith("{"):
+        for line in map(json.loads, log.splitlines()):
+            yield line["time"], line["level"], line.get("exception") or line["message"]
+        return
+    begin = r"^(\d{4}-\d\d-\d\d [\d:]+),\d+ ([A-Z]+) "
+    _, *parts = re.split(begin, log, flags=re.MULTILINE)
+    yield from zip(parts[::3], parts[1::3], parts[2::3], strict=True)

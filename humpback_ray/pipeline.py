@@ -407,22 +407,26 @@ def run(
     Raises:
         ValueError: a mistake of the user's, said before anything of it is written.
     """
-    stages = _up_to(stages_of(recipe, run_folder), until)
+    declared = stages_of(recipe, run_folder)
+    stages = _up_to(declared, until)
     stages = [stage for stage in stages if only is None or stage.path in only]
     found = [stage.find(run_folder) for stage in stages]
     for stage, (state, begun) in zip(stages, found, strict=True):
         if state is State.CHANGED:
             assert begun is not None
             raise ValueError(_refusal(stage, begun, run_folder))
-    if any(state is not State.DONE for state, _ in found):
+    is_done = all(state is State.DONE for state, _ in found)
+    if not is_done:
         storage.check_writable(run_folder)
-        _start_attempt(recipe, run_folder)
-        _join_cluster(recipe)
-        _check_engines_fit(recipe)
-    return {
-        stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
-        for number, stage in enumerate(stages, start=1)
-    }
+        _start_attempt(recipe, run_folder, [stage.path for stage in declared])
+    with observe.end_logged():
+        if not is_done:
+            _join_cluster(recipe)
+            _check_engines_fit(recipe)
+        return {
+            stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
+            for number, stage in enumerate(stages, start=1)
+        }
 
 
 def _run_stage(
@@ -473,7 +477,7 @@ def _refusal(stage: Stage, begun: dict[str, Any], run_folder: str) -> str:
     )
 
 
-def _start_attempt(recipe: Recipe, run_folder: str) -> None:
+def _start_attempt(recipe: Recipe, run_folder: str, stages: list[str]) -> None:
     storage.write_json(storage.join(run_folder, "config.json"), recipe.model_dump(mode="json"))
     number = 1
     while storage.exists(storage.join(run_folder, "attempts", f"{number:03}")):
@@ -481,7 +485,11 @@ def _start_attempt(recipe: Recipe, run_folder: str) -> None:
     folder = storage.join(run_folder, "attempts", f"{number:03}")
     storage.write_json(
         storage.join(folder, "attempt.json"),
-        {"recipe": recipe.model_dump(mode="json"), "provenance": observe.provenance()},
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "stages": stages,
+            "provenance": observe.provenance(),
+        },
     )
     observe.log_to(storage.join(folder, "run.log"))
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 import fsspec
 import pyarrow.fs as arrow_fs
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What is raised when a store refuses, fails or does not answer: for an `except` clause."""
+    # Those of client libraries that are no OSError; only a loaded library can have raised one.
+    beside = (
+        ("botocore.exceptions", "BotoCoreError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+        ("azure.core.exceptions", "AzureError"),
+    )
+    return (OSError, *(getattr(sys.modules[m], name) for m, name in beside if m in sys.modules))
 
 
 def absolute(url: str) -> str:

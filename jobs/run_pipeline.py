@@ -2,6 +2,8 @@
 
 ray job submit --runtime-env jobs/run_pipeline.yaml -- python jobs/run_pipeline.py RECIPE --run URL
 
+`humpback submit RECIPE --run URL` does the same, and knows a run that is running already.
+
 The run's folder must be one that every node sees.
 """
 

@@ -223,7 +223,8 @@ def test_changed_settings_are_refused_and_placement_is_not(finished, arguments):
 def test_people_can_look_at_it(finished, arguments):
     assert "iter-2/model" in humpback("status", str(finished)).stdout
     status = json.loads(humpback("status", str(finished), "--json").stdout)
-    assert len(status) == 20
+    assert [stage["state"] for stage in status["stages"]] == ["done"] * 20
+    assert status["state"] == "done"
     assert humpback("plan", *arguments).stdout.count("done") == 20
     shown = humpback("look", f"{finished}/iter-1/examples", "-n", "2", "--where", "origin=seed")
     assert "masked, no loss" in shown.stdout

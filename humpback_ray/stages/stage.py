@@ -24,6 +24,7 @@ from humpback_ray.config import Placement
 RECORD = "record.json"
 STARTED = "started.json"
 METRICS = "metrics.jsonl"
+PROGRESS = "progress.json"  # while the stage runs
 
 
 class State(StrEnum):
@@ -147,12 +148,15 @@ class Stage:
         started = time.monotonic()
         metrics = observe.Metrics(storage.join(folder, METRICS))
         try:
-            with observe.StageProgress(console, self.path).shown() as progress:
+            with (
+                observe.StageProgress(console, self.path).shown() as progress,
+                observe.state_written(progress, storage.join(folder, PROGRESS)),
+            ):
                 result = self.run(Context(folder, placement, progress, metrics))
         except ValueError:
             # A mistake of the user's that left nothing behind must not stand in the way of the
             # next attempt under other settings.
-            if storage.names(folder) <= {STARTED, METRICS}:
+            if storage.names(folder) <= {STARTED, METRICS, PROGRESS}:
                 storage.delete(folder)
             raise
         metrics.flush()
@@ -166,6 +170,7 @@ class Stage:
         }
         storage.write_json(storage.join(folder, RECORD), record)
         storage.delete(storage.join(folder, STARTED))
+        storage.delete(storage.join(folder, PROGRESS))
         return record
 
 
