@@ -227,12 +227,57 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def log_to(url: str) -> None:
-    """Send the project's log to a local file; remote runs keep it in Ray's job log."""
+def log_to(url: str, run: str, attempt: int) -> None:
+    """Send the project's log to a local file; remote runs keep it in Ray's job log.
+
+    The log of a run before it in this process ends here.
+    """
     if "://" in url:
         return
     os.makedirs(os.path.dirname(url), exist_ok=True)
-    handler = logging.FileHandler(url, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for before in _run_logs():
+        logger.removeHandler(before)
+        before.close()
+    handler = logging.FileHandler(url, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(JsonLines(run, attempt))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+def log_stage(path: str) -> None:
+    """From now on the log's lines are of this stage; empty between stages."""
+    for handler in _run_logs():
+        assert isinstance(handler.formatter, JsonLines)
+        handler.formatter.stage = path
+
+
+def _run_logs() -> list[logging.Handler]:
+    return [each for each in logger.handlers if isinstance(each.formatter, JsonLines)]
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, run, stage, attempt, message; an exception's text.
+
+    Args:
+        run: its name.
+        attempt: counted from 1.
+    """
+
+    def __init__(self, run: str, attempt: int) -> None:
+        super().__init__()
+        self._run, self._attempt, self.stage = run, attempt, ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        time_of_record = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            "time": time_of_record.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "run": self._run,
+            "stage": self.stage,
+            "attempt": self._attempt,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from humpback_ray import corpus, estimate, observe, storage
+from humpback_ray import corpus, doctor, estimate, nodes, observe, storage
 from humpback_ray.config import (
     PretrainedBase,
     Recipe,
@@ -417,7 +417,13 @@ def run(
     if any(state is not State.DONE for state, _ in found):
         storage.check_writable(run_folder)
         _start_attempt(recipe, run_folder)
-        _join_cluster(recipe)
+        join_cluster(recipe)
+        pairs = zip(stages, found, strict=True)
+        _check_cluster(
+            recipe,
+            run_folder,
+            {stage.kind for stage, (state, _) in pairs if state is not State.DONE},
+        )
         _check_engines_fit(recipe)
     return {
         stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
@@ -437,10 +443,13 @@ def _run_stage(
         )
         return record
     verb = "resuming" if state is State.STARTED else "starting"
+    # After an error it stays: what is logged last is about the stage that has failed.
+    observe.log_stage(stage.path)
     console.print(f"{heading}: {verb}", highlight=False, soft_wrap=True)
     observe.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
     record = stage.execute(run_folder, recipe.placement, console)
     observe.logger.info("finished %s: %s", stage.path, describe(record))
+    observe.log_stage("")
     console.print(
         f"{heading}: {describe(record)} in {observe.duration(record['seconds'])}",
         highlight=False,
@@ -483,10 +492,11 @@ def _start_attempt(recipe: Recipe, run_folder: str) -> None:
         storage.join(folder, "attempt.json"),
         {"recipe": recipe.model_dump(mode="json"), "provenance": observe.provenance()},
     )
-    observe.log_to(storage.join(folder, "run.log"))
+    observe.log_to(storage.join(folder, "run.log"), storage.name(run_folder), number)
 
 
-def _join_cluster(recipe: Recipe) -> None:
+def join_cluster(recipe: Recipe) -> None:
+    """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process."""
     import ray
 
     if ray.is_initialized():
@@ -508,6 +518,18 @@ def _join_cluster(recipe: Recipe) -> None:
             logging_level="ERROR",
         )
     _quieten()
+
+
+def _check_cluster(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
+    """Refuse a cluster that can never run stages of these kinds; `humpback doctor` looks at more.
+
+    Raises:
+        ValueError: no room for engines or workers, or a node that does not see the run's folder.
+    """
+    there = nodes.alive()
+    doctor.check_room(recipe, kinds, there, nodes.growth)
+    if len(there) > 1:
+        doctor.check_shared(run_folder, nodes.blind(run_folder))
 
 
 def _check_engines_fit(recipe: Recipe) -> None:

@@ -64,6 +64,9 @@ class Context:
     placement: Placement
     progress: observe.StageProgress
     metrics: observe.Metrics
+    # Names for those who watch several runs at a time.
+    run: str = ""
+    stage: str = ""
 
     def path(self, *parts: str) -> str:
         """A path in the stage's folder."""
@@ -148,7 +151,8 @@ class Stage:
         metrics = observe.Metrics(storage.join(folder, METRICS))
         try:
             with observe.StageProgress(console, self.path).shown() as progress:
-                result = self.run(Context(folder, placement, progress, metrics))
+                names = storage.name(run_folder), self.path
+                result = self.run(Context(folder, placement, progress, metrics, *names))
         except ValueError:
             # A mistake of the user's that left nothing behind must not stand in the way of the
             # next attempt under other settings.
