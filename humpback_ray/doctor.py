@@ -7,11 +7,12 @@ all of it. Importing this loads neither ray nor torch nor vllm.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from humpback_ray import estimate, nodes
+from humpback_ray import estimate, nodes, storage
 from humpback_ray.config import EnginePlacement, Recipe, ScratchBase, TrainingPlacement
 from humpback_ray.engines import room
 from humpback_ray.estimate import GIB, Architecture
@@ -53,18 +54,19 @@ class Finding:
 
 
 def paths_to_see(recipe: Recipe) -> list[str]:
-    """Local paths of a recipe that tasks on every node read."""
+    """Local files and folders of a recipe, there for the driver, that tasks on every node read."""
     settings = recipe.settings
-    paths = [settings.corpus.path]
+    locations = [settings.corpus.path]
     if not isinstance(settings.base, ScratchBase):
-        paths.append(settings.base.model)
-    return [path for path in paths if path.startswith(("/", "~", "."))]
+        locations.append(settings.base.model)
+    # What is left is a URL, a hub id, a pattern, or `installed-packages`.
+    return [path for path in map(storage.absolute, locations) if os.path.exists(path)]
 
 
 def judge(
     recipe: Recipe, run_folder: str, cluster: Cluster, sources: Sequence[str] = ()
 ) -> list[Finding]:
-    """What there is of all that a run of this recipe needs, the gravest kind of thing first.
+    """What there is of all that a run of this recipe needs.
 
     Args:
         recipe: settings and placement.
@@ -166,12 +168,12 @@ class _Judgement:
         def count(there: Sequence[room.Resources]) -> int:
             return room.num_engines(bundles, there, placement.across_nodes) // num_pools
 
-        wanted = f"{placement.min_engines} to {placement.max_engines} engines"
-        wanted = wanted if placement.min_engines < placement.max_engines else wanted[5:]
+        least, most = placement.min_engines, placement.max_engines
+        wanted = f"{_from_to(least, most)} engines"
         wanted += f", each {room.describe(bundles, placement.across_nodes)}"
         return self.room_for(
-            "engines", wanted + (", twice" if num_pools > 1 else ""), count,
-            placement.min_engines, placement.max_engines, bundles[0],
+            "engines", wanted + (", twice" if num_pools > 1 else ""), count, least, most,
+            bundles[0],
             "placement.engine (device, tensor_parallel_size, accelerator_type)",
             asks_for_nodes=self.recipe.placement.cluster.autoscaling,
         )  # fmt: skip
@@ -183,10 +185,9 @@ class _Judgement:
         def count(there: Sequence[room.Resources]) -> int:
             return sum(room.num_bundles(bundle, resources) for resources in there)
 
-        wanted = f"{least} to {most} workers" if least < most else f"{most} workers"
+        wanted = f"{_from_to(least, most)} workers, each {room.describe([bundle], across=True)}"
         return self.room_for(
-            "training workers", f"{wanted}, each {room.describe([bundle], True)[4:]}", count,
-            least, most, bundle,
+            "training workers", wanted, count, least, most, bundle,
             "placement.training (device, num_workers, accelerator_type)",
             asks_for_nodes=True,
         )  # fmt: skip
@@ -264,7 +265,8 @@ class _Judgement:
             why = "no such GPU is there to be asked"
             return [Finding(check, why, wanted, Verdict.WARNING, "ask again when nodes are there")]
         verdict = Verdict.OK if needed <= there else Verdict.MISSING
-        return [Finding(check, _gib(there), wanted, verdict, way_out if verdict != "ok" else "")]
+        way_out = way_out if verdict == Verdict.MISSING else ""
+        return [Finding(check, _gib(there), wanted, verdict, way_out)]
 
     def engine_memory(self) -> list[Finding]:
         architecture, settings = self.architecture, self.recipe.settings
@@ -372,7 +374,7 @@ class _Judgement:
     def local_sources(self) -> list[Finding]:
         missing = {
             path: node.name for node in self.answering if node.report
-            for path in node.report.missing_paths if path not in self.cluster.driver.missing_paths
+            for path in node.report.missing_paths
         }  # fmt: skip
         return [
             Finding(
@@ -540,6 +542,10 @@ class _Judgement:
             "the dashboard with --dashboard-host=127.0.0.1"
         )
         return [Finding("access", found, wanted, Verdict.WARNING, way_out)]
+
+
+def _from_to(least: int, most: int) -> str:
+    return f"{least} to {most}" if least < most else str(most)
 
 
 def _disk(node: Node, name: str) -> nodes.Disk:

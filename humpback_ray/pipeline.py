@@ -496,15 +496,24 @@ def _start_attempt(recipe: Recipe, run_folder: str) -> None:
 
 
 def join_cluster(recipe: Recipe) -> None:
-    """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process."""
+    """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process.
+
+    Raises:
+        ConnectionError: nothing answers at the address.
+        ValueError: another Ray or Python runs there, or the token is missing.
+    """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         return
     cluster = recipe.placement.cluster
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (RuntimeError, AuthenticationError) as error:
+            raise ValueError(f"the cluster at {address} cannot be joined: {error}") from error
     else:
         # A cluster of this process alone: no token is needed, and one lying about must not be used.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")

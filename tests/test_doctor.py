@@ -80,7 +80,7 @@ def test_a_cluster_without_gpus():
     found = troubles(cluster())
     assert found["engines"].verdict == found["training workers"].verdict == Verdict.MISSING
     assert found["engines"].wanted == "1 to 8 engines, each 1 x (CPU 1, GPU 1)"
-    assert found["training workers"].wanted == "8 workers, each (CPU 1, GPU 1)"
+    assert found["training workers"].wanted == "8 workers, each 1 x (CPU 1, GPU 1)"
     assert found["GPU memory, engines"].verdict == Verdict.WARNING
     assert doctor.exit_code(found.values()) == 2
 
@@ -199,9 +199,13 @@ def test_a_run_folder_that_a_node_does_not_see():
 def test_a_local_source_that_a_node_does_not_see():
     there = cluster(gpu_node(missing_paths=("/data/corpus",)))
     assert only(there, "sources on nodes").found == "no /data/corpus on worker"
-    # What is not there for the driver either is a matter of the sources.
-    nowhere = replace(there, driver=report(missing_paths=("/data/corpus",)))
-    assert not troubles(nowhere)
+
+
+def test_paths_that_every_node_reads(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    overrides = [f"settings.corpus.path={tmp_path}/corpus"]
+    assert doctor.paths_to_see(load_recipe("llama-7b", overrides)) == [f"{tmp_path}/corpus"]
+    assert doctor.paths_to_see(load_recipe("tiny")) == []
 
 
 def test_disks():
