@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 ours (a traceba
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -290,22 +291,23 @@ def doctor(
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
-        _print_findings(loaded.name, findings)
+        where = loaded.placement.cluster.address or os.environ.get("RAY_ADDRESS") or "this machine"
+        _print_findings(f"{loaded.name} on {where}", findings)
     raise typer.Exit(medicine.exit_code(findings))
 
 
-def _print_findings(name: str, findings: list[Finding]) -> None:
+def _print_findings(title: str, findings: list[Finding]) -> None:
     """The doctor's table, and what it comes to."""
-    table = Table("check", "found", "wanted", "verdict", "way out", title=f"{name} on this cluster")
+    table = Table("check", "found", "wanted", "verdict", "way out", title=title)
     colours = {"ok": "green", "warning": "yellow", "missing": "bold red"}
     for each in findings:
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"
         table.add_row(each.check, escape(each.found), escape(each.wanted), verdict,
                       escape(each.way_out))  # fmt: skip
     console.print(table)
-    missing = [each.check for each in findings if each.verdict == "missing"]
-    line = f"missing: {', '.join(missing)}" if missing else "Nothing is missing."
-    console.print(line, highlight=False, soft_wrap=True)
+    for verdict in ("missing", "warning"):
+        checks = ", ".join(each.check for each in findings if each.verdict == verdict)
+        console.print(f"{verdict}: {checks or 'nothing'}", highlight=False, soft_wrap=True)
 
 
 @app.command()

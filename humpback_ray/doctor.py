@@ -169,8 +169,8 @@ class _Judgement:
             return room.num_engines(bundles, there, placement.across_nodes) // num_pools
 
         least, most = placement.min_engines, placement.max_engines
-        wanted = f"{_from_to(least, most)} engines"
-        wanted += f", each {room.describe(bundles, placement.across_nodes)}"
+        wanted = _from_to(least, most)
+        wanted += f" with {room.describe(bundles, placement.across_nodes)} each"
         return self.room_for(
             "engines", wanted + (", twice" if num_pools > 1 else ""), count, least, most,
             bundles[0],
@@ -185,7 +185,7 @@ class _Judgement:
         def count(there: Sequence[room.Resources]) -> int:
             return sum(room.num_bundles(bundle, resources) for resources in there)
 
-        wanted = f"{_from_to(least, most)} workers, each {room.describe([bundle], across=True)}"
+        wanted = f"{_from_to(least, most)} with {room.describe([bundle], across=True)} each"
         return self.room_for(
             "training workers", wanted, count, least, most, bundle,
             "placement.training (device, num_workers, accelerator_type)",
@@ -527,9 +527,9 @@ class _Judgement:
         head = next((node for node in self.answering if node.is_head), None)
         if head is None or head.report is None:
             return []
-        ports = {"GCS": self.cluster.gcs_port, "dashboard": self.cluster.dashboard_port}
+        ports = {"Ray's own port": self.cluster.gcs_port, "dashboard": self.cluster.dashboard_port}
         open_to = [
-            f"{name} on {', '.join(addresses)}:{port}" for name, port in ports.items()
+            f"{name}, {port} on {', '.join(addresses)}" for name, port in ports.items()
             if (addresses := _beyond_loopback(head.report.listening.get(port, ())))
         ]  # fmt: skip
         found = "token on" if head.report.uses_token else "no token"
@@ -538,8 +538,8 @@ class _Judgement:
         if head.report.uses_token or not open_to:
             return [Finding("access", found, wanted)]
         way_out = (
-            "whoever reaches these ports runs code here: start Ray with RAY_AUTH_MODE=token, and "
-            "the dashboard with --dashboard-host=127.0.0.1"
+            "who reaches it can run code here: set RAY_AUTH_MODE=token where Ray is started, and "
+            "--dashboard-host=127.0.0.1"
         )
         return [Finding("access", found, wanted, Verdict.WARNING, way_out)]
 

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata, resources
 from typing import Any
 
@@ -122,24 +123,21 @@ def examine(run_folder: str, paths: Sequence[str]) -> Cluster:
 
     living = _living()
     gcs_address = ray.get_runtime_context().gcs_address
-    problem, seen_by_driver = "", [False] * len(living)
+    problem, seen = "", [False] * len(living)
+    ask = partial(_on_each, living, _report, run_folder, list(paths), gcs_address)
     try:
         with _marker(run_folder) as marker:
-            reports = _on_each(living, _report, run_folder, marker, list(paths), gcs_address)
-            seen_by_driver = [_is_visible(f"{marker}-{node['NodeID']}") for node in living]
-            driver = _report(run_folder, marker, list(paths), gcs_address)
+            reports = ask(marker)
+            seen = [_has_answered(marker, *pair) for pair in zip(living, reports, strict=True)]
     except OSError as error:
         problem = f"{error.strerror or error}"
-        reports = _on_each(living, _report, run_folder, "", list(paths), gcs_address)
-        driver = _report(run_folder, "", list(paths), gcs_address)
-    found = tuple(
-        _examined(node, report, seen) for node, report, seen in
-        zip(living, reports, seen_by_driver, strict=True)
-    )  # fmt: skip
+        reports = ask("")
+    examined = zip(living, reports, seen, strict=True)
+    found = tuple(_examined(node, report, is_seen) for node, report, is_seen in examined)
     told = (node.report.growth for node in found if node.report and node.report.growth)
     return Cluster(
-        found, driver, _port(gcs_address), _port(get_dashboard_url() or ""), problem,
-        next(told, None),
+        found, _report(run_folder, list(paths), gcs_address, ""), _port(gcs_address),
+        _port(get_dashboard_url() or ""), problem, next(told, None),
     )  # fmt: skip
 
 
@@ -279,6 +277,12 @@ def _sees(marker: str) -> bool:
     return True
 
 
+def _has_answered(marker: str, node: Mapping[str, Any], report: Any) -> bool:
+    """Whether the driver sees what a node has written beside its marker."""
+    sees = isinstance(report, NodeReport) and report.sees_marker
+    return sees and _is_visible(f"{marker}-{node['NodeID']}")
+
+
 def _is_visible(marker: str) -> bool:
     deadline = time.monotonic() + VISIBLE_SECONDS
     try:
@@ -294,7 +298,7 @@ def _is_visible(marker: str) -> bool:
 # --- on a node ----------------------------------------------------------------------------------
 
 
-def _report(run_folder: str, marker: str, paths: list[str], gcs_address: str) -> NodeReport:
+def _report(run_folder: str, paths: list[str], gcs_address: str, marker: str) -> NodeReport:
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
@@ -374,7 +378,8 @@ def read_growth(gcs_address: str) -> Growth | None:
         given = {name: value for name, _, value in pairs}
         is_ours = given.get("--gcs-address") == gcs_address
         if is_ours and "--autoscaling-config" in given:
-            with open(os.path.expanduser(given["--autoscaling-config"]), encoding="utf-8") as file:
+            path = os.path.expanduser(given["--autoscaling-config"])
+            with suppress(OSError), open(path, encoding="utf-8") as file:
                 return growth_of(yaml.safe_load(file))
     return None
 

@@ -79,8 +79,8 @@ def test_a_healthy_cluster_misses_nothing_and_every_check_is_shown():
 def test_a_cluster_without_gpus():
     found = troubles(cluster())
     assert found["engines"].verdict == found["training workers"].verdict == Verdict.MISSING
-    assert found["engines"].wanted == "1 to 8 engines, each 1 x (CPU 1, GPU 1)"
-    assert found["training workers"].wanted == "8 workers, each 1 x (CPU 1, GPU 1)"
+    assert found["engines"].wanted == "1 to 8 with 1 x (CPU 1, GPU 1) each"
+    assert found["training workers"].wanted == "8 with 1 x (CPU 1, GPU 1) each"
     assert found["GPU memory, engines"].verdict == Verdict.WARNING
     assert doctor.exit_code(found.values()) == 2
 
@@ -274,8 +274,8 @@ def test_clocks(ahead, error, run, verdict):
     [
         (True, "::", "0.0.0.0", None),
         (False, "127.0.0.1", "::1", None),
-        (False, "::", "127.0.0.1", "GCS on :::6379"),
-        (False, "127.0.0.1", "0.0.0.0", "dashboard on 0.0.0.0:8265"),
+        (False, "::", "127.0.0.1", "Ray's own port, 6379 on ::"),
+        (False, "127.0.0.1", "0.0.0.0", "dashboard, 8265 on 0.0.0.0"),
     ],
 )
 def test_open_ports_without_a_token(token, gcs, dashboard, open_to):
