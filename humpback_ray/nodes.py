@@ -361,7 +361,7 @@ def listening() -> dict[int, tuple[str, ...]]:
     """Every TCP port that somebody on this node listens on, with the addresses."""
     found: dict[int, set[str]] = {}
     for each in psutil.net_connections(kind="tcp"):
-        if each.status == psutil.CONN_LISTEN:
+        if each.status == psutil.CONN_LISTEN and each.laddr:
             found.setdefault(each.laddr.port, set()).add(each.laddr.ip)
     return {port: tuple(sorted(addresses)) for port, addresses in found.items()}
 
