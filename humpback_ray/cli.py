@@ -6,13 +6,15 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 ours (a traceba
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial, wraps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +23,9 @@ from rich.panel import Panel
 from rich.table import Table
 
 from humpback_ray import config, estimate, measured, observe, storage
+
+if TYPE_CHECKING:
+    from humpback_ray.doctor import Finding
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -271,6 +276,47 @@ def _print_probe(report: measured.Report, gpu_hour: float | None) -> None:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     if gpu_hour is not None and not report.num_gpus:
         console.print("There is no GPU here to multiply the price with.", highlight=False)
+
+
+@app.command()
+@explained
+def doctor(
+    recipe: RecipeArgument,
+    run: RunOption = None,
+    set: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at a cluster and say what is missing for a recipe; exit code 2 if something is."""
+    from humpback_ray import doctor as medicine
+    from humpback_ray import nodes, pipeline
+
+    loaded = config.load_recipe(recipe, set)
+    folder = run_folder_of(run, loaded)
+    sources: list[str] = []
+    pipeline.stages_of(loaded, folder, missing=sources)
+    pipeline.join_cluster(loaded)
+    cluster = nodes.examine(folder, medicine.paths_to_see(loaded))
+    findings = medicine.judge(loaded, folder, cluster, sources)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    else:
+        where = loaded.placement.cluster.address or os.environ.get("RAY_ADDRESS") or "this machine"
+        _print_findings(f"{loaded.name} on {where}", findings)
+    raise typer.Exit(medicine.exit_code(findings))
+
+
+def _print_findings(title: str, findings: list[Finding]) -> None:
+    """The doctor's table, and what it comes to."""
+    table = Table("check", "found", "wanted", "verdict", "way out", title=title)
+    colours = {"ok": "green", "warning": "yellow", "missing": "bold red"}
+    for each in findings:
+        verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"
+        table.add_row(each.check, escape(each.found), escape(each.wanted), verdict,
+                      escape(each.way_out))  # fmt: skip
+    console.print(table)
+    for verdict in ("missing", "warning"):
+        checks = ", ".join(each.check for each in findings if each.verdict == verdict)
+        console.print(f"{verdict}: {checks or 'nothing'}", highlight=False, soft_wrap=True)
 
 
 @app.command()

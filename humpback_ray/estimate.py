@@ -337,6 +337,15 @@ def _tensor_parallel_sizes(architecture: Architecture) -> list[int]:
     return [2**n for n in range(7) if architecture.num_heads % 2**n == 0]
 
 
+def engine_bytes(
+    architecture: Architecture, dtype: str, context_length: int, tensor: int, pipeline: int
+) -> tuple[float, float]:
+    """Bytes on each GPU for the weights, and for the KV cache of one sequence of full length."""
+    weights = architecture.weight_bytes(dtype) / (tensor * pipeline)
+    parts = min(tensor, architecture.num_kv_heads) * pipeline
+    return weights, context_length * architecture.kv_bytes_per_token(dtype) / parts
+
+
 def check_engine_fits(
     architecture: Architecture,
     *,
@@ -373,9 +382,7 @@ def check_engine_fits(
     if there_is >= context_length:
         return
     larger = [n for n in sizes if n > tensor and num_tokens(n, dtype) >= context_length]
-    weights = architecture.weight_bytes(dtype) / (tensor * pipeline)
-    parts = min(tensor, architecture.num_kv_heads) * pipeline
-    cache = context_length * architecture.kv_bytes_per_token(dtype) / parts
+    weights, cache = engine_bytes(architecture, dtype, context_length, tensor, pipeline)
     needed = weights + cache + ENGINE_WORKSPACE
     ways_out = [
         f"placement.engine.tensor_parallel_size to {larger[0]}" if larger

@@ -265,13 +265,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def log_to(url: str) -> None:
-    """Send the project's log to a local file; remote runs keep it in Ray's job log."""
+def log_to(url: str, run: str, attempt: int) -> None:
+    """Send the project's log to a local file; remote runs keep it in Ray's job log.
+
+    The log of a run before it in this process ends here.
+    """
     if "://" in url:
         return
     os.makedirs(os.path.dirname(url), exist_ok=True)
-    handler = logging.FileHandler(url, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for before in _run_logs():
+        logger.removeHandler(before)
+        before.close()
+    handler = logging.FileHandler(url, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(JsonLines(run, attempt))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
@@ -287,24 +293,50 @@ def end_logged() -> Iterator[None]:
 
 
 def last_error(log: str) -> str | None:
-    """The last error of a run's log: its time and what it says in one line, or None.
-
-    Args:
-        log: JSON lines with time, level, message and exception, or lines as `log_to` writes them.
-    """
-    for when, level, message in reversed(list(_records(log))):
-        if level in ("ERROR", "CRITICAL"):
+    """The last error in the lines of a run's log: its time and what it says in one line, or None."""
+    for line in reversed(log.splitlines()):
+        record = json.loads(line)
+        if record["level"] in ("ERROR", "CRITICAL"):
             # What stands after the last frame of a traceback, or all of it.
-            says = re.split(r"\n(?:[ \t].*\n)+", message)[-1]
-            return f"{when} {' '.join(says.split())[:500]}"
+            says = re.split(r"\n(?:[ \t].*\n)+", record.get("exception") or record["message"])[-1]
+            return f"{record['time']} {' '.join(says.split())[:500]}"
     return None
 
 
-def _records(log: str) -> Iterator[tuple[str, str, str]]:
-    if log.startswith("{"):
-        for line in map(json.loads, log.splitlines()):
-            yield line["time"], line["level"], line.get("exception") or line["message"]
-        return
-    begin = r"^(\d{4}-\d\d-\d\d [\d:]+),\d+ ([A-Z]+) "
-    _, *parts = re.split(begin, log, flags=re.MULTILINE)
-    yield from zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+def log_stage(path: str) -> None:
+    """From now on the log's lines are of this stage; empty between stages."""
+    for handler in _run_logs():
+        assert isinstance(handler.formatter, JsonLines)
+        handler.formatter.stage = path
+
+
+def _run_logs() -> list[logging.Handler]:
+    return [each for each in logger.handlers if isinstance(each.formatter, JsonLines)]
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, run, stage, attempt, message; an exception's text.
+
+    Args:
+        run: its name.
+        attempt: counted from 1.
+    """
+
+    def __init__(self, run: str, attempt: int) -> None:
+        super().__init__()
+        self._run, self._attempt, self.stage = run, attempt, ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        time_of_record = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            "time": time_of_record.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "run": self._run,
+            "stage": self.stage,
+            "attempt": self._attempt,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from humpback_ray import corpus, estimate, observe, storage
+from humpback_ray import corpus, doctor, estimate, nodes, observe, storage
 from humpback_ray.config import (
     PretrainedBase,
     Recipe,
@@ -421,7 +421,10 @@ def run(
         _start_attempt(recipe, run_folder, [stage.path for stage in declared])
     with observe.end_logged():
         if not is_done:
-            _join_cluster(recipe)
+            join_cluster(recipe)
+            pairs = zip(stages, found, strict=True)
+            to_do = {stage.kind for stage, (state, _) in pairs if state is not State.DONE}
+            _check_cluster(recipe, run_folder, to_do)
             _check_engines_fit(recipe)
         return {
             stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
@@ -441,10 +444,13 @@ def _run_stage(
         )
         return record
     verb = "resuming" if state is State.STARTED else "starting"
+    # After an error it stays: what is logged last is about the stage that has failed.
+    observe.log_stage(stage.path)
     console.print(f"{heading}: {verb}", highlight=False, soft_wrap=True)
     observe.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
     record = stage.execute(run_folder, recipe.placement, console)
     observe.logger.info("finished %s: %s", stage.path, describe(record))
+    observe.log_stage("")
     console.print(
         f"{heading}: {describe(record)} in {observe.duration(record['seconds'])}",
         highlight=False,
@@ -491,18 +497,28 @@ def _start_attempt(recipe: Recipe, run_folder: str, stages: list[str]) -> None:
             "provenance": observe.provenance(),
         },
     )
-    observe.log_to(storage.join(folder, "run.log"))
+    observe.log_to(storage.join(folder, "run.log"), storage.name(run_folder), number)
 
 
-def _join_cluster(recipe: Recipe) -> None:
+def join_cluster(recipe: Recipe) -> None:
+    """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process.
+
+    Raises:
+        ConnectionError: nothing answers at the address.
+        ValueError: another Ray or Python runs there, or the token is missing.
+    """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         return
     cluster = recipe.placement.cluster
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (RuntimeError, AuthenticationError) as error:
+            raise ValueError(f"the cluster at {address} cannot be joined: {error}") from error
     else:
         # A cluster of this process alone: no token is needed, and one lying about must not be used.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -516,6 +532,18 @@ def _join_cluster(recipe: Recipe) -> None:
             logging_level="ERROR",
         )
     _quieten()
+
+
+def _check_cluster(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
+    """Refuse a cluster that can never run stages of these kinds; `humpback doctor` looks at more.
+
+    Raises:
+        ValueError: no room for engines or workers, or a node that does not see the run's folder.
+    """
+    there = nodes.alive()
+    doctor.check_room(recipe, kinds, there, nodes.growth)
+    if len(there) > 1:
+        doctor.check_shared(run_folder, nodes.blind(run_folder))
 
 
 def _check_engines_fit(recipe: Recipe) -> None:

@@ -34,6 +34,11 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
+def name(url: str) -> str:
+    """The last part of a path or URL, such as a run's name."""
+    return url.rstrip("/").rpartition("/")[2]
+
+
 def arrow_filesystem(url: str) -> tuple[arrow_fs.FileSystem, str]:
     """The Arrow filesystem that reads and writes a URL, and the path on it."""
     filesystem, path = url_to_fs(url)

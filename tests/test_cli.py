@@ -105,6 +105,37 @@ def test_a_corpus_in_which_nothing_survives_shows_the_reasons_and_can_be_mended(
     assert "3 kept" in mended.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_the_cluster_can_never_have_are_refused_before_anything_starts(
+    tmp_path, corpus
+):
+    overrides = [f"settings.corpus.path={corpus}", "placement.training.cpus_per_worker=5"]
+    message = mistake(run(tmp_path, *overrides))
+    assert "no room for 2 training workers" in message
+    assert "1 x (CPU 8), room for 1" in message
+    assert not (tmp_path / "run" / "seed").exists()
+    (line,) = (tmp_path / "run/attempts/001/run.log").read_text().splitlines()
+    assert "no room for 2 training workers" in json.loads(line)["exception"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_doctor_says_what_is_missing(tmp_path, corpus):
+    command = ["doctor", "tiny", "--run", str(tmp_path / "run"), "--set",
+               f"settings.corpus.path={corpus}"]  # fmt: skip
+    healthy = RUNNER.invoke(app, command)
+    assert healthy.exit_code == 0, healthy.output
+    assert "missing: nothing" in healthy.stdout
+    ill = RUNNER.invoke(app, [*command, "--set", "placement.training.cpus_per_worker=5", "--json"])
+    assert ill.exit_code == 2, ill.output
+    missing = [each for each in json.loads(ill.stdout) if each["verdict"] == "missing"]
+    assert [(each["check"], each["found"]) for each in missing] == [
+        ("training workers", "room for 1: 1 x (CPU 8)")
+    ]
+    assert list(tmp_path.iterdir()) == [corpus]
+
+
 def words(number: int) -> str:
     """A text that repeats neither itself nor the text of another number."""
     sentences = [

@@ -74,6 +74,7 @@ class Pool:
         autoscaling: nodes come when engines ask for them; otherwise only as many are asked for as
             the cluster has room for.
         num_pools: that share the cluster's room.
+        run: name of the run, for metrics.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Pool:
         *,
         autoscaling: bool = False,
         num_pools: int = 1,
+        run: str = "",
     ) -> None:
-        self._exchange, self._placement, self._name, self._serve = exchange, placement, name, serve
+        self._exchange, self._placement, self._serve = exchange, placement, serve
+        self._tags = {"run": run, "stage": name}
         self._autoscaling, self._num_pools = autoscaling, num_pools
         self.num_wanted = placement.max_engines  # engines that are asked for
         self._groups: list[Any] = []
@@ -124,7 +127,7 @@ class Pool:
             fn_constructor_kwargs={
                 "exchange": self._exchange,
                 "placement": placement,
-                "name": self._name,
+                "tags": self._tags,
                 "serve": self._serve,
                 "ledger": self._ledger,
             },
@@ -156,7 +159,7 @@ class Pool:
         more groups than engines, or a cluster would grow by one for nothing. It counts what is
         given here as used, but not as a limit to how many actors there may be.
         """
-        bundles = vllm_engine.bundles(self._placement)
+        bundles = room.engine_bundles(self._placement)
         if len(self._groups) < self.num_wanted:
             # A model cut over devices talks between them at every layer: one node, unless told.
             strategy = "PACK" if self._placement.across_nodes else "STRICT_PACK"
@@ -173,27 +176,15 @@ class Pool:
         }
 
     def _num_engines_that_fit(self) -> int:
-        bundles, across = vllm_engine.bundles(self._placement), self._placement.across_nodes
         # An engine asked for without room for it would wait, and on CPUs keep the tasks that read
         # and write from the last CPU.
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        fitting = room.num_engines(bundles, nodes, across) // self._num_pools
-        if fitting >= self._placement.min_engines:
-            return fitting
-        raise ValueError(
-            f"the cluster has no room for {self._placement.min_engines * self._num_pools} "
-            "engine(s) (placement.engine.min_engines): each needs "
-            f"{room.describe(bundles, across)} and a CPU must be left for reading and writing; "
-            f"the cluster has {room.describe_nodes(nodes)}: add nodes, or set "
-            "placement.engine (device, tensor_parallel_size, accelerator_type, across_nodes, "
-            "one_stream) to what is there, or placement.cluster.autoscaling=true where nodes come "
-            "when they are asked for"
-        )
+        return room.check_engines(self._placement, nodes, self._num_pools)
 
     @property
     def need(self) -> str:
         """What one engine needs of the cluster, for people."""
-        return room.describe(vllm_engine.bundles(self._placement), self._placement.across_nodes)
+        return room.describe(room.engine_bundles(self._placement), self._placement.across_nodes)
 
     def give_up_stranded(self) -> None:
         """End engines that have lost their node and found no other for `stall_seconds`.
@@ -232,14 +223,14 @@ class EngineActor:
         self,
         exchange: Exchange,
         placement: EnginePlacement,
-        name: str,
+        tags: dict[str, str],
         serve: Callable[..., Any],
         ledger: Any,
     ) -> None:
         self._exchange, self._placement, self._ledger = exchange, placement, ledger
         self._id = ray.get_runtime_context().get_actor_id()
         self._tally, self._num_steps = Tally(), 0
-        self._exported, self._metrics = Tally(), _Metrics(name)
+        self._exported, self._metrics = Tally(), _Metrics(tags)
         self._inbox: queue.SimpleQueue[tuple[Request, Future[Generation]]] = queue.SimpleQueue()
         self._tokenizing = threading.Lock()
         self._turns = _Turns()
@@ -451,14 +442,13 @@ class _Turns:
 
 
 class _Metrics:
-    """What an engine does, for Ray's Prometheus endpoint, with the stage as a tag.
+    """What an engine does, for Ray's Prometheus endpoint, with run and stage as tags.
 
     (https://docs.ray.io/en/latest/ray-observability/user-guides/add-app-metrics.html)
     """
 
-    def __init__(self, stage: str) -> None:
-        tags = {"tag_keys": ("stage",)}
-        counter = partial(metrics.Counter, **tags)
+    def __init__(self, tags: dict[str, str]) -> None:
+        counter = partial(metrics.Counter, tag_keys=tuple(tags))
         self._counters = {
             "num_rows": counter("humpback_rows", "Rows answered"),
             "num_prompt_tokens": counter("humpback_prompt_tokens", "Tokens of prompts"),
@@ -469,9 +459,11 @@ class _Metrics:
             "busy_seconds": counter("humpback_engine_busy_seconds", "Seconds with requests inside"),
             "idle_seconds": counter("humpback_engine_idle_seconds", "Seconds without requests"),
         }
-        self._requests = metrics.Gauge("humpback_requests", "Requests inside an engine", **tags)
+        self._requests = metrics.Gauge(
+            "humpback_requests", "Requests inside an engine", tag_keys=tuple(tags)
+        )
         for metric in [*self._counters.values(), self._requests]:
-            metric.set_default_tags({"stage": stage})
+            metric.set_default_tags(tags)
 
     def export(self, before: Tally, now: Tally, num_requests: int) -> None:
         for name, counter in self._counters.items():

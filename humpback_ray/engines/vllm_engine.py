@@ -23,16 +23,6 @@ from humpback_ray.records import Finish
 GPU_ANSWER_SECONDS = 60.0  # for a task on a GPU; a busy or starting cluster is not waited for
 
 
-def bundles(placement: EnginePlacement) -> list[dict[str, float]]:
-    """What one engine takes, as Ray bundles: one for each device that the model is cut over."""
-    bundle: dict[str, float] = {"CPU": 1}
-    if placement.device == "gpu":
-        bundle["GPU"] = 1
-    if placement.accelerator_type:
-        bundle[f"accelerator_type:{placement.accelerator_type}"] = 0.001
-    return [bundle] * (placement.tensor_parallel_size * placement.pipeline_parallel_size)
-
-
 def environment(placement: EnginePlacement) -> dict[str, str]:
     """Variables of the engine's process, which libraries read when they are imported."""
     variables = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from humpback_ray.config import SamplingSettings, TrainingSettings
 from humpback_ray.observe import TensorBoard
+from humpback_ray.stages.gauges import OF_TRAINING, Gauges
 from humpback_ray.stages.stage import Context, Result
 
 CPU_WORKERS_START_SECONDS = 20.0  # of two workers on two cores, up to the first step
@@ -32,12 +33,14 @@ def run(
         context.progress.update(step["step"], step["num_steps"], detail)
         context.metrics.add(**step)
         board.add(step)
+        gauges.set(step)
 
     on_cpu = context.placement.training.device == "cpu"
     context.progress.say(
         "starting the training workers", CPU_WORKERS_START_SECONDS if on_cpu else None
     )
     board = TensorBoard(context.path("tensorboard"))
+    gauges = Gauges(OF_TRAINING, context.run, context.stage)
     try:
         result = finetune(
             examples=examples,

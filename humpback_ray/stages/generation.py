@@ -29,6 +29,7 @@ from humpback_ray.engines.ledger import Engine, Tally
 from humpback_ray.engines.pool import Pool, explain
 from humpback_ray.engines.request import Exchange
 from humpback_ray.engines.vllm_engine import VLLMEngine
+from humpback_ray.stages.gauges import OF_GENERATION, Gauges
 from humpback_ray.stages.stage import Context
 
 CPU_ENGINE_START_SECONDS = 30.0  # of a small model on two cores, up to the first rows
@@ -55,8 +56,8 @@ class Pass:
     serve: Callable[..., Any] = VLLMEngine
     endpoint: Callable[[Placement], Endpoint] | None = None  # answers in place of our engines
 
-    def pool(self, placement: Placement, num_pools: int = 1) -> Pool | Endpoint:
-        """What answers the rows; `num_pools` share the cluster."""
+    def pool(self, placement: Placement, num_pools: int = 1, run: str = "") -> Pool | Endpoint:
+        """What answers the rows of a run, by its name; `num_pools` share the cluster."""
         if self.endpoint is not None:
             return self.endpoint(placement)
         return Pool(
@@ -66,6 +67,7 @@ class Pass:
             self.serve,
             autoscaling=placement.cluster.autoscaling,
             num_pools=num_pools,
+            run=run,
         )
 
     def exchanges(self) -> list[Exchange]:
@@ -140,7 +142,9 @@ def _stream(context: Context, works: list[Pass], found: list[Standing], report: 
     """Send the rows that are not saved yet through the engines of each pass."""
     placement = context.placement.engine
     with ExitStack() as stack:
-        pools: list[Pool | Endpoint] = [work.pool(context.placement, len(works)) for work in works]
+        pools: list[Pool | Endpoint] = [
+            work.pool(context.placement, len(works), context.run) for work in works
+        ]
         for pool in pools:
             stack.enter_context(pool)
         answered: ray.data.Dataset | None = None
@@ -157,9 +161,12 @@ def _stream(context: Context, works: list[Pass], found: list[Standing], report: 
         assert answered is not None
         # Of two passes at once, the second has as many rows to save as the first.
         progress = _Progress(context, works[-1], found[0].num_wanted, found[-1].num_saved, pools)
-        with observe.polling(progress.poll):
-            for bundle in answered.iter_internal_ref_bundles():
-                progress.num_saved += bundle.num_rows() or 0
+        try:
+            with observe.polling(progress.poll):
+                for bundle in answered.iter_internal_ref_bundles():
+                    progress.num_saved += bundle.num_rows() or 0
+        finally:
+            progress.end()
         report.add(pools, progress)
 
 
@@ -263,7 +270,12 @@ class _Progress:
         self._num_to_do = num_wanted - num_saved
         self._num_engines = sum(pool.num_wanted for pool in pools)
         self._then = (time.monotonic(), num_saved, Tally())
+        self._gauges = Gauges(OF_GENERATION, context.run, work.name)
         self.before_tail = Tally()
+
+    def end(self) -> None:
+        """Show that no engine is left; a gauge would keep its last value for ever."""
+        self._gauges.set({"engines_running": 0, "engines_wanted": 0})
 
     def poll(self) -> None:
         for pool in self._pools:
@@ -271,6 +283,14 @@ class _Progress:
                 pool.give_up_stranded()
         engines = [engine for pool in self._pools for engine in pool.engines()]
         tally, num_running = total(engines), sum(engine.is_running for engine in engines)
+        self._gauges.set(
+            {
+                "rows_saved": self.num_saved,
+                "rows_wanted": self._num_wanted,
+                "engines_running": num_running,
+                "engines_wanted": self._num_engines,
+            }
+        )
         if self._num_wanted - self.num_saved > TAIL_SHARE * self._num_to_do:
             self.before_tail = tally
         if not tally.num_rows and self._num_engines:

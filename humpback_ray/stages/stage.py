@@ -65,6 +65,9 @@ class Context:
     placement: Placement
     progress: observe.StageProgress
     metrics: observe.Metrics
+    # Names for those who watch several runs at a time.
+    run: str = ""
+    stage: str = ""
 
     def path(self, *parts: str) -> str:
         """A path in the stage's folder."""
@@ -148,11 +151,12 @@ class Stage:
         started = time.monotonic()
         metrics = observe.Metrics(storage.join(folder, METRICS))
         try:
+            names = storage.name(run_folder), self.path
             with (
                 observe.StageProgress(console, self.path).shown() as progress,
                 observe.state_written(progress, storage.join(folder, PROGRESS)),
             ):
-                result = self.run(Context(folder, placement, progress, metrics))
+                result = self.run(Context(folder, placement, progress, metrics, *names))
         except ValueError:
             # A mistake of the user's that left nothing behind must not stand in the way of the
             # next attempt under other settings.

@@ -156,6 +156,9 @@ def test_the_job_has_the_clusters_spec_and_the_jobs_environment():
     environment = yaml.safe_load((ROOT / "jobs/run_pipeline.yaml").read_text())
     assert yaml.safe_load(job["runtimeEnvYAML"])["env_vars"] == environment["env_vars"]
     assert job["entrypoint"].startswith("python /app/jobs/run_pipeline.py llama-7b --run ")
+    overrides = re.findall(r"--set (\S+)", job["entrypoint"])
+    # No GPU node is there at first, and KubeRay's autoscaler does not tell what it may bring.
+    assert config.load_recipe("llama-7b", overrides).placement.cluster.autoscaling
 
 
 @pytest.mark.parametrize("name", RAY_UP)

@@ -43,7 +43,7 @@ def context(folder: Path, rows_per_batch: int = 16, **engine) -> Context:
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     return Context(
         str(folder), Placement(engine=engine), observe.StageProgress(console, "test"),
-        observe.Metrics(str(folder / "metrics.jsonl")),
+        observe.Metrics(str(folder / "metrics.jsonl")), "a-run", "candidates",
     )  # fmt: skip
 
 
@@ -220,13 +220,16 @@ def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folde
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         with urllib.request.urlopen(url, timeout=10) as page:
             lines = page.read().decode().splitlines()
-        found.update(line for line in lines if 'stage="augment"' in line)
+        ours = ('run="a-run"', 'stage="augment"')
+        found.update(line for line in lines if all(tag in line for tag in ours))
 
     with observe.polling(look):
         augmented(tmp_path, segments, model_folder, seconds_per_row=2.0, engine={"max_num_seqs": 8})
     names = {line.partition("{")[0] for line in found}
     assert names >= {"ray_humpback_rows_total", "ray_humpback_prompt_tokens_total",
-                     "ray_humpback_generated_tokens_total", "ray_humpback_requests"}  # fmt: skip
+                     "ray_humpback_generated_tokens_total", "ray_humpback_requests",
+                     "ray_humpback_rows_saved", "ray_humpback_rows_wanted",
+                     "ray_humpback_engines_running", "ray_humpback_engines_wanted"}  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "candidates/metrics.jsonl").open()]
     assert lines[-1]["engines_running"] == lines[-1]["engines_wanted"] == 1
     assert 0 < lines[-1]["rows"] <= lines[-1]["of"] == 60

@@ -86,7 +86,7 @@ def test_the_last_error_of_the_last_attempt(tmp_path):
     run_folder = str(tmp_path)
     folder = attempt(run_folder, ["a"])
     before = list(observe.logger.handlers)
-    observe.log_to(f"{folder}/run.log")
+    observe.log_to(f"{folder}/run.log", "tiny", 1)
     try:
         assert inspect.status_of(run_folder)["last_error"] is None
         observe.logger.error("a node was lost")

@@ -1,0 +1,47 @@
+"""Figures of a stage for Ray's Prometheus endpoint, beside those that its engines export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ray.util import metrics
+
+TAGS = ("run", "stage")
+OF_GENERATION = {
+    "rows_saved": "Rows that are on disk",
+    "rows_wanted": "Rows that the stage is to make",
+    "engines_running": "Engines that have started",
+    "engines_wanted": "Engines that are asked for",
+}
+OF_TRAINING = {
+    "step": "Optimizer steps done",
+    "num_steps": "Optimizer steps of the training",
+    "loss": "Nats per target token of the step's batch",
+    "gradient_norm": "Norm of the gradient before clipping",
+    "learning_rate": "Learning rate of the step",
+    "tokens_per_second": "Tokens trained on per second, prompts included",
+    "num_workers": "Training workers",
+}
+
+
+class Gauges:
+    """Gauges `ray_humpback_NAME` of one stage of one run.
+
+    Args:
+        figures: name of each, and what it is.
+        run: name of the run.
+        stage: path of the stage.
+    """
+
+    def __init__(self, figures: Mapping[str, str], run: str, stage: str) -> None:
+        self._gauges = {
+            name: metrics.Gauge(f"humpback_{name}", description, tag_keys=TAGS)
+            for name, description in figures.items()
+        }
+        for gauge in self._gauges.values():
+            gauge.set_default_tags({"run": run, "stage": stage})
+
+    def set(self, values: Mapping[str, float]) -> None:
+        """Show those of the values that have a gauge."""
+        for name in self._gauges.keys() & values.keys():
+            self._gauges[name].set(values[name])
