@@ -138,7 +138,15 @@ class Side:
         Raises:
             EOFError: its process has ended.
         """
+        self.ask(message)
+        return self.answer()
+
+    def ask(self, message: Any = None) -> None:
+        """Ask for the next value, and do not wait for it."""
         self._pipe.send(message)
+
+    def answer(self) -> Any:
+        """The value that was asked for; errors as in `next`."""
         return self._pipe.recv()
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -409,6 +410,13 @@ def run(
     """
     stages = _up_to(stages_of(recipe, run_folder), until)
     stages = [stage for stage in stages if only is None or stage.path in only]
+    return walk(stages, recipe, run_folder, console)
+
+
+def walk(
+    stages: list[Stage], recipe: Recipe, run_folder: str, console: Console
+) -> dict[str, dict[str, Any]]:
+    """Run those of the stages that are not done, in order; see `run`."""
     found = [stage.find(run_folder) for stage in stages]
     for stage, (state, begun) in zip(stages, found, strict=True):
         if state is State.CHANGED:
@@ -425,6 +433,23 @@ def run(
     }
 
 
+@contextmanager
+def _store_explained(run_folder: str) -> Iterator[None]:
+    """Say so where a stage fails because the run folder cannot be written any more.
+
+    By then each library has wrapped what the store said in errors of its own.
+    """
+    from ray.exceptions import RayError
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    try:
+        yield
+    except (RayError, TrainingFailedError, *storage.errors()):
+        observe.logger.exception("a stage has failed")
+        storage.check_writable(run_folder)
+        raise
+
+
 def _run_stage(
     stage: Stage, number: int, total: int, recipe: Recipe, run_folder: str, console: Console
 ) -> dict[str, Any]:
@@ -439,7 +464,8 @@ def _run_stage(
     verb = "resuming" if state is State.STARTED else "starting"
     console.print(f"{heading}: {verb}", highlight=False, soft_wrap=True)
     observe.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
-    record = stage.execute(run_folder, recipe.placement, console)
+    with _store_explained(run_folder):
+        record = stage.execute(run_folder, recipe.placement, console)
     observe.logger.info("finished %s: %s", stage.path, describe(record))
     console.print(
         f"{heading}: {describe(record)} in {observe.duration(record['seconds'])}",
