@@ -445,7 +445,6 @@ def _store_explained(run_folder: str) -> Iterator[None]:
     try:
         yield
     except (RayError, TrainingFailedError, *storage.errors()):
-        observe.logger.exception("a stage has failed")
         storage.check_writable(run_folder)
         raise
 
