@@ -2,8 +2,8 @@
 
 Segments of realistic length go through our own stages with scripted engines, on the cores of this
 machine. The ratio is the driver's peak memory over the same at a tenth of the rows: what the driver
-holds must not grow with the rows. Before that: how well one driver feeds sixteen engines, and how
-long engines wait when some answers are very long.
+holds must not grow with the rows. Before that: how long engines wait when some answers are very
+long.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Walk:
     seconds: float = 0.2  # of an answer
     sigma: float = 0.0
     log: str = ""
+    address: str = ""  # of a cluster; else one is started for it
 
     def serve(self) -> Callable[..., LatencyEngine]:
         return partial(LatencyEngine, seconds=self.seconds, sigma=self.sigma, log=self.log)
@@ -130,9 +131,10 @@ def drive(walk: Walk) -> Generator[dict[str, Any], Any, None]:
     """A driver in a process of its own: figures of each step."""
     import ray
 
+    own = {"num_cpus": walk.engine.max_engines + 4, "include_dashboard": False}
     ray.init(
-        address="local", num_cpus=walk.engine.max_engines + 4, include_dashboard=False,
-        log_to_driver=False, logging_level="ERROR",
+        address=walk.address or "local", log_to_driver=False, logging_level="ERROR",
+        **({} if walk.address else own),
     )  # fmt: skip
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     yield {}
@@ -182,35 +184,6 @@ def memory(options: Any, folder: Path, model: Model) -> harness.Comparison:
     return comparison
 
 
-def scaling(folder: Path, model: Model) -> harness.Comparison:
-    """Sixteen engines against sixteen times one: does one driver feed them all?
-
-    An engine answers 64 requests in about four seconds, 16 rows/s, so that sixteen take a fifth of
-    what two cores can tokenize: what is measured is the feeding. Counted while all are at work, and
-    the answers do not take equally long, so that they do not come in waves of 64.
-    """
-    comparison = harness.Comparison(
-        "many engines", "rows/s, of one sixteen times", "16 engines", "1 engine", 0.95
-    )
-    for side, num_engines in ((comparison.under, 1), (comparison.over, 16)):
-        log = folder / f"log-{num_engines}"
-        log.mkdir()
-        engine = EnginePlacement(
-            device="cpu", min_engines=num_engines, max_engines=num_engines, max_num_seqs=64,
-            rows_per_batch=32,
-        )  # fmt: skip
-        source = folder / f"scaling-{num_engines}"
-        write_segments(source, 800 * num_engines)
-        walk = Walk(source, source, model, engine, ("augment",), 4.0, 0.3, log=str(log))
-        (step,) = run_steps(walk)
-        times = scripted.answers(log)
-        begin, end = max(found[0] for found in times.values()), min(map(max, times.values()))
-        counted = sum(begin < time <= end for found in times.values() for time in found)
-        rate_of_all = counted / (end - begin) * (16 / num_engines)
-        comparison.add(side, value=rate_of_all, window_seconds=end - begin, step=step)
-    return comparison
-
-
 def long_tail(folder: Path, model: Model) -> dict[str, Any]:
     """Four engines and answers of log-normal length: how long engines wait, and for whom."""
     log = folder / "log-tail"
@@ -240,15 +213,13 @@ def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
     parser.add_argument("--rows-per-batch", type=int, default=256)
-    parser.add_argument("--only", choices=("memory", "scaling", "tail"))
+    parser.add_argument("--only", choices=("memory", "tail"))
     options = parser.parse_args()
     comparisons, more = [], {}
     with harness.scratch_folder() as folder:
         model = write_tokenizer(folder)
         if options.only in (None, "tail"):
             more["long_tail"] = long_tail(folder, model)
-        if options.only in (None, "scaling"):
-            comparisons.append(scaling(folder, model))
         if options.only in (None, "memory"):
             comparisons.append(memory(options, folder, model))
     if comparisons:

@@ -58,14 +58,18 @@ class Comparison:
         return statistics.median(run["value"] for run in self.runs[side])
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
+        """None where a side has no run."""
+        if not self.runs.keys() >= {self.over, self.under}:
+            return None
         return self.median(self.over) / self.median(self.under)
 
     @property
     def line(self) -> str:
         """`ratio: X (goal Y)`."""
         bound = "at most " if self.at_most else ""
-        return f"ratio: {self.ratio:.3f} (goal {bound}{self.goal:g})"
+        ratio = "none yet" if self.ratio is None else f"{self.ratio:.3f}"
+        return f"ratio: {ratio} (goal {bound}{self.goal:g})"
 
     def table(self) -> Table:
         table = Table("side", self.unit, "lowest", "highest", "runs", title=self.name)
@@ -101,7 +105,7 @@ def finish(comparisons: list[Comparison], json_file: str | None, **more: Any) ->
             "comparisons": [
                 asdict(comparison)
                 | {"median": {side: comparison.median(side) for side in comparison.runs}}
-                | {"ratio": round(comparison.ratio, 4)}
+                | {"ratio": None if comparison.ratio is None else round(comparison.ratio, 4)}
                 for comparison in comparisons
             ],
             **more,
@@ -138,7 +142,15 @@ class Side:
         Raises:
             EOFError: its process has ended.
         """
+        self.ask(message)
+        return self.answer()
+
+    def ask(self, message: Any = None) -> None:
+        """Ask for the next value, and do not wait for it."""
         self._pipe.send(message)
+
+    def answer(self) -> Any:
+        """The value that was asked for; errors as in `next`."""
         return self._pipe.recv()
 
     def close(self) -> None:

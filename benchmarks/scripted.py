@@ -19,6 +19,7 @@ from humpback_ray.config import EnginePlacement
 from humpback_ray.engines.request import Generation, Model, Request
 from humpback_ray.records import Finish
 
+BEGUN = ".begun"
 INSTRUCTION = (
     "Write a short guide for somebody who has installed the package {number} minutes ago and "
     "wants to know what to configure first, with one example for each step."
@@ -31,7 +32,8 @@ class LatencyEngine:
     Args:
         seconds: median latency of a request.
         sigma: of the logarithm of the latencies; 0: all take `seconds`.
-        log: a folder that gets a file for each engine, with the time of each answer.
+        log: a folder that gets two files for each engine: the times of its answers, and a byte for
+            each request that it has begun.
     """
 
     def __init__(
@@ -68,10 +70,15 @@ class LatencyEngine:
         return done
 
     def _begin(self, now: float) -> None:
+        num_begun = 0
         while self._waiting and self._num_free:
             key, request = self._waiting.popleft()
             heapq.heappush(self._running, (now + self._latency(request), key, request))
             self._num_free -= 1
+            num_begun += 1
+        if self._log and num_begun:
+            with self._log.with_suffix(BEGUN).open("ab") as file:
+                file.write(b"." * num_begun)
 
     def _latency(self, request: Request) -> float:
         if not self._sigma:
@@ -92,4 +99,10 @@ def _answer(request: Request) -> Generation:
 
 def answers(log: Path) -> dict[str, list[float]]:
     """When each engine of a log's folder has answered, in order."""
-    return {file.name: array("d", file.read_bytes()).tolist() for file in log.iterdir()}
+    files = [file for file in log.iterdir() if file.suffix != BEGUN]
+    return {file.name: array("d", file.read_bytes()).tolist() for file in files}
+
+
+def num_begun(log: Path) -> int:
+    """Requests that the engines of a log's folder have begun."""
+    return sum(file.stat().st_size for file in log.glob(f"*{BEGUN}"))

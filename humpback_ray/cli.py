@@ -57,7 +57,7 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (ValueError, OSError) as error:
+        except (ValueError, *storage.errors()) as error:
             # Ray wraps what a task raised; the line is about the cause.
             cause = getattr(error, "cause", None) or error
             message = " ".join(str(cause).split())

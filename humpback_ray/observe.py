@@ -14,12 +14,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-import fsspec
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -38,6 +37,7 @@ logger.propagate = False
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
 STATE_SECONDS = 10.0  # how often it is written for those who look from elsewhere
+URL_SECONDS = 30.0  # how often files that grow are written again where they cannot grow
 
 
 class StageProgress:
@@ -144,7 +144,9 @@ def polling(poll: Callable[[], None], seconds: float = 1.0, *, last: bool = True
 
     def loop() -> None:
         while not done.wait(seconds):
-            poll()
+            # A store that fails for a moment must not end this; work that needs it fails itself.
+            with suppress(*storage.errors()):
+                poll()
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
@@ -172,29 +174,43 @@ def state_written(progress: StageProgress, url: str) -> Iterator[None]:
         yield
 
 
+class _Lines:
+    """Lines for the end of a file, local or at a URL, written every so many seconds."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url, self._seconds = url, seconds
+        self._lines: list[str] = []
+        self._written = time.monotonic()
+
+    def add(self, line: str) -> None:
+        """Keep a line, and write what has been kept if the last time is a while ago."""
+        self._lines.append(line)
+        if time.monotonic() - self._written >= self._seconds:
+            # A store that fails keeps nobody from working; the lines stay for the next time.
+            with suppress(*storage.errors()):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what has come since the last time."""
+        self._written = time.monotonic()
+        if self._lines:
+            storage.append_text(self._url, "".join(f"{line}\n" for line in self._lines))
+        self._lines = []
+
+
 class Metrics:
     """`metrics.jsonl` of a stage: one JSON object per line, each with the time in UTC."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._lines: list[str] = []
-        self._written = time.monotonic()
+        self._lines = _Lines(url, URL_SECONDS if "://" in url else 5.0)
 
     def add(self, **values: Any) -> None:
-        """Add one line; lines reach the file every few seconds and at `flush`."""
-        self._lines.append(json.dumps({"time": utc_now(), **values}))
-        if time.monotonic() - self._written > 5:
-            self.flush()
+        """Add one line; lines reach the file after some seconds and at `flush`."""
+        self._lines.add(json.dumps({"time": utc_now(), **values}))
 
     def flush(self) -> None:
-        """Append what has come since the last time. Stores that cannot append rewrite the file."""
-        if self._lines:
-            filesystem, path = fsspec.core.url_to_fs(self._url)
-            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-            with filesystem.open(path, "ab") as file:
-                file.write("".join(f"{line}\n" for line in self._lines).encode())
-        self._lines = []
-        self._written = time.monotonic()
+        """Append what has come since the last time."""
+        self._lines.flush()
 
 
 class TensorBoard:
@@ -207,21 +223,31 @@ class TensorBoard:
         # Event files grow line by line, which object stores do not allow.
         self._folder = tempfile.mkdtemp(prefix="humpback-tensorboard-") if self._url else folder
         self._writer = SummaryWriter(self._folder)
+        self._uploaded = time.monotonic()
 
     def add(self, values: dict[str, Any]) -> None:
         """One point of each value, at `values["step"]`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, values["step"])
+        if self._url and time.monotonic() - self._uploaded > URL_SECONDS:
+            self._writer.flush()
+            with suppress(*storage.errors()):
+                self._upload()
 
     def close(self) -> None:
-        """Write what is left; a folder at a URL gets its files now."""
+        """Write what is left."""
         self._writer.close()
         if self._url:
-            filesystem, path = fsspec.core.url_to_fs(self._url)
-            filesystem.makedirs(path, exist_ok=True)
-            for name in os.listdir(self._folder):
-                filesystem.put_file(os.path.join(self._folder, name), f"{path}/{name}")
-            shutil.rmtree(self._folder)
+            try:
+                self._upload()
+            finally:
+                shutil.rmtree(self._folder)
+
+    def _upload(self) -> None:
+        self._uploaded = time.monotonic()
+        for entry in os.scandir(self._folder):
+            with open(entry.path, "rb") as file:
+                storage.write_bytes(storage.join(self._url, entry.name), file.read())
 
 
 def provenance() -> dict[str, Any]:
@@ -266,17 +292,11 @@ def duration(seconds: float) -> str:
 
 
 def log_to(url: str, run: str, attempt: int) -> None:
-    """Send the project's log to a local file; remote runs keep it in Ray's job log.
-
-    The log of a run before it in this process ends here.
-    """
-    if "://" in url:
-        return
-    os.makedirs(os.path.dirname(url), exist_ok=True)
+    """Send the project's log to a file; the log of a run before it in this process ends here."""
     for before in _run_logs():
         logger.removeHandler(before)
         before.close()
-    handler = logging.FileHandler(url, encoding="utf-8", errors="backslashreplace")
+    handler = _LogFile(url)
     handler.setFormatter(JsonLines(run, attempt))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -293,7 +313,7 @@ def end_logged() -> Iterator[None]:
 
 
 def last_error(log: str) -> str | None:
-    """The last error in the lines of a run's log: its time and what it says in one line, or None."""
+    """The last error in the lines of a run's log, its time and what it says, or None."""
     for line in reversed(log.splitlines()):
         record = json.loads(line)
         if record["level"] in ("ERROR", "CRITICAL"):
@@ -340,3 +360,14 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class _LogFile(logging.Handler):
+    """A log of a few lines a stage: each is written at once, on any path or URL."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._lines = _Lines(url, 0.0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.add(self.format(record))

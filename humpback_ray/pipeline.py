@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -410,6 +411,18 @@ def run(
     declared = stages_of(recipe, run_folder)
     stages = _up_to(declared, until)
     stages = [stage for stage in stages if only is None or stage.path in only]
+    return walk(stages, recipe, run_folder, console, declared=declared)
+
+
+def walk(
+    stages: list[Stage],
+    recipe: Recipe,
+    run_folder: str,
+    console: Console,
+    *,
+    declared: list[Stage] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Run those of the stages that are not done, in order, of all that are declared; see `run`."""
     found = [stage.find(run_folder) for stage in stages]
     for stage, (state, begun) in zip(stages, found, strict=True):
         if state is State.CHANGED:
@@ -418,7 +431,7 @@ def run(
     is_done = all(state is State.DONE for state, _ in found)
     if not is_done:
         storage.check_writable(run_folder)
-        _start_attempt(recipe, run_folder, [stage.path for stage in declared])
+        _start_attempt(recipe, run_folder, [stage.path for stage in declared or stages])
     with observe.end_logged():
         if not is_done:
             join_cluster(recipe)
@@ -430,6 +443,22 @@ def run(
             stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
             for number, stage in enumerate(stages, start=1)
         }
+
+
+@contextmanager
+def _store_explained(run_folder: str) -> Iterator[None]:
+    """Say so where a stage fails because the run folder cannot be written any more.
+
+    By then each library has wrapped what the store said in errors of its own.
+    """
+    from ray.exceptions import RayError
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    try:
+        yield
+    except (RayError, TrainingFailedError, *storage.errors()):
+        storage.check_writable(run_folder)
+        raise
 
 
 def _run_stage(
@@ -448,7 +477,8 @@ def _run_stage(
     observe.log_stage(stage.path)
     console.print(f"{heading}: {verb}", highlight=False, soft_wrap=True)
     observe.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
-    record = stage.execute(run_folder, recipe.placement, console)
+    with _store_explained(run_folder):
+        record = stage.execute(run_folder, recipe.placement, console)
     observe.logger.info("finished %s: %s", stage.path, describe(record))
     observe.log_stage("")
     console.print(

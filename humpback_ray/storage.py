@@ -1,16 +1,40 @@
-"""Files of a run on a local path or any fsspec URL (s3://, gs://, memory://, ...)."""
+"""Files of a run on a local path or any fsspec URL (s3://, gs://, memory://, ...).
+
+How stores are spoken to is set here for every process that imports this, and everything of ours
+goes through fsspec, also where a library has a client of its own. What a user has set (fsspec's
+files and FSSPEC_ variables, AWS_ENDPOINT_URL, AWS_RETRY_MODE, AWS_MAX_ATTEMPTS) goes before it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import uuid
 from typing import Any
 
 import fsspec
 import pyarrow.fs as arrow_fs
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+# About half a minute of waiting, longer each time, before a request that is refused with 503 or
+# cut off is given up. By default it is five tries within about three seconds
+# (https://docs.aws.amazon.com/boto3/latest/guide/retries.html).
+S3_RETRIES = {"mode": "standard", "max_attempts": 8}
+
+
+def _set_defaults() -> None:
+    for protocol in OBJECT_STORES:
+        # A kept listing does not show what other processes have written since.
+        fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
+    if not os.environ.keys() & {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"}:
+        config = fsspec.config.conf["s3"].setdefault("config_kwargs", {})
+        config.setdefault("retries", S3_RETRIES)
+
+
+_set_defaults()
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -22,6 +46,18 @@ def errors() -> tuple[type[Exception], ...]:
         ("azure.core.exceptions", "AzureError"),
     )
     return (OSError, *(getattr(sys.modules[m], name) for m, name in beside if m in sys.modules))
+
+
+def locate(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URL or local path, and the path on it.
+
+    Raises:
+        ValueError: no such kind of URL, or its package is not installed.
+    """
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(f"cannot open {url}: {error}") from error
 
 
 def absolute(url: str) -> str:
@@ -39,9 +75,15 @@ def name(url: str) -> str:
     return url.rstrip("/").rpartition("/")[2]
 
 
+def is_object_store(filesystem: Any) -> bool:
+    """Whether folders are but the beginnings of names, and a file is there only when whole."""
+    found = filesystem.protocol
+    return any(name in OBJECT_STORES for name in ([found] if isinstance(found, str) else found))
+
+
 def arrow_filesystem(url: str) -> tuple[arrow_fs.FileSystem, str]:
     """The Arrow filesystem that reads and writes a URL, and the path on it."""
-    filesystem, path = url_to_fs(url)
+    filesystem, path = locate(url)
     if isinstance(filesystem, LocalFileSystem):
         return arrow_fs.LocalFileSystem(), path
     return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(filesystem)), path
@@ -49,9 +91,7 @@ def arrow_filesystem(url: str) -> tuple[arrow_fs.FileSystem, str]:
 
 def exists(url: str) -> bool:
     """Whether a file or folder is there."""
-    filesystem, path = url_to_fs(url)
-    # Object stores list a folder that other nodes have just written only without the cache.
-    filesystem.invalidate_cache()
+    filesystem, path = locate(url)
     return bool(filesystem.exists(path))
 
 
@@ -70,10 +110,10 @@ def size(url: str, what: str, key: str) -> int:
         ValueError: there is no such file; `what` it should be and the setting `key` are named.
     """
     try:
-        filesystem, path = url_to_fs(url)
+        filesystem, path = locate(url)
         if filesystem.isfile(path):
             return int(filesystem.size(path))
-    except (ImportError, OSError, ValueError) as error:
+    except (ValueError, *errors()) as error:
         raise ValueError(f"{what} {url} cannot be read ({error}): set {key}") from error
     raise ValueError(f"no {what} {url}: set {key} to a file or an fsspec URL of one")
 
@@ -90,25 +130,46 @@ def read_text(url: str, what: str, key: str) -> str:
 
 def names(url: str) -> set[str]:
     """Names of the files and folders in a folder; empty when there is no such folder."""
-    filesystem, path = url_to_fs(url)
+    filesystem, path = locate(url)
     if not filesystem.exists(path):
         return set()
     return {entry.rstrip("/").rpartition("/")[2] for entry in filesystem.ls(path, detail=False)}
 
 
-def write_text(url: str, text: str) -> None:
-    """Write a small file so that a reader sees all of it or nothing."""
-    filesystem, path = url_to_fs(url)
-    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-    if isinstance(filesystem, LocalFileSystem):
-        partial = f"{path}.partial"
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+def write_bytes(url: str, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing, also where two write it at once."""
+    filesystem, path = locate(url)
+    if is_object_store(filesystem):
+        # An object is there when it is whole. To make a folder for it might make a bucket.
+        filesystem.pipe_file(path, content)
+        return
+    parent, _, name = path.rpartition("/")
+    filesystem.makedirs(parent, exist_ok=True)
+    # The dot keeps it out of the rows of a folder, and no other writer has the same name.
+    partial = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.partial"
+    with filesystem.open(partial, "wb") as file:
+        file.write(content)
+        if isinstance(filesystem, LocalFileSystem):
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    else:  # object stores show an object only when it is whole
-        filesystem.pipe_file(path, text.encode("utf-8"))
+    filesystem.mv(partial, path)
+
+
+def write_text(url: str, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    write_bytes(url, text.encode("utf-8"))
+
+
+def append_text(url: str, text: str) -> None:
+    """Add to the end of a small file; where files cannot grow, it is written again as a whole."""
+    filesystem, path = locate(url)
+    if isinstance(filesystem, LocalFileSystem):
+        filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        return
+    before = filesystem.cat_file(path) if filesystem.exists(path) else b""
+    write_bytes(url, before + text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(url: str, content: Any) -> None:
@@ -118,13 +179,13 @@ def write_json(url: str, content: Any) -> None:
 
 def delete(url: str) -> None:
     """Delete a file or folder with all that is in it; nothing happens when it is not there."""
-    filesystem, path = url_to_fs(url)
+    filesystem, path = locate(url)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
 
 
 def check_writable(url: str) -> None:
-    """Find out before any work whether a folder can be written.
+    """Find out before any work, or after a failure, whether a folder can be written.
 
     Raises:
         ValueError: it cannot, with the reason.
@@ -133,8 +194,9 @@ def check_writable(url: str) -> None:
     try:
         write_text(probe, "")
         delete(probe)
-    except OSError as error:
+    except errors() as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(
-            f"cannot write to the run folder {url}: {error.strerror or error}; "
-            "choose another with --run"
+            f"cannot write to the run folder {url}: {reason or type(error).__name__}; "
+            "choose another with --run, or go on with the same command when it can be written"
         ) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -72,13 +71,18 @@ def write_rows(folder: str, rows: Iterable[Any], row_type: type, name: str = "pa
 
 def write_table(folder: str, table: pa.Table, name: str) -> None:
     """Write one Parquet file of a folder, whole or not at all."""
+    # In memory first: a client that is interrupted in a file may close it, and so save half of it.
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content)
+    storage.write_bytes(storage.join(folder, f"{name}.parquet"), content.getvalue().to_pybytes())
+
+
+def write_dataset(folder: str, dataset: Any) -> None:
+    """Write a Ray dataset as the Parquet files of a folder; no row, no folder."""
     filesystem, path = storage.arrow_filesystem(folder)
-    filesystem.create_dir(path, recursive=True)
-    # Written beside and moved: a kill leaves no half file among the rows. Two workers that write
-    # the same rows at once, after a node was thought lost, must not share the unfinished file.
-    partial = f"{path}/.{name}.{uuid.uuid4().hex[:8]}.partial"
-    pq.write_table(table, partial, filesystem=filesystem)
-    filesystem.move(partial, f"{path}/{name}.parquet")
+    # Ray deletes a folder that it made for nothing, and stops where it then finds none.
+    has_folders = not storage.is_object_store(storage.locate(folder)[0])
+    dataset.write_parquet(path, filesystem=filesystem, try_create_dir=has_folders)
 
 
 def read_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:

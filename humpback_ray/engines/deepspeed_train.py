@@ -28,7 +28,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
-from humpback_ray import estimate
+from humpback_ray import estimate, storage
 from humpback_ray.config import EnginePlacement, TrainingPlacement, TrainingSettings
 from humpback_ray.engines import train_loop, vllm_engine
 from humpback_ray.engines.desk import Desk
@@ -139,8 +139,7 @@ def finetune(
         run_name=run_name(tokenized, settings, base_model, revision, random_seed, scratch_folder),
     )
     losses = _run_workers(job, tokenized, scratch_folder, on_step, on_notice)
-    filesystem, path = fsspec.core.url_to_fs(scratch_folder)
-    filesystem.rm(path, recursive=True)
+    storage.delete(scratch_folder)
     return TrainingResult(
         num_examples=tokenized.num_examples,
         num_truncated=num_truncated,
@@ -346,7 +345,7 @@ def _run_workers(
         scaling_config=_scaling_config(job.placement),
         run_config=ray.train.RunConfig(
             # Ray Train finds the checkpoints of an earlier driver by storage path and name.
-            storage_path=scratch_folder,
+            **_store(scratch_folder),
             name=job.run_name,
             failure_config=ray.train.FailureConfig(
                 max_failures=job.placement.max_failures + num_halvings
@@ -410,6 +409,14 @@ def _deliver(
         for notice in notices:
             if on_notice is not None:
                 on_notice(notice)
+
+
+def _store(folder: str) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints; at a URL through our client and not one of its own."""
+    if "://" not in folder:
+        return {"storage_path": folder}
+    filesystem, path = storage.arrow_filesystem(folder)
+    return {"storage_filesystem": filesystem, "storage_path": path}
 
 
 def _scaling_config(placement: TrainingPlacement) -> ray.train.ScalingConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 
 from filelock import FileLock
-from fsspec.core import url_to_fs
+
+from humpback_ray import storage
 
 BACK_OFF_SECONDS = (1.0, 4.0, 16.0)
 
@@ -19,18 +21,24 @@ BACK_OFF_SECONDS = (1.0, 4.0, 16.0)
 def local_folder(model: str, *, weights: bool = True) -> str:
     """A model as transformers loads it: a local folder or hub id as it is, a URL copied here once.
 
+    What has been copied is copied again when it has changed at the URL.
+
     Args:
         model: local folder, hub id, or fsspec URL of a model folder.
         weights: whether the weights are wanted too, and not only configuration and tokenizer.
     """
     if "://" not in model:
         return model
-    folder = _node_path("models", f"{model} {'full' if weights else 'light'}")
+    place = _node_path("models", f"{model} {'full' if weights else 'light'}")
     # Many workers of a node ask at once; one copies and the others wait for it.
-    with FileLock(f"{folder}.lock"):
-        if not os.path.exists(os.path.join(folder, "config.json")):
-            _copy_patiently(model, folder, weights)
-    return folder
+    with FileLock(f"{place}.lock"):
+        for seconds in BACK_OFF_SECONDS:
+            try:
+                return _copy(model, place, weights)
+            except storage.errors():
+                # A whole cluster that starts asks one store for the same files.
+                time.sleep(seconds * (1 + random.random()))
+        return _copy(model, place, weights)
 
 
 @contextmanager
@@ -56,22 +64,19 @@ def _node_path(kind: str, name: str) -> str:
     return os.path.join(folder, sha256(name.encode()).hexdigest()[:16])
 
 
-def _copy_patiently(model: str, folder: str, weights: bool) -> None:
-    """A whole cluster that starts asks one store for the same files: back off when it gives up."""
-    for seconds in BACK_OFF_SECONDS:
-        try:
-            return _copy(model, folder, weights)
-        except OSError:
-            time.sleep(seconds * (1 + random.random()))
-    return _copy(model, folder, weights)
-
-
-def _copy(model: str, folder: str, weights: bool) -> None:
-    filesystem, path = url_to_fs(model)
-    names = [name for name in filesystem.ls(path, detail=False) if filesystem.isfile(name)]
-    if not weights:
-        names = [name for name in names if not name.endswith(".safetensors")]
-    os.makedirs(folder, exist_ok=True)
-    # The configuration comes last: a folder that has one is whole.
-    for name in sorted(names, key=lambda name: name.endswith("/config.json")):
-        filesystem.get_file(name, os.path.join(folder, os.path.basename(name)))
+def _copy(model: str, place: str, weights: bool) -> str:
+    """The folder below `place` with what is at the URL now; older copies go."""
+    filesystem, path = storage.locate(model)
+    found = sorted(filesystem.ls(path, detail=True), key=lambda entry: entry["name"])
+    found = [entry for entry in found if entry["type"] == "file"]
+    # With sizes, and times or hashes of the contents: a run may have been made anew at its place.
+    folder = os.path.join(place, sha256(repr(found).encode()).hexdigest()[:16])
+    if os.path.exists(folder):
+        return folder
+    shutil.rmtree(place, ignore_errors=True)
+    os.makedirs(partial := f"{folder}.partial")
+    for name in (entry["name"] for entry in found):
+        if weights or not name.endswith(".safetensors"):
+            filesystem.get_file(name, os.path.join(partial, os.path.basename(name)))
+    os.rename(partial, folder)
+    return folder

@@ -89,8 +89,7 @@ def _write_selected(rated: str, target: str, chosen: pa.Array, tag: str) -> None
     dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
         partial(_selected, chosen=chosen, tag=tag), batch_format="pyarrow"
     )
-    target_filesystem, target_path = storage.arrow_filesystem(target)
-    dataset.write_parquet(target_path, filesystem=target_filesystem)
+    tables.write_dataset(target, dataset)
 
 
 def _selected(table: pa.Table, chosen: pa.Array, tag: str) -> pa.Table:

@@ -71,7 +71,7 @@ def _cut(
         context.progress.update(min(num_done, num_tasks), num_tasks, "parts of the corpus cut")
 
     with observe.polling(show):
-        dataset.write_parquet(path, filesystem=filesystem)
+        tables.write_dataset(folder, dataset)
 
 
 def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
@@ -114,8 +114,7 @@ def _split(
         dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
             partial(_with_outcome, repeated=repeated, kept=kept), batch_format="pyarrow"
         )
-        target_filesystem, target_path = storage.arrow_filesystem(target)
-        dataset.write_parquet(target_path, filesystem=target_filesystem)
+        tables.write_dataset(target, dataset)
         if not tables.num_rows(target):
             tables.write_rows(target, [], Segment)  # an empty table is a table too
 

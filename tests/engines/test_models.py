@@ -38,6 +38,17 @@ def test_a_model_behind_a_url_is_fetched_once_however_many_ask(tmp_path):
     assert {file.name for file in Path(light).iterdir()} == {"config.json"}
 
 
+def test_a_model_that_was_made_anew_at_its_url_is_fetched_again(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"old")
+    first = models.local_folder(f"file://{tmp_path}")
+    (tmp_path / "model.safetensors").write_bytes(b"new weights")
+    second = models.local_folder(f"file://{tmp_path}")
+    assert (Path(second) / "model.safetensors").read_bytes() == b"new weights"
+    assert not Path(first).exists()
+    assert models.local_folder(f"file://{tmp_path}") == second
+
+
 def test_a_model_that_is_not_there_is_an_error_after_some_tries(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "BACK_OFF_SECONDS", (0.01, 0.01))
     with pytest.raises(FileNotFoundError):
