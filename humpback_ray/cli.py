@@ -315,8 +315,9 @@ def _print_findings(title: str, findings: list[Finding]) -> None:
                       escape(each.way_out))  # fmt: skip
     console.print(table)
     for verdict in ("missing", "warning"):
-        checks = ", ".join(each.check for each in findings if each.verdict == verdict)
-        console.print(f"{verdict}: {checks or 'nothing'}", highlight=False, soft_wrap=True)
+        checks = dict.fromkeys(each.check for each in findings if each.verdict == verdict)
+        line = f"{verdict}: {'; '.join(checks) or 'nothing'}"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()

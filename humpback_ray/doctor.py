@@ -232,7 +232,7 @@ class _Judgement:
             return []
         listed = sum(len(node.report.gpus) for node in self.answering if node.report)
         names = {gpu.name for node in self.answering if node.report for gpu in node.report.gpus}
-        found = f"{listed} ({', '.join(sorted(names))})" if names else "none"
+        found = f"{listed} ({', '.join(sorted(names))})"
         wanted = "as many as Ray counts"
         for node in self.answering:
             assert node.report is not None
@@ -245,7 +245,8 @@ class _Judgement:
                 found = f"{there} on {node.name}, where Ray counts {counted}"
                 way_out = "start Ray there without --num-gpus and CUDA_VISIBLE_DEVICES to use all"
                 return [Finding("GPUs", found, wanted, Verdict.WARNING, way_out)]
-        return [Finding("GPUs", found, wanted)]
+        # That there are none at all is the engines' and workers' matter.
+        return [Finding("GPUs", found, wanted)] if names else []
 
     # --- memory --------------------------------------------------------------------------------
 
@@ -322,7 +323,10 @@ class _Judgement:
     def host_memory(self) -> list[Finding]:
         """Of a node with GPUs: what is offloaded to it, and the weights, which all read at once."""
         placement = self.training
-        if self.architecture is None or "gpu" not in (self.engine.device, placement.device):
+        users = self.holding(room.worker_bundle(placement))
+        users += self.holding(room.engine_bundles(self.engine)[0])
+        uses_gpus = "gpu" in (self.engine.device, placement.device)
+        if self.architecture is None or not uses_gpus or not users:
             return []
         offloaded = "cpu" in (placement.offload_optimizer, placement.offload_parameters)
         share = self.workers_of_a_node() / placement.num_workers

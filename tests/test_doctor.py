@@ -82,6 +82,8 @@ def test_a_cluster_without_gpus():
     assert found["engines"].wanted == "1 to 8 with 1 x (CPU 1, GPU 1) each"
     assert found["training workers"].wanted == "8 with 1 x (CPU 1, GPU 1) each"
     assert found["GPU memory, engines"].verdict == Verdict.WARNING
+    # The head's memory says nothing about nodes with GPUs, and no row says of no GPU that it is ok.
+    assert not {"GPUs", "host memory"} & {each.check for each in findings(cluster())}
     assert doctor.exit_code(found.values()) == 2
 
 
