@@ -122,6 +122,7 @@ def check_rows(run: str) -> list[Candidate]:
     return candidates
 
 
+@pytest.mark.long
 def test_a_killed_run_on_s3_ends_with_every_row_once(short_run, tmp_path):
     short_run.wait_until(lambda: num_computed(tmp_path) >= 40)
     short_run.kill()
