@@ -57,7 +57,7 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (ValueError, *storage.errors()) as error:
+        except storage.errors(ValueError) as error:
             # Ray wraps what a task raised; the line is about the cause.
             cause = getattr(error, "cause", None) or error
             message = " ".join(str(cause).split())

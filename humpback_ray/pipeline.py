@@ -456,7 +456,7 @@ def _store_explained(run_folder: str) -> Iterator[None]:
 
     try:
         yield
-    except (RayError, TrainingFailedError, *storage.errors()):
+    except storage.errors(RayError, TrainingFailedError):
         storage.check_writable(run_folder)
         raise
 

@@ -37,15 +37,19 @@ def _set_defaults() -> None:
 _set_defaults()
 
 
-def errors() -> tuple[type[Exception], ...]:
-    """What is raised when a store refuses, fails or does not answer: for an `except` clause."""
+def errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What is raised when a store refuses, fails or does not answer, and `more`: for `except`."""
     # Those of client libraries that are no OSError; only a loaded library can have raised one.
     beside = (
         ("botocore.exceptions", "BotoCoreError"),
         ("google.auth.exceptions", "GoogleAuthError"),
         ("azure.core.exceptions", "AzureError"),
     )
-    return (OSError, *(getattr(sys.modules[m], name) for m, name in beside if m in sys.modules))
+    return (
+        *more,
+        OSError,
+        *(getattr(sys.modules[m], name) for m, name in beside if m in sys.modules),
+    )
 
 
 def locate(url: str) -> tuple[Any, str]:
@@ -113,7 +117,7 @@ def size(url: str, what: str, key: str) -> int:
         filesystem, path = locate(url)
         if filesystem.isfile(path):
             return int(filesystem.size(path))
-    except (ValueError, *errors()) as error:
+    except errors(ValueError) as error:
         raise ValueError(f"{what} {url} cannot be read ({error}): set {key}") from error
     raise ValueError(f"no {what} {url}: set {key} to a file or an fsspec URL of one")
 

@@ -27,6 +27,7 @@ from tests.test_pipeline import OVERRIDES
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 NUM_SECTIONS = 160
+CHECKPOINT_EVERY = 8
 SECONDS = 900  # after which a run counts as hanging
 
 
@@ -121,6 +122,7 @@ def check_rows(run: str) -> list[Candidate]:
     return candidates
 
 
+@pytest.mark.long
 def test_a_killed_run_on_s3_ends_with_every_row_once(short_run, tmp_path):
     short_run.wait_until(lambda: num_computed(tmp_path) >= 40)
     short_run.kill()
@@ -177,11 +179,11 @@ def test_the_whole_method_on_s3_killed_in_a_training_and_in_a_generation(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = f"s3://{BUCKET}/whole"
     settings = [*OVERRIDES, f"settings.corpus.path={sources}/corpus",
-                "placement.training.checkpoint_every=2"]  # fmt: skip
+                f"placement.training.checkpoint_every={CHECKPOINT_EVERY}"]  # fmt: skip
     command = ["humpback_ray.cli", "run", "tiny", "--run", run]
     driver = Driver(tmp_path, run, *command, *(f"--set={setting}" for setting in settings))
     try:
-        checkpoints = f"{BUCKET}/whole/backward/model/_training/*/checkpoint_*/layout.json"
+        checkpoints = f"{BUCKET}/whole/base/model/_training/*/checkpoint_*/layout.json"
         driver.wait_until(lambda: bool(store.files.glob(checkpoints)))
         driver.kill()
         driver.start()
@@ -192,8 +194,10 @@ def test_the_whole_method_on_s3_killed_in_a_training_and_in_a_generation(
         assert code == 0, error
     finally:
         driver.close()
-    steps = storage.read_text(f"{run}/backward/model/metrics.jsonl", "", "").splitlines()
-    assert 1 < json.loads(steps[0])["step"] <= json.loads(steps[-1])["step"] == 6
+    second = storage.read_json(f"{run}/attempts/002/attempt.json")["provenance"]["finished_at"]
+    lines = storage.read_text(f"{run}/base/model/metrics.jsonl", "", "").splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if line["time"] > second]
+    assert CHECKPOINT_EVERY < steps[0] <= steps[-1] == 30
     assert {row["state"] for row in inspect.stages_in(run)} == {"done"}
     assert len(inspect.stages_in(run)) == 20
     check_rows(run)
