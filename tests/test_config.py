@@ -161,3 +161,15 @@ def test_an_override_of_one_section_leaves_its_yaml_twin_alone():
     settings = config.load_recipe("tiny", ["settings.forward_training.num_steps=3"]).settings
     assert settings.forward_training.num_steps == 3
     assert settings.backward_training.num_steps == 24
+
+
+def test_settings_without_adapters_are_what_they_were_before_there_were_any():
+    plain = config.TrainingSettings()
+    assert "lora" not in plain.model_dump(mode="json")
+    adapters = ["settings.forward_training.lora.rank=8"]
+    training = config.load_recipe("tiny", adapters).settings.forward_training
+    assert training.model_dump(mode="json")["lora"] == {
+        "rank": 8, "alpha": 32.0, "dropout": 0.05, "target_modules": "all-linear",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"lora\.rang.*did you mean 'rank'"):
+        config.load_recipe("tiny", ["settings.forward_training.lora.rang=8"])

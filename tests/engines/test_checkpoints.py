@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from humpback_ray.config import TrainingSettings
 from humpback_ray.engines import hf_export, train_loop
 from humpback_ray.engines.deepspeed_train import tokenize
 from humpback_ray.engines.desk import Desk
@@ -30,6 +31,7 @@ from humpback_ray.engines.training_engine import (
 )
 
 from .test_training import (
+    LORA,
     MAX_LENGTH,
     PLACEMENT,
     SEED,
@@ -85,9 +87,13 @@ def test_a_loss_that_is_none_ends_the_training() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_terminated_and_resumed_on_other_workers(base: str, examples: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, LORA], ids=["all weights", "LoRA"])
+def test_terminated_and_resumed_on_other_workers(
+    base: str, examples: str, tmp_path: Path, settings: TrainingSettings
+) -> None:
     """Two workers, then one, then two again, with another ZeRO stage each time."""
-    settings = SETTINGS.model_copy(update={"num_steps": 50, "learning_rate": 1e-3})
+    rate = settings.learning_rate / 2
+    settings = settings.model_copy(update={"num_steps": 50, "learning_rate": rate})
     losses, _, weights = plain_training(base, make_examples(26), settings)
     seen: list[list[dict[str, Any]]] = []
 
