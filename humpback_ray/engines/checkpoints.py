@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow.fs
 import ray.train
 import torch
+from safetensors import SafetensorError
 
 from humpback_ray.engines.lora import num_parameters
 from humpback_ray.engines.training_engine import TrainingJob
@@ -53,7 +54,27 @@ class Found:
 
 
 class DiskFull(OSError):
-    """A checkpoint could not be written to its end; the ones before it are whole."""
+    """A disk filled while something was written; the checkpoints before are whole."""
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Raise DiskFull where writing fails for want of room: asking beforehand cannot rule it out.
+
+    Args:
+        what: is written, and where.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch's writer says only that it failed, safetensors has no errno. Others may pass.
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not is_full and not re.search("PytorchStreamWriter|No space left", str(error)):
+            raise
+        raise DiskFull(
+            f"a disk filled while {what} ({' '.join(str(error).split())[:200]}): make room and run "
+            "again; the last checkpoint is kept"
+        ) from error
 
 
 def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dict[str, Any]) -> str:
@@ -71,7 +92,7 @@ def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dic
     folder = os.path.join(tempfile.gettempdir(), f"humpback-{job.run_name}-{rank}")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with _disk_errors(folder):
+        with disk_errors(_places(folder)):
             os.makedirs(folder)  # DeepSpeed does on rank 0 alone, and ranks may be on other nodes
             needed = num_bytes(engine, job, layout, rank)
             if refusal := _first(_no_room(folder, needed, layout.num_workers), layout):
@@ -95,25 +116,9 @@ def _write(engine: Any, folder: str, layout: Layout, rank: int, progress: dict[s
     )
 
 
-@contextmanager
-def _disk_errors(folder: str) -> Iterator[None]:
-    """Name the disks when one of them fills: asking for room beforehand cannot rule that out."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # torch's writer gives no errno. Other errors are not about room, and may pass.
-        if "PytorchStreamWriter" not in str(error) and not _is_full(error):
-            raise
-        storage = ray.train.get_context().get_storage().experiment_fs_path
-        raise DiskFull(
-            f"the disk filled while a checkpoint was written to {folder} and copied to {storage} "
-            f"({' '.join(str(error).split())[:200]}): make room there, or for the first of them "
-            "set TMPDIR to a larger disk, and run again; the checkpoint before it is kept"
-        ) from error
-
-
-def _is_full(error: BaseException) -> bool:
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def _places(folder: str) -> str:
+    storage = ray.train.get_context().get_storage().experiment_fs_path
+    return f"a checkpoint was written to {folder} (in TMPDIR) and copied to {storage}"
 
 
 def num_bytes(engine: Any, job: TrainingJob, layout: Layout, rank: int) -> int:

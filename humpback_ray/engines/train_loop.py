@@ -134,7 +134,8 @@ def _train(job: TrainingJob, examples: TokenizedSet, desk: Any, capacity: int) -
                 return {"stopped": f"it was told to stop; step {step} is saved"}
 
     talk.finish()
-    export(engine.module, job, rank)
+    with checkpoints.disk_errors(f"the model was written to {job.output}"):
+        export(engine.module, job, rank)
     return {"first_loss": losses[0], "last_loss": losses[-1]}
 
 
