@@ -59,6 +59,15 @@ class ScratchBase(_Frozen):
     sequence_length: PositiveInt = 512  # tokens per pretraining example
     training: TrainingSettings
 
+    @model_validator(mode="after")
+    def _whole(self) -> ScratchBase:
+        if self.training.lora:
+            raise ValueError(
+                "training.lora adapts a model that has been trained, and this one begins with "
+                "random weights: leave it out here (forward_training and backward_training take it)"
+            )
+        return self
+
 
 def _kind_of_base(base: Any) -> str:
     return base.get("kind", "pretrained") if isinstance(base, dict) else base.kind

@@ -149,6 +149,8 @@ def test_light_modules_load_no_heavy_library(module):
             ["placement.engine.one_stream=true", "settings.rating.method=mean"],
             "one_stream asks about each candidate once",
         ),
+        (["settings.base.training.lora.rank=4"], "lora adapts a model that has been trained"),
+        (["placement.training.kernels=liger"], "Liger's kernels are for GPUs"),
         (["placement.engine.min_engines=3"], "min_engines 3 is above max_engines 1"),
     ],
 )

@@ -72,10 +72,11 @@ def test_adapters_are_merged_into_an_ordinary_model(
     tmp_path: Path, dtype: torch.dtype, tied: bool
 ) -> None:
     base = make_base(tmp_path / "base", dtype=dtype, tied=tied)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     lora.add_adapters(
         model, LoraSettings(rank=4, alpha=12, target_modules=("v_proj", "up_proj")), 0
     )
+    model.eval()  # the adapters' dropout too
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(names) == 2 * 2 * 2, "A and B of two layers' two matrices"
     with torch.no_grad():
