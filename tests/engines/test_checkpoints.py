@@ -189,6 +189,7 @@ disk, wanted = arguments.pop("disk"), arguments.pop("wanted")
 settings = TrainingSettings(**arguments.pop("settings"))
 placement = TrainingPlacement(**arguments.pop("placement"))
 os.makedirs(os.path.join(disk, "temporary"))
+os.environ["RAY_TMPDIR"] = "/tmp"  # Ray's sockets must have short paths
 os.environ["TMPDIR"] = os.path.join(disk, "temporary")
 ray.init(num_cpus=4, include_dashboard=False, address="local", log_to_driver=False)
 
