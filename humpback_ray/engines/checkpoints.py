@@ -89,9 +89,8 @@ def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dic
     Raises:
         DiskFull: a disk filled while it was written; the other ranks then wait for this one.
     """
-    # A fixed place, emptied first: what a killed worker left half-written does not pile up.
-    folder = os.path.join(tempfile.gettempdir(), f"humpback-{job.run_name}-{rank}")
-    shutil.rmtree(folder, ignore_errors=True)
+    discard(job, rank)
+    folder = _own_folder(job, rank)
     try:
         with disk_errors(_places(folder)):
             os.makedirs(folder)  # DeepSpeed does on rank 0 alone, and ranks may be on other nodes
@@ -100,8 +99,18 @@ def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dic
                 return refusal
             _write(engine, folder, layout, rank, progress)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(job, rank)
     return ""
+
+
+def discard(job: TrainingJob, rank: int) -> None:
+    """Remove what this rank, or a killed worker in its place, has left half-written."""
+    shutil.rmtree(_own_folder(job, rank), ignore_errors=True)
+
+
+def _own_folder(job: TrainingJob, rank: int) -> str:
+    # A fixed place, so that leavings are found.
+    return os.path.join(tempfile.gettempdir(), f"humpback-{job.run_name}-{rank}")
 
 
 def _write(engine: Any, folder: str, layout: Layout, rank: int, progress: dict[str, Any]) -> None:

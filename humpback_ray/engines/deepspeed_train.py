@@ -380,9 +380,11 @@ def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:
     """Give the room of checkpoints back that were not copied to their end."""
     whole = {os.path.basename(checkpoint.path) for checkpoint, _ in fitted.best_checkpoints or []}
     filesystem, path = fsspec.core.url_to_fs(folder)
-    for found in filesystem.glob(f"{path}/checkpoint_*/"):
-        if os.path.basename(found.rstrip("/")) not in whole:
-            filesystem.rm(found, recursive=True)
+    for found in filesystem.ls(path, detail=True):
+        name = os.path.basename(found["name"].rstrip("/"))
+        is_checkpoint = found["type"] == "directory" and name.startswith("checkpoint_")
+        if is_checkpoint and name not in whole:
+            filesystem.rm(found["name"], recursive=True)
 
 
 @contextmanager

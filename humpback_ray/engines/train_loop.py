@@ -48,7 +48,9 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     """
     job: TrainingJob = config["job"]
     desk = config["desk"]
-    capacity, refusal = ray.get(desk.begin.remote(ray.train.get_context().get_world_rank()))
+    rank = ray.train.get_context().get_world_rank()
+    checkpoints.discard(job, rank)
+    capacity, refusal = ray.get(desk.begin.remote(rank))
     if refusal:
         return {"stopped": refusal}
     with _exhaustion(desk):

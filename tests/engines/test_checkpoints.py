@@ -195,11 +195,14 @@ ray.init(num_cpus=4, include_dashboard=False, address="local", log_to_driver=Fal
 
 
 def fill(name, leave):
-    left = os.statvfs(disk)
-    room = left.f_bavail * left.f_frsize - leave
-    if room > 0:
-        with open(os.path.join(disk, name), "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, room)
+    # In pieces: whoever writes at the same time gets the last of the room, and the rest stays.
+    with open(os.path.join(disk, name), "wb") as file:
+        for piece in (2**24, 2**20, 2**12):
+            while (left := os.statvfs(disk)).f_bavail * left.f_frsize - leave > piece:
+                try:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), piece)
+                except OSError:
+                    break
 
 
 def fill_while_it_writes():
