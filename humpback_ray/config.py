@@ -59,6 +59,15 @@ class ScratchBase(_Frozen):
     sequence_length: PositiveInt = 512  # tokens per pretraining example
     training: TrainingSettings
 
+    @model_validator(mode="after")
+    def _whole(self) -> ScratchBase:
+        if self.training.lora:
+            raise ValueError(
+                "training.lora adapts a model that has been trained, and this one begins with "
+                "random weights: leave it out here (forward_training and backward_training take it)"
+            )
+        return self
+
 
 def _kind_of_base(base: Any) -> str:
     return base.get("kind", "pretrained") if isinstance(base, dict) else base.kind
@@ -192,6 +201,22 @@ class SelectionSettings(_Frozen):
     share: Share = 0.25
 
 
+class LoraSettings(_Frozen):
+    """Train low-rank adapters of linear layers (arXiv 2106.09685) instead of the weights.
+
+    The exported model has them merged. They want a higher learning rate than the paper's: 2e-4 is
+    usual (arXiv 2305.14314). Weight decay acts on the adapters.
+    """
+
+    rank: PositiveInt = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # an adapter's product is multiplied by alpha/rank
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the adapters' inputs
+    # Names as in the model, such as q_proj and v_proj, or all linear layers but the output layer.
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "all-linear"
+    )
+
+
 class TrainingSettings(_Frozen):
     """The paper's finetuning; what it does not give follows LIMA (arXiv 2305.11206)."""
 
@@ -209,6 +234,9 @@ class TrainingSettings(_Frozen):
     # An example that is longer: its completion is cut at its end, or the example is left out.
     too_long: Literal["truncate", "drop"] = "truncate"
     precision: Literal["bf16", "fp32"] = "bf16"  # of the forward pass; the optimizer keeps fp32
+    # null: all weights are trained, as in the paper. Left out of fingerprints then, which are as
+    # old as the first runs.
+    lora: LoraSettings | None = Field(default=None, exclude_if=lambda lora: lora is None)
 
 
 class EvaluationSettings(_Frozen):
@@ -314,8 +342,19 @@ class TrainingPlacement(_Frozen):
     # Examples one after the other in a row, without padding; false: for a model that mixes them.
     packing: bool = True
     gradient_checkpointing: bool = False
+    # liger: fused kernels for norms, rotary embeddings and MLPs, on GPUs, from the `gpu` extra.
+    kernels: Literal["torch", "liger"] = "torch"
     checkpoint_every: PositiveInt = 100  # steps
     max_failures: Annotated[int, Field(ge=0)] = 3  # restarts of the worker group
+
+    @model_validator(mode="after")
+    def _gpu_kernels(self) -> TrainingPlacement:
+        if self.kernels == "liger" and self.device == "cpu":
+            raise ValueError(
+                "Liger's kernels are for GPUs: set placement.training.kernels to torch, or "
+                "placement.training.device to gpu"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offload(self) -> TrainingPlacement:

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from humpback_ray import storage
-from humpback_ray.config import Recipe, ScratchBase, SelectionSettings, TrainingSettings
+from humpback_ray.config import (
+    LoraSettings,
+    Recipe,
+    ScratchBase,
+    SelectionSettings,
+    TrainingSettings,
+)
 from humpback_ray.text.schedule import schedule
 
 GIB = 2**30
@@ -182,6 +188,20 @@ class Architecture:
     def num_parameters(self) -> int:
         embeddings = (1 if self.tied_embeddings else 2) * self.vocabulary_size * self.hidden_size
         return self.num_layer_parameters + embeddings + self.hidden_size
+
+    def num_trained(self, lora: LoraSettings | None) -> int:
+        """Parameters that a training changes: all, or those of the adapters of its layers."""
+        if lora is None:
+            return self.num_parameters
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.num_heads * self.head_size, self.num_kv_heads * self.head_size
+        widths = {
+            "q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys,
+            "o_proj": queries + hidden, "gate_proj": hidden + inner, "up_proj": hidden + inner,
+            "down_proj": inner + hidden,
+        }  # fmt: skip
+        names = widths if isinstance(lora.target_modules, str) else lora.target_modules
+        return self.num_layers * lora.rank * sum(widths.get(name, 0) for name in names)
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of all weights. vLLM's fp8 covers the layers; embeddings stay in 16 bits."""
@@ -466,22 +486,29 @@ class TrainingFit:
         return self.state_bytes + self.activation_bytes + TRAINING_WORKSPACE
 
 
-def state_bytes(architecture: Architecture, zero_stage: int, num_workers: int) -> float:
+def state_bytes(
+    architecture: Architecture,
+    zero_stage: int,
+    num_workers: int,
+    lora: LoraSettings | None = None,
+) -> float:
     """Parameters, gradients and optimizer of bf16 training on each GPU.
 
     2 bytes of parameters, 2 + 4 of gradients (summed in fp32), 12 of master weights and Adam's
-    moments for each parameter. Stages 2 and 3 are DeepSpeed's estimators as they stand
+    moments for each parameter that is trained; of a frozen one the first 2 alone. Stages 2 and 3
+    are DeepSpeed's estimators as they stand
     (https://deepspeed.readthedocs.io/en/latest/memory.html); 0 and 1 follow from the same parts.
     """
-    parameters = architecture.num_parameters
+    trained = architecture.num_trained(lora)
+    frozen = 2 * (architecture.num_parameters - trained) if lora else 0
     largest = architecture.hidden_size * max(
         architecture.vocabulary_size, architecture.intermediate_size
     )
     return {
-        0: 20 * parameters,
-        1: 8 * parameters + 12 * parameters / num_workers,
-        2: 2 * parameters + 18 * parameters / num_workers,
-        3: 4 * largest + 18 * parameters / num_workers,
+        0: frozen + 20 * trained,
+        1: frozen + 8 * trained + 12 * trained / num_workers,
+        2: frozen + 2 * trained + 18 * trained / num_workers,
+        3: 4 * largest + (frozen + 18 * trained) / num_workers,
     }[zero_stage]
 
 
@@ -507,12 +534,13 @@ def fit_training(
     batch_size: int,
     max_length: int,
     gradient_checkpointing: bool,
+    lora: LoraSettings | None = None,
 ) -> TrainingFit:
     """How a training lies on hardware: `fit_workers` with as many workers as divide the batch."""
     num_workers = max(n for n in range(1, hardware.num_gpus + 1) if batch_size % n == 0)
     return fit_workers(
         architecture, hardware.gpu.memory, num_workers, batch_size=batch_size,
-        max_length=max_length, gradient_checkpointing=gradient_checkpointing,
+        max_length=max_length, gradient_checkpointing=gradient_checkpointing, lora=lora,
     )  # fmt: skip
 
 
@@ -525,6 +553,7 @@ def fit_workers(
     max_length: int,
     gradient_checkpointing: bool,
     zero_stages: tuple[int, ...] = (1, 2, 3),
+    lora: LoraSettings | None = None,
 ) -> TrainingFit:
     """The lowest ZeRO stage that fits, with the largest micro-batch that then fits.
 
@@ -535,7 +564,7 @@ def fit_workers(
     fits = [
         TrainingFit(
             zero_stage, size, num_workers,
-            state_bytes(architecture, zero_stage, num_workers),
+            state_bytes(architecture, zero_stage, num_workers, lora),
             activation_bytes(
                 architecture, size * max_length, gradient_checkpointing=gradient_checkpointing
             ),
@@ -556,24 +585,30 @@ def step_seconds(
     *,
     batch_size: int,
     sequence_length: float,
+    lora: LoraSettings | None = None,
 ) -> float:
     """One optimizer step: the longer of arithmetic and communication, which DeepSpeed overlaps.
 
-    6 N flops for each token and three forward passes' worth of attention. ZeRO-3 gathers the
-    parameters twice and scatters the gradients once for each micro-batch (arXiv 1910.02054).
+    6 N flops for each token, 4 where weights are frozen, and three forward passes' worth of
+    attention. ZeRO-3 gathers the parameters twice and scatters the gradients once for each
+    micro-batch (arXiv 1910.02054).
     """
     attention = architecture.attention_flops_per_token(sequence_length)
-    per_token = 6 * architecture.num_parameters + 3 * attention
+    total, trained = architecture.num_parameters, architecture.num_trained(lora)
+    per_token = (6 * total if lora is None else 4 * total + 6 * trained) + 3 * attention
     flops = fit.num_workers * hardware.gpu.bf16_tflops * 1e12 * TRAINING_MFU
     compute = batch_size * sequence_length * per_token / flops
     if fit.num_workers == 1:
         return compute
     accumulation = math.ceil(batch_size / (fit.num_workers * fit.micro_batch_size))
-    passes = {0: 2, 1: 2, 2: 1 + accumulation, 3: 3 * accumulation}[fit.zero_stage]
+    moved = {
+        0: 2 * trained, 1: 2 * trained, 2: (1 + accumulation) * trained,
+        3: accumulation * (2 * total + trained),
+    }[fit.zero_stage]  # fmt: skip
     link = hardware.gpu.link_gb_per_second
     if fit.num_workers > hardware.gpus_per_node:
         link = min(link, hardware.gpu.network_gb_per_second)
-    return max(compute, passes * 2 * architecture.num_parameters / (link * 1e9 * COLLECTIVE_SHARE))
+    return max(compute, 2 * moved / (link * 1e9 * COLLECTIVE_SHARE))
 
 
 # --- a recipe's stages ----------------------------------------------------------------------------
@@ -670,14 +705,16 @@ class _Estimator:
         fit = fit_training(
             self.architecture, self.hardware, batch_size=batch_size,
             max_length=settings.max_length, gradient_checkpointing=checkpointing,
+            lora=settings.lora,
         )  # fmt: skip
         if fit.needed_bytes > self.hardware.gpu.memory:
             what = f"ZeRO-{fit.zero_stage} of batches of {batch_size} on {fit.num_workers} GPUs"
             return self.too_large(path, what, fit.needed_bytes)
         length = min(tokens, settings.max_length)
         step = step_seconds(
-            self.architecture, self.hardware, fit, batch_size=batch_size, sequence_length=length
-        )
+            self.architecture, self.hardware, fit, batch_size=batch_size,
+            sequence_length=length, lora=settings.lora,
+        )  # fmt: skip
         return StageEstimate(
             path,
             f"states {fit.state_bytes / GIB:.1f} + activations {fit.activation_bytes / GIB:.1f} "

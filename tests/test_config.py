@@ -149,6 +149,8 @@ def test_light_modules_load_no_heavy_library(module):
             ["placement.engine.one_stream=true", "settings.rating.method=mean"],
             "one_stream asks about each candidate once",
         ),
+        (["settings.base.training.lora.rank=4"], "lora adapts a model that has been trained"),
+        (["placement.training.kernels=liger"], "Liger's kernels are for GPUs"),
         (["placement.engine.min_engines=3"], "min_engines 3 is above max_engines 1"),
     ],
 )
@@ -161,3 +163,15 @@ def test_an_override_of_one_section_leaves_its_yaml_twin_alone():
     settings = config.load_recipe("tiny", ["settings.forward_training.num_steps=3"]).settings
     assert settings.forward_training.num_steps == 3
     assert settings.backward_training.num_steps == 24
+
+
+def test_settings_without_adapters_are_what_they_were_before_there_were_any():
+    plain = config.TrainingSettings()
+    assert "lora" not in plain.model_dump(mode="json")
+    adapters = ["settings.forward_training.lora.rank=8"]
+    training = config.load_recipe("tiny", adapters).settings.forward_training
+    assert training.model_dump(mode="json")["lora"] == {
+        "rank": 8, "alpha": 32.0, "dropout": 0.05, "target_modules": "all-linear",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"lora\.rang.*did you mean 'rank'"):
+        config.load_recipe("tiny", ["settings.forward_training.lora.rang=8"])

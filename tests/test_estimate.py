@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from humpback_ray import config, estimate
 from humpback_ray.cli import app
+from humpback_ray.config import LoraSettings
 from humpback_ray.estimate import GIB, GPUS, PUBLISHED, GenerationWork
 
 RUNNER = CliRunner()
@@ -148,9 +149,36 @@ def test_training_states_by_hand():
     assert estimate.state_bytes(architecture, 3, 8) == 4 * 32_000 * 4096 + 18 * count / 8
 
 
+def test_adapters_by_hand():
+    architecture, count = PUBLISHED["7"], 6_738_415_616
+    # per layer: four matrices of 4096 x 4096, three of 4096 x 11008
+    trained = 32 * 16 * (4 * 2 * 4096 + 3 * (4096 + 11008))
+    everything = LoraSettings(rank=16)
+    assert architecture.num_trained(everything) == trained
+    assert architecture.num_trained(LoraSettings(rank=1, target_modules=("q_proj",))) == 32 * 8192
+    frozen = 2 * (count - trained)
+    for stage, own in ((1, 8 + 12 / 8), (2, 2 + 18 / 8)):
+        found = estimate.state_bytes(architecture, stage, 8, everything)
+        assert found == pytest.approx(frozen + own * trained)
+    assert estimate.state_bytes(architecture, 3, 8, everything) == pytest.approx(
+        4 * 32_000 * 4096 + (frozen + 18 * trained) / 8
+    )
+
+
+def test_adapters_fit_where_all_weights_do_not():
+    whole, adapters = (
+        stages("settings.base.model=huggyllama/llama-13b", *update, hardware="1xA100-80")
+        for update in ((), ("settings.forward_training.lora.rank=16",))
+    )
+    assert whole["iter-1/model"].hours is None
+    assert "ZeRO-1 x 1 GPU" in adapters["iter-1/model"].layout
+    assert adapters["backward/model"].hours is None, "each training has settings of its own"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["7", "65"])
-def test_training_states_are_deepspeeds_own(size):
+@pytest.mark.parametrize("num_nodes", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", ["7", "13", "33", "65", "70"])
+def test_training_states_are_deepspeeds_own(size, num_nodes):
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as stage3
     from deepspeed.runtime.zero.stage_1_and_2 import (
         estimate_zero2_model_states_mem_needs as stage2,
@@ -159,11 +187,11 @@ def test_training_states_are_deepspeeds_own(size):
     architecture = PUBLISHED[size]
     count = architecture.num_parameters
     largest = architecture.hidden_size * max(32_000, architecture.intermediate_size)
-    assert estimate.state_bytes(architecture, 2, 16) == pytest.approx(
-        stage2(count, num_gpus_per_node=8, num_nodes=2, cpu_offload=False)[1]
+    assert estimate.state_bytes(architecture, 2, 8 * num_nodes) == pytest.approx(
+        stage2(count, num_gpus_per_node=8, num_nodes=num_nodes, cpu_offload=False)[1]
     )
-    assert estimate.state_bytes(architecture, 3, 16) == pytest.approx(
-        stage3(count, largest, num_gpus_per_node=8, num_nodes=2, cpu_offload=False,
+    assert estimate.state_bytes(architecture, 3, 8 * num_nodes) == pytest.approx(
+        stage3(count, largest, num_gpus_per_node=8, num_nodes=num_nodes, cpu_offload=False,
                cpu_offload_params=False)[1]
     )  # fmt: skip
 
@@ -314,6 +342,35 @@ def test_stages_that_do_not_fit_have_no_hours():
     assert found["candidates"].hours is None
     assert found["iter-1/model"].hours is None
     assert found["iter-1/model"].fits.startswith("does not fit: ZeRO-3 of batches of 32 on 1 GPU")
+
+
+@pytest.mark.parametrize(
+    ("size", "fewest"),
+    # Nodes of 8xA100-40, 8xA100-80 and 8xH100 on which a model is finetuned; None: not on 8 either,
+    # because a batch of 32 examples is trained on 32 GPUs at most.
+    [("7", (1, 1, 1)), ("13", (1, 1, 1)), ("30", (4, 1, 1)), ("65", (None, 2, 2)),
+     ("70", (None, 4, 4))],
+)  # fmt: skip
+def test_every_cell_of_the_grid_fits_or_says_that_it_does_not(size, fewest):
+    """More nodes never fit less and never take longer."""
+    model = f"settings.base.model=huggyllama/llama-{size}b"
+    for hardware, first in zip(("8xA100-40", "8xA100-80", "8xH100"), fewest, strict=True):
+        hours = []
+        for num_nodes in (1, 2, 4, 8):
+            recipe = config.load_recipe("llama-7b", [model])
+            machines = estimate.parse_hardware(hardware, num_nodes)
+            found = estimate.estimate_stages(recipe, KINDS, {}, machines)
+            (training,) = (stage for stage in found if stage.path == "iter-2/model")
+            if first is None or num_nodes < first:
+                assert training.hours is None
+                assert re.match(r"does not fit: ZeRO-3 .* needs [\d.]+ GiB of", training.fits)
+                continue
+            assert re.match(r"states [\d.]+ \+ activations [\d.]+ of", training.fits)
+            assert re.match(r"ZeRO-[123] x \d+ GPUs, micro-batch [\d,]+ tokens", training.layout)
+            hours.append(training.hours)
+        assert hours == sorted(hours, reverse=True)
+        assert all(value > 0 for value in hours)
+        assert bool(hours) is (first is not None)
 
 
 # --- the command ----------------------------------------------------------------------------------

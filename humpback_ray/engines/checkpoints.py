@@ -7,6 +7,7 @@ checkpoint is first converted to DeepSpeed's universal form
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,7 +23,9 @@ from typing import Any
 import pyarrow.fs
 import ray.train
 import torch
+from safetensors import SafetensorError
 
+from humpback_ray.engines.lora import num_parameters
 from humpback_ray.engines.training_engine import TrainingJob
 
 TAG, UNIVERSAL, LAYOUT_FILE = "state", "universal", "layout.json"
@@ -50,6 +53,31 @@ class Found:
 # --- saving -------------------------------------------------------------------------------------
 
 
+class DiskFull(OSError):
+    """A disk filled while something was written; the checkpoints before are whole."""
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Raise DiskFull where writing fails for want of room: asking beforehand cannot rule it out.
+
+    Args:
+        what: is written, and where.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch's writer names its own source file alone, safetensors gives no errno. Errors that
+        # are not about room may pass.
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not is_full and not re.search("inline_container|No space left", str(error)):
+            raise
+        raise DiskFull(
+            f"a disk filled while {what} ({' '.join(str(error).split())[:200]}): make room and run "
+            "again; the last checkpoint is kept"
+        ) from error
+
+
 def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dict[str, Any]) -> str:
     """Save this rank's shards and report them; Ray Train merges the ranks' folders in storage.
 
@@ -57,34 +85,60 @@ def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dic
 
     Returns:
         Why there is no checkpoint, the same on all ranks; empty where there is one.
+
+    Raises:
+        DiskFull: a disk filled while it was written; the other ranks then wait for this one.
     """
-    # A fixed place, emptied first: what a killed worker left half-written does not pile up.
-    folder = os.path.join(tempfile.gettempdir(), f"humpback-{job.run_name}-{rank}")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)  # DeepSpeed makes it on rank 0 alone, and ranks may be on other nodes
-    needed = num_bytes(engine, job, layout, rank)
-    if refusal := _first(_no_room(folder, needed, layout.num_workers), layout):
-        shutil.rmtree(folder)
-        return refusal
-    engine.save_checkpoint(folder, tag=TAG, client_state={"progress": dict(progress)})
+    discard(job, rank)
+    folder = _own_folder(job, rank)
+    try:
+        with disk_errors(_places(folder)):
+            os.makedirs(folder)  # DeepSpeed does on rank 0 alone, and ranks may be on other nodes
+            needed = num_bytes(engine, job, layout, rank)
+            if refusal := _first(_no_room(folder, needed, layout.num_workers), layout):
+                return refusal
+            _write(engine, folder, layout, rank, progress)
+    finally:
+        discard(job, rank)
+    return ""
+
+
+def discard(job: TrainingJob, rank: int) -> None:
+    """Remove what this rank, or a killed worker in its place, has left half-written."""
+    shutil.rmtree(_own_folder(job, rank), ignore_errors=True)
+
+
+def _own_folder(job: TrainingJob, rank: int) -> str:
+    # A fixed place, so that leavings are found.
+    return os.path.join(tempfile.gettempdir(), f"humpback-{job.run_name}-{rank}")
+
+
+def _write(engine: Any, folder: str, layout: Layout, rank: int, progress: dict[str, Any]) -> None:
+    # With LoRA only the adapters: the frozen weights come from the base model again.
+    engine.save_checkpoint(
+        folder, tag=TAG, client_state={"progress": dict(progress)}, exclude_frozen_parameters=True
+    )
     if rank == 0:
         with open(os.path.join(folder, LAYOUT_FILE), "w") as file:
             json.dump(asdict(layout) | {"step": progress["step"]}, file)
     ray.train.report(
         {"step": progress["step"]}, checkpoint=ray.train.Checkpoint.from_directory(folder)
     )
-    shutil.rmtree(folder)
-    return ""
+
+
+def _places(folder: str) -> str:
+    storage = ray.train.get_context().get_storage().experiment_fs_path
+    return f"a checkpoint was written to {folder} (in TMPDIR) and copied to {storage}"
 
 
 def num_bytes(engine: Any, job: TrainingJob, layout: Layout, rank: int) -> int:
     """About what this rank's part of a checkpoint takes."""
-    sizes = [getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters()]
+    trained, _ = num_parameters(engine.module)
     width = 2 if job.settings.precision == "bf16" else 4
-    own = OPTIMIZER_BYTES * sum(sizes) // layout.num_workers
+    own = OPTIMIZER_BYTES * trained // layout.num_workers
     if layout.zero_stage == 3:
-        return own + width * sum(sizes) // layout.num_workers
-    return own + (width * sum(sizes) if rank == 0 else 0)
+        return own + width * trained // layout.num_workers
+    return own + (width * trained if rank == 0 else 0)
 
 
 def _no_room(folder: str, needed: int, num_workers: int) -> str:
@@ -94,8 +148,13 @@ def _no_room(folder: str, needed: int, num_workers: int) -> str:
     places = {folder: needed * ray.train.get_context().get_local_world_size()}
     if isinstance(storage.storage_filesystem, pyarrow.fs.LocalFileSystem):
         places[storage.experiment_fs_path] = needed * num_workers
+    disks: dict[int, int] = {}  # bytes wanted of each, by its number
     for place, wanted in places.items():
         os.makedirs(place, exist_ok=True)
+        disk = os.stat(place).st_dev
+        disks[disk] = disks.get(disk, 0) + wanted
+    for place in places:
+        wanted = disks[os.stat(place).st_dev]
         free = shutil.disk_usage(place).free
         if free < wanted:
             return (
@@ -235,7 +294,10 @@ def load(engine: Any, found: Found | None) -> dict[str, Any]:
         return {"step": 0, "losses": []}
     decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
     tag = UNIVERSAL if found.is_universal else TAG
-    path, client_state = engine.load_checkpoint(found.folder, tag=tag)
+    trained, total = num_parameters(engine.module)
+    path, client_state = engine.load_checkpoint(
+        found.folder, tag=tag, load_module_strict=trained == total
+    )
     assert path is not None, f"no DeepSpeed state in {found.folder}"
     # Where DeepSpeed's ZeRO-3 loads the universal form, all groups get what the first one has, and
     # all parameters one and the same counter of steps, which Adam then raises for each of them.

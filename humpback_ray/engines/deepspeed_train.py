@@ -30,7 +30,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
 from humpback_ray import estimate, storage
 from humpback_ray.config import EnginePlacement, TrainingPlacement, TrainingSettings
-from humpback_ray.engines import train_loop, vllm_engine
+from humpback_ray.engines import lora, train_loop, vllm_engine
 from humpback_ray.engines.desk import Desk
 from humpback_ray.engines.models import local_folder
 from humpback_ray.engines.training_data import TokenizedSet
@@ -112,6 +112,9 @@ def finetune(
     base_model = os.path.abspath(base_model) if os.path.isdir(base_model) else base_model
     output, scratch_folder = _absolute(output), _absolute(scratch_folder)
     tokenizer = load_tokenizer(base_model, revision, trust_remote_code)
+    if settings.lora:
+        source = {"revision": revision, "trust_remote_code": trust_remote_code}
+        lora.check_targets(local_folder(base_model, weights=False), settings.lora, source)
     tokenized, num_truncated, num_dropped = tokenize(
         examples, tokenizer, settings.max_length, cut=settings.too_long == "truncate"
     )
@@ -235,7 +238,7 @@ def settle(
                 architecture, memory, placement.min_workers or placement.num_workers,
                 batch_size=batch_size, max_length=settings.max_length,
                 gradient_checkpointing=placement.gradient_checkpointing,
-                zero_stages=(stage,) if stage else (1, 2, 3),
+                zero_stages=(stage,) if stage else (1, 2, 3), lora=settings.lora,
             )  # fmt: skip
             return fit.zero_stage, tokens or fit.micro_batch_size * settings.max_length
     return stage or (2 if placement.device == "cpu" else 3), tokens or settings.max_length
@@ -359,15 +362,28 @@ def _run_workers(
         delivery = pool.submit(_deliver, desk, on_step, on_notice, finished)
         try:
             with _terminated(desk.stop.remote) as was_terminated:
-                result = trainer.fit().return_value
+                fitted = trainer.fit()
         finally:
             finished.set()
         delivery.result()  # raises what the callbacks raised
+    result = fitted.return_value
     if "stopped" not in result:
         return result
+    _remove_unfinished(fitted, f"{scratch_folder}/{job.run_name}")
     if was_terminated.is_set():
         raise SystemExit(f"the training was terminated: {result['stopped']}")
     raise ValueError(f"the training has stopped: {result['stopped']}")
+
+
+def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:
+    """Give the room of checkpoints back that were not copied to their end."""
+    whole = {os.path.basename(checkpoint.path) for checkpoint, _ in fitted.best_checkpoints or []}
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    for found in filesystem.ls(path, detail=True):
+        name = os.path.basename(found["name"].rstrip("/"))
+        is_checkpoint = found["type"] == "directory" and name.startswith("checkpoint_")
+        if is_checkpoint and name not in whole:
+            filesystem.rm(found["name"], recursive=True)
 
 
 @contextmanager

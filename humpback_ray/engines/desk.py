@@ -44,6 +44,10 @@ class Desk:
             "now on (the result stays the same)"
         )
 
+    def refuse(self, message: str) -> None:
+        """No further attempt would do better, and why."""
+        self._refusal = message
+
     def put(self, record: dict[str, Any]) -> bool:
         """A step's record; returns whether the driver wants to stop."""
         self._records.append(record)

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from humpback_ray.engines.lora import base_name
 from humpback_ray.text import prompts
 
 # A folder is taken for a model by its config.json, so that file is put in place last.
@@ -45,7 +46,8 @@ def export_model(
     No more than one file of weights is held in memory, of SHARD_BYTES at most.
 
     Args:
-        model: the transformers model the weights belong to; its parameters may be partitioned.
+        model: the transformers model the weights belong to; its parameters may be partitioned, and
+            it may have adapters in it, which `weights` must not.
         weights: name and value of every tensor, on any device; a value is read before the next
             one is asked for.
         is_writer: whether this process writes; the others only go through `weights`.
@@ -71,7 +73,7 @@ def export_model(
             for name, tensor in weights
             if name not in second_names
         )
-        is_converted = not dtypes.keys() <= model.state_dict().keys()
+        is_converted = not dtypes.keys() <= {base_name(name) for name in model.state_dict()}
         if is_converted and getattr(model, "_weight_conversions", None):
             # Stored in another form than the model has: only transformers knows the way back.
             model.save_pretrained(folder, state_dict=dict(own))

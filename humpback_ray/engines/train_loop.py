@@ -19,7 +19,12 @@ import torch
 from humpback_ray.engines import checkpoints, training_data
 from humpback_ray.engines.checkpoints import Layout
 from humpback_ray.engines.training_data import MicroBatch, TokenizedSet
-from humpback_ray.engines.training_engine import TrainingJob, build_engine, export
+from humpback_ray.engines.training_engine import (
+    TrainingJob,
+    build_engine,
+    export,
+    refuse_kernels,
+)
 from humpback_ray.engines.training_speed import Speed
 from humpback_ray.text.packing import plan_step
 from humpback_ray.text.schedule import batch_indices, has_diverged, learning_rate
@@ -43,10 +48,12 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     """
     job: TrainingJob = config["job"]
     desk = config["desk"]
-    capacity, refusal = ray.get(desk.begin.remote(ray.train.get_context().get_world_rank()))
+    rank = ray.train.get_context().get_world_rank()
+    checkpoints.discard(job, rank)
+    capacity, refusal = ray.get(desk.begin.remote(rank))
     if refusal:
         return {"stopped": refusal}
-    with _memory_errors(desk):
+    with _exhaustion(desk):
         return _train(job, ray.get(config["examples"]), desk, capacity)
 
 
@@ -57,6 +64,8 @@ def _train(job: TrainingJob, examples: TokenizedSet, desk: Any, capacity: int) -
     collate = training_data.packed if job.placement.packing else training_data.padded
     talk = _Talk(desk, rank)
 
+    if refusal := refuse_kernels(job):
+        return {"stopped": refusal}
     with checkpoints.latest(layout, rank) as found:
         engine = build_engine(job, num_workers, universal=found is not None and found.is_universal)
         progress = checkpoints.load(engine, found)
@@ -127,7 +136,8 @@ def _train(job: TrainingJob, examples: TokenizedSet, desk: Any, capacity: int) -
                 return {"stopped": f"it was told to stop; step {step} is saved"}
 
     talk.finish()
-    export(engine.module, job, rank)
+    with checkpoints.disk_errors(f"the model was written to {job.output}"):
+        export(engine.module, job, rank)
     return {"first_loss": losses[0], "last_loss": losses[-1]}
 
 
@@ -194,10 +204,17 @@ def try_largest(engine: Any, job: TrainingJob, capacity: int) -> None:
 
 
 @contextmanager
-def _memory_errors(desk: Any) -> Iterator[None]:
-    """Tell the driver when memory runs out: the next attempt takes smaller micro-batches."""
+def _exhaustion(desk: Any) -> Iterator[None]:
+    """Tell the driver when memory runs out, or a disk.
+
+    The next attempt takes smaller micro-batches, or says that there must be none. The error ends
+    this one on all ranks, wherever they wait for each other.
+    """
     try:
         yield
+    except checkpoints.DiskFull as error:
+        ray.get(desk.refuse.remote(str(error)))
+        raise
     except (RuntimeError, MemoryError) as error:
         is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if is_memory or "can't allocate memory" in str(error):

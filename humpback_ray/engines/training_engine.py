@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from humpback_ray.config import TrainingPlacement, TrainingSettings
-from humpback_ray.engines import hf_export
+from humpback_ray.engines import hf_export, lora
 from humpback_ray.engines.models import local_folder
 
 # Gradients that are summed over the ranks at a time. DeepSpeed's default of ten times as many takes
@@ -134,10 +134,37 @@ def load_model(job: TrainingJob, config: dict[str, Any]) -> Any:
         **job.source,
     )
     del partitioning
+    if job.placement.kernels == "liger":
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+        # The loss stays the loop's own: it is over the completions' positions alone.
+        _apply_liger_kernel_to_instance(model, fused_linear_cross_entropy=False)
+    if job.settings.lora:
+        lora.add_adapters(model, job.settings.lora, job.random_seed)
     model.train()
     if job.placement.gradient_checkpointing:
         model.activation_checkpointing_enable()
     return model
+
+
+def refuse_kernels(job: TrainingJob) -> str:
+    """Why this node cannot compute with the kernels that the placement names; empty where it can.
+
+    Liger leaves a model without kernels of its own as it is, without a word.
+    """
+    if job.placement.kernels == "torch":
+        return ""
+    way_out = "set placement.training.kernels to torch"
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    except ImportError as error:
+        return f"Liger's kernels cannot be loaded ({error}): install the gpu extra, or {way_out}"
+    from transformers import AutoConfig
+
+    kind = AutoConfig.from_pretrained(local_folder(job.base_model), **job.source).model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        return f"Liger has no kernels for a {kind} model: {way_out}"
+    return ""
 
 
 def attention(device: str) -> str:
@@ -148,17 +175,16 @@ def attention(device: str) -> str:
 
 
 def build_optimizer(model: torch.nn.Module, job: TrainingJob) -> torch.optim.Optimizer:
-    """AdamW with weight decay on the matrices alone, not on norms and biases."""
+    """AdamW over what is trained, with weight decay on the matrices, not on norms and biases."""
     # Under ZeRO-3 a parameter is an empty shard here; `ds_shape` keeps what it was.
     matrices: list[torch.nn.Parameter] = []
     vectors: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
+    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
         num_dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
         (matrices if num_dimensions >= 2 else vectors).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": job.settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices, "weight_decay": job.settings.weight_decay}]
+    if vectors:  # adapters have none, and DeepSpeed takes no group without parameters
+        groups.append({"params": vectors, "weight_decay": 0.0})
     options: dict[str, Any] = {
         "lr": job.settings.learning_rate,
         "betas": (job.settings.adam_beta1, job.settings.adam_beta2),
@@ -189,18 +215,23 @@ def export(model: Any, job: TrainingJob, rank: int) -> None:
 
 
 def gathered_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of every parameter and saved buffer of a model, whole.
+    """Name and value of every parameter and saved buffer of the base model, whole.
 
-    All ranks must go through all of it. Only rank 0 may use the values, and each only until the
-    next one comes. A tensor with several names comes under each of them.
+    With LoRA each weight has its adapter merged into it. All ranks must go through all of it. Only
+    rank 0 may use the values, and each only until the next one comes. A tensor with several names
+    comes under each of them.
     """
     import deepspeed
 
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    adapters = lora.adapters_of(model)
     for name in model.state_dict():
-        if name not in parameters:
-            yield name, model.get_buffer(name)
+        if (in_base := lora.base_name(name)) is None:
             continue
-        parameter = parameters[name]
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            yield name, parameter.detach()
+        if name not in parameters:
+            yield in_base, model.get_buffer(name)
+            continue
+        parameter, adapter = parameters[name], adapters.get(name)
+        needed = [parameter, *(lora.matrices_of(adapter) if adapter else [])]
+        with deepspeed.zero.GatheredParameters(needed, enabled=hasattr(parameter, "ds_id")):
+            yield in_base, lora.merged(parameter, adapter) if adapter else parameter.detach()

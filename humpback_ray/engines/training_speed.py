@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 import torch
 
+from humpback_ray.engines.lora import num_parameters
 from humpback_ray.engines.training_engine import TrainingJob
 from humpback_ray.estimate import GPUS
 
@@ -23,10 +24,9 @@ class Speed:
     def __init__(self, engine: Any, job: TrainingJob) -> None:
         self._device = engine.device
         config = engine.module.config
-        self._num_parameters = sum(
-            getattr(parameter, "ds_numel", parameter.numel())
-            for parameter in engine.module.parameters()
-        )
+        trained, total = num_parameters(engine.module)
+        # A frozen weight has no gradient, a third of the products.
+        self._flops_per_token = 4 * total + 2 * trained
         self._layer_width = config.num_hidden_layers * config.hidden_size
         dtype = torch.bfloat16 if job.settings.precision == "bf16" else torch.float32
         self._peak = peak_flops(self._device, dtype)
@@ -57,14 +57,14 @@ class Speed:
 
         Returns:
             `seconds` and those of each phase; tokens per second of all devices together, with and
-            without prompts, and of one; `mfu`, the model's flops (6 for each parameter and token,
-            and attention's 12 for each layer, hidden unit and pair of tokens of an example,
-            arXiv 2204.02311, appendix B) over `peak_tflops` of a device, which on CPUs is measured;
-            `peak_memory_gib` of rank 0.
+            without prompts, and of one; `mfu`, the model's flops (6 for each parameter and token, 4
+            where it is frozen, and attention's 12 for each layer, hidden unit and pair of tokens of
+            an example, arXiv 2204.02311, appendix B) over `peak_tflops` of a device, which on CPUs
+            is measured; `peak_memory_gib` of rank 0.
         """
         seconds = time.perf_counter() - self._began
         num_tokens = int(lengths.sum())
-        flops = 6 * self._num_parameters * num_tokens
+        flops = self._flops_per_token * num_tokens
         flops += 12 * self._layer_width * int((lengths.astype(numpy.int64) ** 2).sum())
         figures = {
             "seconds": seconds,

@@ -43,7 +43,7 @@ def status_of(run_folder: str) -> dict[str, Any]:
     try:
         attempts = sorted(storage.names(storage.join(run_folder, "attempts")))
         begun = {stage["stage"]: stage for stage in _begun_in(run_folder)}
-    except (ImportError, *storage.errors()) as error:
+    except storage.errors(ImportError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{run_folder} cannot be read from here: {reason}") from error
     if not begun and not attempts:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -19,6 +23,7 @@ from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from humpback_ray.config import TrainingSettings
 from humpback_ray.engines import hf_export, train_loop
 from humpback_ray.engines.deepspeed_train import tokenize
 from humpback_ray.engines.desk import Desk
@@ -27,9 +32,11 @@ from humpback_ray.engines.training_engine import (
     deepspeed_config,
     export,
     load_model,
+    refuse_kernels,
 )
 
 from .test_training import (
+    LORA,
     MAX_LENGTH,
     PLACEMENT,
     SEED,
@@ -73,6 +80,23 @@ def test_micro_batches_are_halved_until_one_example_does_not_fit() -> None:
     assert "350" in notices[0]
 
 
+def test_no_attempt_follows_a_refusal() -> None:
+    desk = Desk(capacity=700, min_capacity=200)
+    desk.refuse("a disk filled")
+    assert desk.begin(0) == (700, "a disk filled")
+    assert desk.begin(1) == (700, "a disk filled")
+
+
+def test_kernels_of_a_package_that_is_not_here_are_refused(base: str, tmp_path: Path) -> None:
+    job = job_for(base, tmp_path / "model", zero_stage=1, kernels="liger")
+    refusal = refuse_kernels(job)
+    if importlib.util.find_spec("liger_kernel"):
+        assert refusal == "", "it has kernels for LLaMA"
+    else:
+        assert "install the gpu extra, or set placement.training.kernels to torch" in refusal
+    assert refuse_kernels(job_for(base, tmp_path / "model", zero_stage=1)) == ""
+
+
 def test_a_loss_that_is_none_ends_the_training() -> None:
     assert train_loop.bad_loss([2.0, 1.5], 0.3) == ""
     assert "step 2" in train_loop.bad_loss([2.0, float("nan")], 0.3)
@@ -85,9 +109,13 @@ def test_a_loss_that_is_none_ends_the_training() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_terminated_and_resumed_on_other_workers(base: str, examples: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, LORA], ids=["all weights", "LoRA"])
+def test_terminated_and_resumed_on_other_workers(
+    base: str, examples: str, tmp_path: Path, settings: TrainingSettings
+) -> None:
     """Two workers, then one, then two again, with another ZeRO stage each time."""
-    settings = SETTINGS.model_copy(update={"num_steps": 50, "learning_rate": 1e-3})
+    rate = settings.learning_rate / 2
+    settings = settings.model_copy(update={"num_steps": 50, "learning_rate": rate})
     losses, _, weights = plain_training(base, make_examples(26), settings)
     seen: list[list[dict[str, Any]]] = []
 
@@ -109,6 +137,9 @@ def test_terminated_and_resumed_on_other_workers(base: str, examples: str, tmp_p
         with pytest.raises(SystemExit, match="is saved"):
             attempt(num_workers, zero_stage, last_step)
         assert not (tmp_path / "model" / "config.json").exists()
+    num_bytes = sum(file.stat().st_size for file in (tmp_path / "scratch").rglob("*.pt"))
+    is_small = num_bytes < Path(base, "model.safetensors").stat().st_size
+    assert is_small is bool(settings.lora), "checkpoints hold what is trained"
     attempt(2, 1, 0)
 
     for before, after in pairwise(seen):
@@ -146,12 +177,128 @@ def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
     assert not (tmp_path / "model" / "config.json").exists()
 
 
-def make_large_base(folder: Path, base: str) -> int:
-    """A model with more weights than a worker may hold, with `base`'s tokenizer; their bytes."""
+# Runs in a mount namespace of its own, with a small file system at `disk`. That is filled as soon
+# as the second checkpoint's first file is there; it is still full at the next attempt; then not.
+FULL_DISK = """
+import glob, json, os, sys, threading, time
+import ray
+from humpback_ray.config import TrainingPlacement, TrainingSettings
+from humpback_ray.engines.deepspeed_train import finetune
+arguments = json.loads(sys.argv[1])
+disk, wanted = arguments.pop("disk"), arguments.pop("wanted")
+settings = TrainingSettings(**arguments.pop("settings"))
+placement = TrainingPlacement(**arguments.pop("placement"))
+os.makedirs(os.path.join(disk, "temporary"))
+os.environ["RAY_TMPDIR"] = "/tmp"  # Ray's sockets must have short paths
+os.environ["TMPDIR"] = os.path.join(disk, "temporary")
+ray.init(num_cpus=4, include_dashboard=False, address="local", log_to_driver=False)
+
+
+def fill(name, leave):
+    # In pieces: whoever writes at the same time gets the last of the room, and the rest stays.
+    with open(os.path.join(disk, name), "wb") as file:
+        for piece in (2**24, 2**20, 2**12):
+            while (left := os.statvfs(disk)).f_bavail * left.f_frsize - leave > piece:
+                try:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), piece)
+                except OSError:
+                    break
+
+
+def fill_while_it_writes():
+    while not glob.glob(os.path.join(disk, "scratch", "*", "checkpoint_manager_snapshot.json")):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    fill("filler-1", wanted)
+    while not glob.glob(os.path.join(disk, "temporary", "humpback-*", "state", "*.pt")):
+        time.sleep(0.0005)
+    fill("filler-2", 0)
+
+
+def on_step(step):
+    print("STEP", json.dumps(step), flush=True)
+    if step["step"] == 1 and attempt == 0:
+        threading.Thread(target=fill_while_it_writes, daemon=True).start()
+
+
+for attempt in range(3):
+    print("ATTEMPT", flush=True)
+    try:
+        finetune(
+            settings=settings, placement=placement, chat_tags=("tag",), on_step=on_step,
+            scratch_folder=os.path.join(disk, "scratch"), **arguments,
+        )
+    except ValueError as error:
+        kept = glob.glob(os.path.join(disk, "scratch", "train-*", "checkpoint_*"))
+        print("ERROR", json.dumps([str(error), len(kept), os.listdir(os.environ["TMPDIR"])]),
+              flush=True)
+    if attempt == 1:
+        for name in glob.glob(os.path.join(disk, "filler-*")):
+            os.remove(name)
+"""
+
+
+@pytest.mark.long
+def test_a_disk_that_fills_while_a_checkpoint_is_written(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    """One clear line, the checkpoint before it kept, and with room made the same curve again."""
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    large, disk = tmp_path / "large", tmp_path / "disk"
+    num_bytes = make_large_base(large, base, hidden_size=384, num_layers=4)
+    settings = SETTINGS.model_copy(update={"num_steps": 9, "learning_rate": 1e-3})
+    losses, _, _ = plain_training(str(large), make_examples(26), settings)
+    placement = PLACEMENT.model_copy(update={"checkpoint_every": 3})
+    # Of a checkpoint: the first worker's weights, and both workers' optimizers, as if each of the
+    # two had the weights; in the temporary folder, and in storage.
+    wanted = 2 * (2 * num_bytes + 3 * num_bytes)
+    disk.mkdir()
+    arguments = {
+        "examples": examples, "base_model": str(large), "output": str(tmp_path / "model"),
+        "settings": settings.model_dump(), "random_seed": SEED, "disk": str(disk),
+        "placement": placement.model_dump(), "wanted": int(1.05 * wanted),
+    }  # fmt: skip
+    mount = f"mount -t tmpfs -o size={int(1.7 * wanted)} tmpfs {disk}"
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        subprocess.run(
+            [*namespace, "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FULL_DISK,
+             json.dumps(arguments)],
+            stdout=file, stderr=subprocess.STDOUT, check=True,
+        )  # fmt: skip
+    attempts: list[list[tuple[str, Any]]] = []
+    for line in output.read_text().splitlines():
+        kind, _, content = line.partition(" ")
+        if kind == "ATTEMPT":
+            attempts.append([])
+        elif kind in ("STEP", "ERROR"):
+            attempts[-1].append((kind, json.loads(content)))
+
+    for steps, said in zip(attempts, ("a disk filled while", "GiB left"), strict=False):
+        kind, (message, num_kept, temporary) = steps.pop()
+        assert kind == "ERROR"
+        assert said in message
+        assert "make room" in message
+        assert "\n" not in message
+        assert num_kept == 1, "the good one, and nothing half-written beside it"
+        assert not [name for name in temporary if name.startswith("humpback-train")]
+    numbers = [[step["step"] for _, step in steps] for steps in attempts]
+    assert numbers == [[1, 2, 3, 4, 5, 6], [4, 5, 6], [4, 5, 6, 7, 8, 9]]
+    for _, step in (pair for steps in attempts for pair in steps):
+        assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-4)
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def make_large_base(
+    folder: Path, base: str, *, hidden_size: int = 768, num_layers: int = 12
+) -> int:
+    """A model of some size, with `base`'s tokenizer; the bytes of its weights."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072,
-        num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=512,
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_layers, num_attention_heads=12, max_position_embeddings=512,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)

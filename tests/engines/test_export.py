@@ -12,7 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from humpback_ray.config import LoraSettings
+from humpback_ray.engines import lora
 from humpback_ray.engines.hf_export import export_model
+from humpback_ray.engines.training_engine import gathered_weights
 from humpback_ray.text.tokens import prompt_ids
 
 from .test_training import TAG, make_base
@@ -60,6 +63,53 @@ def test_tensors_have_the_names_shapes_and_dtypes_of_the_base(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert model.dtype == dtype
     assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+
+
+@pytest.mark.slow  # imports DeepSpeed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_adapters_are_merged_into_an_ordinary_model(
+    tmp_path: Path, dtype: torch.dtype, tied: bool
+) -> None:
+    base = make_base(tmp_path / "base", dtype=dtype, tied=tied)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    lora.add_adapters(
+        model, LoraSettings(rank=4, alpha=12, target_modules=("v_proj", "up_proj")), 0
+    )
+    model.eval()  # the adapters' dropout too
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(names) == 2 * 2 * 2, "A and B of two layers' two matrices"
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).normal_(std=0.1)
+        logits = model(torch.arange(20)[None]).logits
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        assert (logits - plain(torch.arange(20)[None]).logits).abs().max() > 0.1
+        export_model(
+            model=model, weights=gathered_weights(model), base_model=base, revision=None,
+            trust_remote_code=False, output=str(tmp_path / "out"), chat_tags=(TAG,),
+            generation=None,
+        )  # fmt: skip
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+        found = exported(torch.arange(20)[None]).logits
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(found, logits, atol=tolerance, rtol=tolerance)
+    before = load_file(tmp_path / "base" / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert {n: (t.shape, t.dtype) for n, t in after.items()} == {
+        n: (t.shape, t.dtype) for n, t in before.items()
+    }
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert {name.split(".")[-2] for name in changed} == {"v_proj", "up_proj"}
+    assert len(changed) == 4
+
+
+def test_a_layer_that_shares_its_weight_takes_no_adapter(tmp_path: Path) -> None:
+    source = {"revision": None, "trust_remote_code": False}
+    settings = LoraSettings(target_modules=("q_proj", "lm_head"))
+    lora.check_targets(make_base(tmp_path / "own"), settings, source)
+    with pytest.raises(ValueError, match="'lm_head', which shares its weight with the embedding"):
+        lora.check_targets(make_base(tmp_path / "tied", tied=True), settings, source)
 
 
 def test_each_tensor_keeps_a_dtype_of_its_own(tmp_path: Path) -> None:

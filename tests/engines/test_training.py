@@ -20,6 +20,7 @@ import pytest
 import ray
 import ray.train
 import torch
+from peft import LoraConfig, get_peft_model
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -32,7 +33,7 @@ from transformers import (
     T5Config,
 )
 
-from humpback_ray.config import TrainingPlacement, TrainingSettings
+from humpback_ray.config import LoraSettings, TrainingPlacement, TrainingSettings
 from humpback_ray.engines import train_loop, training_data
 from humpback_ray.engines.deepspeed_train import (
     TrainingResult,
@@ -182,17 +183,18 @@ def plain_training(
     tokens and the order.
 
     Returns:
-        Loss and gradient norm of each step, and the final weights.
+        Loss and gradient norm of each step, and the final weights, with LoRA's merged by peft.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+    model = plain_model(base, settings)
     tokenized = [
         example_ids(tokenizer, e.prompt, e.tag, e.completion, MAX_LENGTH)
         for e in sorted(examples, key=lambda e: e.example_id)
     ]
     kept = [t for t in tokenized if t is not None]
-    decayed = [p for name, p in model.named_parameters() if "norm" not in name]
-    others = [p for name, p in model.named_parameters() if "norm" in name]
+    weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in weights if "norm" not in name]
+    others = [p for name, p in weights if "norm" in name]
     optimizer = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": settings.weight_decay},
@@ -220,7 +222,23 @@ def plain_training(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(total.item() / num_tokens)
+    if settings.lora:
+        model = model.merge_and_unload()
     return losses, norms, {name: t.detach() for name, t in model.state_dict().items()}
+
+
+def plain_model(base: str, settings: TrainingSettings) -> Any:
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+    if not settings.lora:
+        return model
+    torch.manual_seed(SEED)
+    config = LoraConfig(
+        r=settings.lora.rank,
+        lora_alpha=settings.lora.alpha,
+        lora_dropout=settings.lora.dropout,
+        target_modules=settings.lora.target_modules,
+    )
+    return get_peft_model(model, config).train()
 
 
 # --- pure arithmetic ----------------------------------------------------------------------------
@@ -452,7 +470,12 @@ def _train_all(config: dict[str, Any]) -> None:
 
 
 def train_all(
-    base: str, examples: str, folder: Path, num_workers: int, layouts: dict[str, dict[str, Any]]
+    base: str,
+    examples: str,
+    folder: Path,
+    num_workers: int,
+    layouts: dict[str, dict[str, Any]],
+    settings: TrainingSettings = SETTINGS,
 ) -> dict[str, list[dict[str, Any]]]:
     """Steps of the same training in several layouts; the models go to `folder`."""
     tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
@@ -461,10 +484,10 @@ def train_all(
         placement = PLACEMENT.model_copy(
             update={"num_workers": num_workers, "checkpoint_every": 100, **update}
         )
-        zero_stage, tokens = settle(base, SETTINGS, placement, 8)
+        zero_stage, tokens = settle(base, settings, placement, 8)
         (folder / name).mkdir()
         job = TrainingJob(
-            base, None, False, str(folder / name), SETTINGS, placement, zero_stage, tokens, SEED,
+            base, None, False, str(folder / name), settings, placement, zero_stage, tokens, SEED,
             (TAG,), None, 8, 10, f"all-{len(jobs)}",
         )  # fmt: skip
         jobs.append(job)
@@ -504,6 +527,41 @@ def test_every_layout_trains_as_one_plain_process(
     assert passes["ZeRO-1, packed, one pass"] == {1}
     assert max(passes["ZeRO-2, packed, accumulated"]) > 1
     assert max(passes["ZeRO-1, padded, accumulated"]) > 1
+
+
+LORA = SETTINGS.model_copy(
+    update={"lora": LoraSettings(rank=4, alpha=8.0, dropout=0.0), "learning_rate": 2e-2}
+)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(list(LAYOUTS)[2:3], marks=pytest.mark.slow),
+        pytest.param(list(LAYOUTS)[:2], marks=pytest.mark.long),
+    ],
+    ids=["ZeRO-3", "ZeRO-1 and 2"],
+)
+def test_lora_trains_as_one_plain_peft_process(
+    base: str, examples: str, tmp_path: Path, names: list[str]
+) -> None:
+    losses, norms, weights = plain_training(base, make_examples(26), LORA)
+    assert losses[-1] < losses[0] - 1, "the adapters must have learned for this to mean anything"
+    before = load_file(Path(base, "model.safetensors"))
+    found = train_all(base, examples, tmp_path, 2, {name: LAYOUTS[name] for name in names}, LORA)
+    assert list(found) == names
+    for name, steps in found.items():
+        assert [s["loss"] for s in steps] == pytest.approx(losses, abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(norms, rel=1e-3), name
+        exported = load_file(tmp_path / name / "model.safetensors")
+        assert {n: (t.shape, t.dtype) for n, t in exported.items()} == {
+            n: (t.shape, t.dtype) for n, t in before.items()
+        }
+        for tensor, weight in weights.items():
+            torch.testing.assert_close(exported[tensor], weight, atol=2e-4, rtol=1e-4, msg=name)
+        changed = {n.rpartition(".")[0] for n, t in exported.items() if not t.equal(before[n])}
+        assert len(changed) == 2 * 7, "the linear layers of both blocks, and nothing else"
 
 
 @pytest.mark.long
@@ -593,7 +651,7 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 import ray
-from humpback_ray.config import TrainingPlacement, TrainingSettings
+from humpback_ray.config import LoraSettings, TrainingPlacement, TrainingSettings
 from humpback_ray.engines.deepspeed_train import finetune
 arguments = json.loads(sys.argv[1])
 ray.init(num_cpus=8, include_dashboard=False, address="local", log_to_driver=False)
@@ -723,6 +781,12 @@ def test_bad_input_is_explained(base: str, examples: str, tmp_path: Path) -> Non
     small = PLACEMENT.model_copy(update={"micro_batch_tokens": MAX_LENGTH - 1})
     with pytest.raises(ValueError, match="micro-batch of 159 tokens does not hold"):
         run(base, examples, tmp_path, placement=small)
+    for target, why in (("attention", "no linear layer"), ("embed_tokens", "no linear layer")):
+        adapters = SETTINGS.model_copy(update={"lora": LoraSettings(target_modules=(target,))})
+        with pytest.raises(ValueError, match=rf"'{target}', which is {why}.*q_proj.*all-linear"):
+            run(base, examples, tmp_path, settings=adapters)
+    with pytest.raises(ValueError, match=r"for GPUs: set placement\.training\.kernels to torch"):
+        TrainingPlacement(device="cpu", kernels="liger")
     with pytest.raises(ValueError, match=r"zero_stage 2.*to 3"):
         TrainingPlacement(zero_stage=2, offload_parameters="cpu")
     assert not (tmp_path / "model").exists()
