@@ -37,6 +37,7 @@ logger.propagate = False
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
 STATE_SECONDS = 10.0  # how often it is written for those who look from elsewhere
+REST_SECONDS = 120.0  # until lines are tried again at a store that has failed
 URL_SECONDS = 30.0  # how often files that grow are written again where they cannot grow
 
 
@@ -186,9 +187,12 @@ class _Lines:
         """Keep a line, and write what has been kept if the last time is a while ago."""
         self._lines.append(line)
         if time.monotonic() - self._written >= self._seconds:
-            # A store that fails keeps nobody from working; the lines stay for the next time.
-            with suppress(*storage.errors()):
+            # A store that fails keeps nobody from working; the lines stay for the next time, which
+            # is later, because each try takes as long as the store's client is patient.
+            try:
                 self.flush()
+            except storage.errors():
+                self._written = time.monotonic() + REST_SECONDS
 
     def flush(self) -> None:
         """Write what has come since the last time."""

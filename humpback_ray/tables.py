@@ -93,13 +93,18 @@ def read_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def parquet_files(filesystem: arrow_fs.FileSystem, path: str) -> list[str]:
-    """The finished Parquet files of a folder, by name."""
-    selector = arrow_fs.FileSelector(path, allow_not_found=True)
-    return sorted(
-        info.path
-        for info in filesystem.get_file_info(selector)
-        if info.path.endswith(".parquet") and not info.base_name.startswith(".")
-    )
+    """The finished Parquet files of a folder, by name; none where there is no such folder."""
+    if isinstance(filesystem, arrow_fs.PyFileSystem):
+        # Not Arrow's way, fsspec's `find`, which takes a listing that failed for an empty folder.
+        try:
+            found = filesystem.handler.fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+    else:
+        selector = arrow_fs.FileSelector(path, allow_not_found=True)
+        found = [info.path for info in filesystem.get_file_info(selector)]
+    names = [file for file in found if file.endswith(".parquet")]
+    return sorted(file for file in names if not file.rpartition("/")[2].startswith("."))
 
 
 def read_rows(folder: str, row_type: type[Row]) -> list[Row]:
