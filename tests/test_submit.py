@@ -58,7 +58,11 @@ class Processes:
         command = ["ray", "start", "--block", "--num-cpus=4", "--object-store-memory=150000000"]
         with log.open("w") as file:
             process = subprocess.Popen(
-                [*command, "--min-worker-port=0", "--max-worker-port=0", *arguments],
+                [
+                    *command, "--min-worker-port=0", "--max-worker-port=0",
+                    # Without its own port the agent of another cluster here keeps jobs from coming.
+                    f"--dashboard-agent-listen-port={free_port()}", *arguments,
+                ],
                 stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                 # No package of ours: it travels with the job.
                 env=environment(**WITH_TOKEN, PYTHONPATH=""),
