@@ -21,7 +21,7 @@ check: environment  ## format, lint, types, import contracts, fast tests
 	$(BIN)/ruff check humpback_ray jobs benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not long"
 
 environment: .venv/installed
 

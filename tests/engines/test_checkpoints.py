@@ -229,7 +229,7 @@ for attempt in range(3):
             scratch_folder=os.path.join(disk, "scratch"), **arguments,
         )
     except ValueError as error:
-        kept = glob.glob(os.path.join(disk, "scratch", "train-*", "checkpoint_*"))
+        kept = glob.glob(os.path.join(disk, "scratch", "train-*", "checkpoint_*", ""))
         print("ERROR", json.dumps([str(error), len(kept), os.listdir(os.environ["TMPDIR"])]),
               flush=True)
     if attempt == 1:

@@ -534,14 +534,10 @@ LORA = SETTINGS.model_copy(
 )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(list(LAYOUTS)[2:3], marks=pytest.mark.slow),
-        pytest.param(list(LAYOUTS)[:2], marks=pytest.mark.long),
-    ],
-    ids=["ZeRO-3", "ZeRO-1 and 2"],
+    "names", [list(LAYOUTS)[2:3], list(LAYOUTS)[:2]], ids=["ZeRO-3", "ZeRO-1 and 2"]
 )
 def test_lora_trains_as_one_plain_peft_process(
     base: str, examples: str, tmp_path: Path, names: list[str]
