@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -391,6 +392,8 @@ VERSIONS = {
 
 # --- walking the stages -------------------------------------------------------------------------
 
+CONNECT_SECONDS = 10.0  # in which a head that is there takes a connection
+
 
 def run(
     recipe: Recipe,
@@ -534,8 +537,9 @@ def join_cluster(recipe: Recipe) -> None:
     """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process.
 
     Raises:
-        ConnectionError: nothing answers at the address.
-        ValueError: another Ray or Python runs there, or the token is missing.
+        ConnectionError: no cluster is running here, and the address is `auto`.
+        ValueError: nothing answers at the address, another Ray or Python runs there, or the token
+            is missing.
     """
     import ray
     from ray.exceptions import AuthenticationError
@@ -545,6 +549,7 @@ def join_cluster(recipe: Recipe) -> None:
     cluster = recipe.placement.cluster
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
+        _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (RuntimeError, AuthenticationError) as error:
@@ -562,6 +567,25 @@ def join_cluster(recipe: Recipe) -> None:
             logging_level="ERROR",
         )
     _quieten()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself looks for more than a minute for a cluster that is not there."""
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{address} is a dashboard: `humpback submit --address {address}` starts a run there; "
+            "to join the cluster from one of its machines give HEAD:6379 or auto"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"nothing answers at {address} ({error}): is the cluster up, and RAY_ADDRESS or "
+            "placement.cluster.address that of its head, with the port of `ray start` (6379)?"
+        ) from error
 
 
 def _check_cluster(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:

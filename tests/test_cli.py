@@ -67,6 +67,19 @@ def test_a_folder_without_rights(tmp_path):
     assert "cannot write to the run folder" in mistake(run(tmp_path, folder="/dev/null/run"))
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:9", "nothing answers at 127.0.0.1:9"),
+        ("http://127.0.0.1:8265", "humpback submit --address http://127.0.0.1:8265"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address, message, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests have started one
+    assert message in mistake(RUNNER.invoke(app, ["doctor", "tiny"]))
+
+
 def test_an_empty_corpus(tmp_path):
     (tmp_path / "corpus").mkdir()
     message = mistake(run(tmp_path, f"settings.corpus.path={tmp_path}/corpus"))

@@ -30,7 +30,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
 from humpback_ray import estimate, storage
 from humpback_ray.config import EnginePlacement, TrainingPlacement, TrainingSettings
-from humpback_ray.engines import lora, train_loop, vllm_engine
+from humpback_ray.engines import lora, room, train_loop, vllm_engine
 from humpback_ray.engines.desk import Desk
 from humpback_ray.engines.models import local_folder
 from humpback_ray.engines.training_data import TokenizedSet
@@ -436,17 +436,13 @@ def _store(folder: str) -> dict[str, Any]:
 
 
 def _scaling_config(placement: TrainingPlacement) -> ray.train.ScalingConfig:
-    resources: dict[str, float] = {"CPU": placement.cpus_per_worker}
-    if placement.device == "gpu":
-        resources["GPU"] = 1
     num_workers: int | tuple[int, int] = placement.num_workers
     if placement.min_workers is not None:
         num_workers = placement.min_workers, placement.num_workers
     return ray.train.ScalingConfig(
         num_workers=num_workers,
         use_gpu=placement.device == "gpu",
-        resources_per_worker=resources,
-        accelerator_type=placement.accelerator_type,
+        resources_per_worker=room.worker_bundle(placement),
     )
 
 
