@@ -170,6 +170,7 @@ def texts(tmp_path) -> Path:
 TEXTS = ["--set", "settings.corpus.path=corpus"]
 
 
+@pytest.mark.long
 def test_a_job_that_fails_says_so_with_its_last_lines(cluster, texts):
     run = str(texts / "run")
     where = ["--address", cluster.dashboard]

@@ -14,9 +14,11 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import fsspec
 import numpy
@@ -25,6 +27,7 @@ import pyarrow.parquet
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api import data_parallel_trainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
@@ -361,7 +364,7 @@ def _run_workers(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as pool:
         delivery = pool.submit(_deliver, desk, on_step, on_notice, finished)
         try:
-            with _terminated(desk.stop.remote) as was_terminated:
+            with _terminated(desk.stop.remote) as was_terminated, _ended_at_once():
                 fitted = trainer.fit()
         finally:
             finished.set()
@@ -373,6 +376,16 @@ def _run_workers(
     if was_terminated.is_set():
         raise SystemExit(f"the training was terminated: {result['stopped']}")
     raise ValueError(f"the training has stopped: {result['stopped']}")
+
+
+def _ended_at_once() -> AbstractContextManager[Any]:
+    """Let Ray Train not wait for its placement groups' guard when a training is over.
+
+    The guard asks the dashboard whether the controller lives, and where there is none, as on a
+    cluster of one process, each training ends 12 s later (Ray 2.60; benchmarks/LOG.md).
+    """
+    guard = partial(data_parallel_trainer.PlacementGroupCleanerCallback, stop_timeout=1.0)
+    return mock.patch.object(data_parallel_trainer, "PlacementGroupCleanerCallback", guard)
 
 
 def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:
