@@ -181,6 +181,7 @@ def one_stream(folder: Path, model: str, num_segments: int, counter: Path):
     return result, rating
 
 
+@pytest.mark.long
 def test_one_stream_writes_both_tables_and_resumes_each(tmp_path, model_folder):
     counter = tmp_path / "counter"
     result, rating = one_stream(tmp_path, model_folder, 60, counter)

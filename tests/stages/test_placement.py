@@ -81,9 +81,9 @@ def _groups_while_running(address, folder, model, engine):
 @pytest.mark.parametrize(
     ("num_engines", "devices"),
     [
-        # Eight engines are eight processes that import vLLM: minutes on two cores.
+        # Each engine is a process that imports vLLM: minutes on two cores.
         pytest.param(8, 1, id="7B, one device each", marks=pytest.mark.long),
-        pytest.param(4, 2, id="33B, two devices each"),
+        pytest.param(4, 2, id="33B, two devices each", marks=pytest.mark.long),
         pytest.param(2, 8, id="65B, a node each"),
     ],
 )
