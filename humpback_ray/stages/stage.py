@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -162,6 +163,11 @@ class Stage:
             # next attempt under other settings.
             if storage.names(folder) <= {STARTED, METRICS, PROGRESS}:
                 storage.delete(folder)
+            raise
+        except BaseException:
+            # Steps that a stopped training has reported; a store that is gone must not hide why.
+            with suppress(*storage.errors()):
+                metrics.flush()
             raise
         metrics.flush()
         record = {
