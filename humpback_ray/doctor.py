@@ -416,13 +416,8 @@ class _Judgement:
         disk = _disk(node, "temporary")
         found = f"{_gib(disk.free)} free in {disk.path} on {node.name}"
         enough = disk.free >= needed
-        return [
-            Finding(
-                "disk, TMPDIR", found, f"{_gib(needed)} on each node",
-                Verdict.OK if enough else Verdict.MISSING,
-                "" if enough else "set TMPDIR to a larger disk before Ray starts there",
-            )
-        ]  # fmt: skip
+        way_out = "set TMPDIR to a larger disk before Ray starts there"
+        return [_needed("disk, TMPDIR", found, f"{_gib(needed)} on each node", enough, way_out)]
 
     def ray_disk(self) -> list[Finding]:
         if not self.answering:
@@ -433,14 +428,9 @@ class _Judgement:
 
         node = max(self.answering, key=used)
         found = f"{used(node):.0%} used in {_disk(node, 'ray').path} on {node.name}"
-        is_full = used(node) >= FULL_DISK
-        return [
-            Finding(
-                "disk, Ray", found, f"below {FULL_DISK:.0%}, or Ray keeps no object there",
-                Verdict.MISSING if is_full else Verdict.OK,
-                "make room there, or start Ray with --temp-dir on another disk" if is_full else "",
-            )
-        ]  # fmt: skip
+        wanted = f"below {FULL_DISK:.0%}, or Ray keeps no object there"
+        way_out = "make room there, or start Ray with --temp-dir on another disk"
+        return [_needed("disk, Ray", found, wanted, used(node) < FULL_DISK, way_out)]
 
     def object_store(self) -> list[Finding]:
         small = [
@@ -550,6 +540,13 @@ class _Judgement:
 
 def _from_to(least: int, most: int) -> str:
     return f"{least} to {most}" if least < most else str(most)
+
+
+def _needed(check: str, found: str, wanted: str, is_enough: bool, way_out: str) -> Finding:
+    """A finding about what no run can do without."""
+    if is_enough:
+        return Finding(check, found, wanted)
+    return Finding(check, found, wanted, Verdict.MISSING, way_out)
 
 
 def _disk(node: Node, name: str) -> nodes.Disk:

@@ -14,11 +14,10 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import fsspec
 import numpy
@@ -41,6 +40,13 @@ from humpback_ray.engines.training_engine import TrainingJob
 from humpback_ray.records import TrainingExample
 from humpback_ray.text.schedule import schedule
 from humpback_ray.text.tokens import example_ids
+
+# Ray Train's guard of placement groups asks the dashboard whether the controller lives. Where there
+# is none, as on a cluster of one process, each training would wait 12 s for the guard to stop
+# (Ray 2.60; benchmarks/LOG.md).
+data_parallel_trainer.PlacementGroupCleanerCallback = partial(
+    data_parallel_trainer.PlacementGroupCleanerCallback, stop_timeout=1.0
+)
 
 NUM_CHECKPOINTS_KEPT = 2
 POLL_SECONDS = 0.2
@@ -364,7 +370,7 @@ def _run_workers(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as pool:
         delivery = pool.submit(_deliver, desk, on_step, on_notice, finished)
         try:
-            with _terminated(desk.stop.remote) as was_terminated, _ended_at_once():
+            with _terminated(desk.stop.remote) as was_terminated:
                 fitted = trainer.fit()
         finally:
             finished.set()
@@ -376,16 +382,6 @@ def _run_workers(
     if was_terminated.is_set():
         raise SystemExit(f"the training was terminated: {result['stopped']}")
     raise ValueError(f"the training has stopped: {result['stopped']}")
-
-
-def _ended_at_once() -> AbstractContextManager[Any]:
-    """Let Ray Train not wait for its placement groups' guard when a training is over.
-
-    The guard asks the dashboard whether the controller lives, and where there is none, as on a
-    cluster of one process, each training ends 12 s later (Ray 2.60; benchmarks/LOG.md).
-    """
-    guard = partial(data_parallel_trainer.PlacementGroupCleanerCallback, stop_timeout=1.0)
-    return mock.patch.object(data_parallel_trainer, "PlacementGroupCleanerCallback", guard)
 
 
 def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:

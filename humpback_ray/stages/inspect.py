@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.dataset as pads
-from fsspec.core import url_to_fs
 
 from humpback_ray import observe, storage, tables
 from humpback_ray.stages.stage import METRICS, PROGRESS, RECORD, STARTED
@@ -43,7 +42,7 @@ def status_of(run_folder: str) -> dict[str, Any]:
     try:
         attempts = sorted(storage.names(storage.join(run_folder, "attempts")))
         begun = {stage["stage"]: stage for stage in _begun_in(run_folder)}
-    except storage.errors(ImportError) as error:
+    except storage.errors() as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{run_folder} cannot be read from here: {reason}") from error
     if not begun and not attempts:
@@ -66,8 +65,7 @@ def status_of(run_folder: str) -> dict[str, Any]:
 
 
 def _begun_in(run_folder: str) -> list[dict[str, Any]]:
-    filesystem, path = url_to_fs(run_folder)
-    filesystem.invalidate_cache()
+    filesystem, path = storage.locate(run_folder)
     found = filesystem.find(path, maxdepth=4) if filesystem.exists(path) else []
     stages = []
     for file in found:
@@ -124,7 +122,7 @@ def _end_of(url: str, num_bytes: int) -> str:
     """The last whole lines of a text file; empty when there is none."""
     if not storage.exists(url):
         return ""
-    filesystem, path = url_to_fs(url)
+    filesystem, path = storage.locate(url)
     size = filesystem.size(path)
     text = filesystem.cat_file(path, start=max(size - num_bytes, 0)).decode(errors="replace")
     whole, _, _ = text.rpartition("\n")
