@@ -26,6 +26,7 @@ from scripted import LatencyEngine
 
 from humpback_ray import observe, tables
 from humpback_ray.config import (
+    ClusterPlacement,
     EnginePlacement,
     LongPromptSettings,
     Placement,
@@ -88,6 +89,7 @@ class Walk:
     sigma: float = 0.0
     log: str = ""
     address: str = ""  # of a cluster; else one is started for it
+    autoscaling: bool = False
 
     def serve(self) -> Callable[..., LatencyEngine]:
         return partial(LatencyEngine, seconds=self.seconds, sigma=self.sigma, log=self.log)
@@ -95,7 +97,7 @@ class Walk:
     def run(self, step: str) -> Result:
         context = Context(
             str(self.folder / step),
-            Placement(engine=self.engine),
+            Placement(engine=self.engine, cluster=ClusterPlacement(autoscaling=self.autoscaling)),
             observe.StageProgress(Console(file=io.StringIO()), step),
             observe.Metrics(str(self.folder / step / "metrics.jsonl")),
         )

@@ -2,9 +2,10 @@
 
 A pass of augmentation with scripted engines on a cluster of raylets on this machine. In turn
 nothing is killed, the driver (kill -9, and the same command again), an engine, a worker that reads
-or writes, and the raylet of a node with an engine, each when half of the rows are answered. The
-ratio is the requests begun with a killed driver over those of the undisturbed pass. Last, how long
-a submitted job takes to its first row.
+or writes, the raylet of a node with an engine, such a node after a notice of preemption, and the
+head with all that is on it (and the same command on a new cluster), each when a quarter of the rows
+is answered. The ratio is the requests begun with a killed driver over those of the undisturbed
+pass. Last, how long a submitted job takes to its first row.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import harness
 import psutil
+import raylets
 import scripted
 from full_size import Walk, drive, write_segments, write_tokenizer
 from rich.table import Table
@@ -32,53 +32,76 @@ ENGINE = EnginePlacement(
     device="cpu", min_engines=1, max_engines=NUM_NODES, max_num_seqs=256, rows_per_batch=64,
     max_concurrent_batches=4, stall_seconds=20,
 )  # fmt: skip
-SECONDS_OF_AN_ANSWER = 1.0
-UNDISTURBED, DRIVER, ENGINE_KILLED, WORKER, RAYLET = (
-    "undisturbed", "driver", "engine", "worker", "raylet",
+SECONDS_OF_AN_ANSWER = 2.0
+UNDISTURBED, DRIVER, ENGINE_KILLED, WORKER, RAYLET, NOTICE, HEAD = KINDS = (
+    "undisturbed", "driver", "engine", "worker", "raylet", "notice of 30 s", "head",
 )  # fmt: skip
-ENGINE_TITLE = "ray::MapWorker(MapBatches(EngineActor)"
-WORKER_TITLES = ("ray::MapBatches(_save)", "ray::IDLE", "ray::Read", "ray::ListFiles")
+NOTICE_SECONDS = 30
+MEMORY = {"object_store_memory": 150 * 2**20}
 TIMEOUT = 300.0
 
 
-@contextmanager
-def cluster() -> Iterator[Any]:
-    """A head that reads and writes, with job server, and a node for each engine."""
-    from ray.cluster_utils import Cluster
+class Machines:
+    """A head that reads and writes, with job server, and a node for each engine.
 
-    memory = {"object_store_memory": 150 * 2**20}
-    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000,
-             "health_check_failure_threshold": 5}  # fmt: skip
-    head = {"num_cpus": 3, "include_dashboard": True, "_system_config": quick, **memory}
-    with harness.variables(harness.QUIET):
-        found = Cluster(initialize_head=True, head_node_args=head)
-        try:
-            for _ in range(NUM_NODES):
-                found.add_node(num_cpus=2, **memory)
-            yield found
-        finally:
-            found.shutdown()
+    A context manager.
+    """
+
+    def __enter__(self) -> Machines:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.cluster.shutdown()
+
+    def start(self) -> None:
+        """Start a cluster; the one before must be gone."""
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 3, "include_dashboard": True,
+                "_system_config": raylets.NOTICED_SOON, **MEMORY}  # fmt: skip
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(NUM_NODES):
+            self.add_node()
+
+    def add_node(self) -> None:
+        """A node with room for one engine."""
+        self.cluster.add_node(num_cpus=2, **MEMORY)
+
+    def node_of_engine(self) -> Any:
+        """A node that has an engine."""
+        raylet = raylets.processes(raylets.ENGINE_TITLE)[0].ppid()
+        return next(
+            node for node in self.cluster.worker_nodes
+            if node.all_processes["raylet"][0].process.pid == raylet
+        )  # fmt: skip
 
 
 class Pass:
     """A pass in a driver of its own, watched through what its engines write."""
 
-    def __init__(self, folder: Path, num_rows: int, model: Model, address: str) -> None:
-        self.folder, self.num_rows = folder, num_rows
+    def __init__(self, folder: Path, num_rows: int, model: Model, machines: Machines) -> None:
+        self.folder, self.num_rows, self._model = folder, num_rows, model
+        self._machines = machines
         self.log = folder / "log"
         self.log.mkdir(parents=True)
         write_segments(folder, num_rows)
-        self._walk = Walk(
-            folder, folder, model, ENGINE, ("augment",), SECONDS_OF_AN_ANSWER, 0.3, str(self.log),
-            address,
-        )  # fmt: skip
         self.start()
 
     def start(self) -> None:
-        self.began = time.monotonic()
-        self.driver = harness.Side(drive, self._walk)
+        """Start a driver; what is saved stays."""
+        walk = Walk(
+            self.folder, self.folder, self._model, ENGINE, ("augment",), SECONDS_OF_AN_ANSWER,
+            0.3, str(self.log), self._machines.cluster.address,
+        )  # fmt: skip
+        self.driver = harness.Side(drive, walk)
         self.driver.next()
+        self.began = time.monotonic()
         self.driver.ask()
+
+    def kill_driver(self) -> None:
+        psutil.Process(self.driver.pid).kill()
+        self.driver.close()
 
     @property
     def num_answered(self) -> int:
@@ -96,66 +119,69 @@ class Pass:
                  for t in found if t > after]  # fmt: skip
         return min(times, default=None)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> int:
+        """Wait for the end; how many rows are not there, and no row is there twice."""
         self.driver.answer()
-        seconds = time.monotonic() - self.began
         self.driver.close()
-        assert tables.num_rows(str(self.folder / "augment" / "rows")) == self.num_rows
-        tables.assert_unique(str(self.folder / "augment" / "rows"), "candidate_id")
-        return {"seconds": seconds, "num_begun": scripted.num_begun(self.log)}
+        rows = str(self.folder / "augment" / "rows")
+        tables.assert_unique(rows, "candidate_id")
+        return self.num_rows - tables.num_rows(rows)
 
 
-def processes(*titles: str) -> list[psutil.Process]:
-    """Ray's workers on this benchmark's cluster whose title begins with one of these."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            line = process.cmdline()
-        except psutil.Error:
-            continue
-        if line and line[0].startswith(titles):
-            found.append(process)
-    return found
-
-
-def kill(kind: str, work: Pass, ray_cluster: Any) -> None:
-    """Kill one process of a kind, and do what a person would do then."""
+def kill(kind: str, work: Pass, machines: Machines) -> None:
+    """Kill one process of a kind, and do what a person or a cloud would do then."""
     if kind == DRIVER:
-        psutil.Process(work.driver.pid).kill()
-        work.driver.close()
+        work.kill_driver()
         work.start()
     elif kind == ENGINE_KILLED:
-        processes(ENGINE_TITLE)[0].kill()
+        raylets.processes(raylets.ENGINE_TITLE)[0].kill()
     elif kind == WORKER:
-        processes(*WORKER_TITLES)[0].kill()
-    elif kind == RAYLET:
-        processes(ENGINE_TITLE)[0].parent().kill()
-        ray_cluster.add_node(num_cpus=2, object_store_memory=150 * 2**20)
+        raylets.processes(*raylets.WORKER_TITLES)[0].kill()
+    elif kind in (RAYLET, NOTICE):
+        node = machines.node_of_engine()
+        if kind == NOTICE:
+            raylets.notify(machines.cluster.address, node.node_id, NOTICE_SECONDS)
+            # The cloud brings another one for it, and then takes it.
+            machines.add_node()
+            time.sleep(NOTICE_SECONDS)
+        machines.cluster.remove_node(node, allow_graceful=False)
+        if kind == RAYLET:
+            machines.add_node()
+    elif kind == HEAD:
+        # A submitted run has its driver on the head.
+        work.kill_driver()
+        machines.cluster.remove_node(machines.cluster.head_node, allow_graceful=False)
+        machines.cluster.shutdown()
+        machines.start()
+        work.start()
 
 
-def measure(kind: str, folder: Path, num_rows: int, model: Model, found: Any) -> dict[str, Any]:
-    """A pass in the middle of which something is killed."""
-    work = Pass(folder / kind, num_rows, model, found.address)
+def measure(
+    kind: str, folder: Path, num_rows: int, model: Model, machines: Machines
+) -> dict[str, Any]:
+    """A pass in which something is killed."""
+    work = Pass(folder / kind.replace(" ", "-"), num_rows, model, machines)
     began = work.began
     work.wait_for(1)
     first = work.first_answer(0.0, set())
     assert first is not None
     figures: dict[str, Any] = {"seconds_to_first_row": first - began}
     if kind != UNDISTURBED:
-        work.wait_for(num_rows // 2)
+        work.wait_for(num_rows // 4)
         before, then = set(scripted.answers(work.log)), time.monotonic()
-        kill(kind, work, found)
-        figures |= work.finish()
+        kill(kind, work, machines)
+        figures["num_lost"] = work.finish()
         back = work.first_answer(then, before)
         figures["seconds_to_recover"] = None if back is None else back - then
     else:
-        figures |= work.finish()
+        figures["num_lost"] = work.finish()
     figures["seconds"] = time.monotonic() - began
-    again = figures["num_begun"] - num_rows
-    return {"value": figures["num_begun"] / num_rows, "num_begun_again": again, **figures}
+    num_begun = scripted.num_begun(work.log)
+    again = num_begun - num_rows
+    return {"value": num_begun / num_rows, "num_begun_again": again, **figures}
 
 
-def submission(folder: Path, model: Model, found: Any) -> dict[str, float]:
+def submission(folder: Path, model: Model, machines: Machines) -> dict[str, float]:
     """Seconds from `ray job submit` of a small pass to its first answer, and to the job's end."""
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -163,7 +189,7 @@ def submission(folder: Path, model: Model, found: Any) -> dict[str, float]:
     (job / "log").mkdir(parents=True)
     write_segments(job, 512)
     began = time.monotonic()
-    client = JobSubmissionClient(f"http://{found.webui_url}")
+    client = JobSubmissionClient(f"http://{machines.cluster.webui_url}")
     name = client.submit_job(
         entrypoint=f"{sys.executable} {Path(__file__).resolve()} --job {job} {model.location}",
         runtime_env={"env_vars": {**harness.QUIET, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
@@ -189,21 +215,23 @@ def run_job(folder: Path, location: str) -> None:
 def table(runs: dict[str, list[dict[str, Any]]]) -> Table:
     """What was killed, what was lost, and for how long."""
     rows = Table(
-        "killed", "seconds to the first row", "to recover", "in all", "rows asked again",
-        "work", title="cost of a kill",
+        "killed", "seconds to the first row", "to recover", "in all", "rows lost",
+        "rows asked again", "work", title="cost of a kill",
     )  # fmt: skip
     for kind, (run, *_) in runs.items():
         back = run.get("seconds_to_recover")
         rows.add_row(
             kind, f"{run['seconds_to_first_row']:.1f}", "-" if back is None else f"{back:.1f}",
-            f"{run['seconds']:.1f}", f"{run['num_begun_again']:,}", f"{run['value']:.4f}",
+            f"{run['seconds']:.1f}", str(run["num_lost"]),
+            f"{run['num_begun_again']:,}", f"{run['value']:.4f}",
         )  # fmt: skip
     return rows
 
 
 def main() -> None:
     parser = harness.arguments(__doc__)
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--job", nargs=2, help="what the submitted job is given: folder, model")
     options = parser.parse_args()
     if options.job:
@@ -213,11 +241,12 @@ def main() -> None:
         "work of a pass whose driver is killed", "requests begun for each row", DRIVER,
         UNDISTURBED, 1.05, at_most=True,
     )  # fmt: skip
-    with harness.scratch_folder() as folder, cluster() as found:
+    with harness.variables(harness.QUIET), harness.scratch_folder() as folder:
         model = write_tokenizer(folder)
-        for kind in (UNDISTURBED, DRIVER, ENGINE_KILLED, WORKER, RAYLET):
-            comparison.add(kind, **measure(kind, folder, options.rows, model, found))
-        submitted = submission(folder, model, found)
+        with Machines() as machines:
+            for kind in options.kinds:
+                comparison.add(kind, **measure(kind, folder, options.rows, model, machines))
+            submitted = submission(folder, model, machines)
     harness.console.print(table(comparison.runs))
     harness.console.print(
         f"submitted job: {submitted['to_first_row']:.1f} s to its first row, "

@@ -50,6 +50,9 @@ AddressOption = Annotated[
 ]
 
 
+RAY_DATA_ADDS = "\nFailed to apply UDF transform after"
+
+
 def explained(command: Callable[..., None]) -> Callable[..., None]:
     """Turn a user's mistake into one line and exit code 2."""
 
@@ -58,9 +61,9 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except storage.errors(ValueError) as error:
-            # Ray wraps what a task raised; the line is about the cause.
+            # Ray wraps what a task raised, and Ray Data adds lines of its own to it.
             cause = getattr(error, "cause", None) or error
-            message = " ".join(str(cause).split())
+            message = " ".join(str(cause).partition(RAY_DATA_ADDS)[0].split())
             Console(stderr=True, soft_wrap=True).print(
                 f"[bold red]error:[/] {escape(message)}", highlight=False
             )

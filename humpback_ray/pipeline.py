@@ -544,6 +544,7 @@ def join_cluster(recipe: Recipe) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
+    _quieten()
     if ray.is_initialized():
         return
     cluster = recipe.placement.cluster
@@ -566,7 +567,6 @@ def join_cluster(recipe: Recipe) -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
-    _quieten()
 
 
 def _check_answers(address: str) -> None:
@@ -631,7 +631,11 @@ def _quieten() -> None:
     # Handlers and not only levels: Ray sets its level again whenever a library calls `ray.init`.
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)
+    # What a task raised comes to the driver too, which says it in one line or with its traceback.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
     # ray.llm gives each of its loggers a handler unless their parent has one.
     logging.getLogger("ray.llm").addHandler(logging.NullHandler())
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -23,6 +24,8 @@ OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 # cut off is given up. By default it is five tries within about three seconds
 # (https://docs.aws.amazon.com/boto3/latest/guide/retries.html).
 S3_RETRIES = {"mode": "standard", "max_attempts": 8}
+
+PROBE_BYTES = 1 << 18  # an empty file may be written to a full disk too
 
 
 def _set_defaults() -> None:
@@ -151,12 +154,18 @@ def write_bytes(url: str, content: bytes) -> None:
     filesystem.makedirs(parent, exist_ok=True)
     # The dot keeps it out of the rows of a folder, and no other writer has the same name.
     partial = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.partial"
-    with filesystem.open(partial, "wb") as file:
-        file.write(content)
-        if isinstance(filesystem, LocalFileSystem):
-            file.flush()
-            os.fsync(file.fileno())
-    filesystem.mv(partial, path)
+    try:
+        with filesystem.open(partial, "wb") as file:
+            file.write(content)
+            if isinstance(filesystem, LocalFileSystem):
+                file.flush()
+                os.fsync(file.fileno())
+        filesystem.mv(partial, path)
+    except OSError:
+        # On a full disk the half of a file would keep the room that others need.
+        with suppress(OSError):
+            filesystem.rm(partial)
+        raise
 
 
 def write_text(url: str, text: str) -> None:
@@ -196,11 +205,11 @@ def check_writable(url: str) -> None:
     """
     probe = join(url, ".write-probe")
     try:
-        write_text(probe, "")
+        write_bytes(probe, bytes(PROBE_BYTES))
         delete(probe)
     except errors() as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(
-            f"cannot write to the run folder {url}: {reason or type(error).__name__}; "
-            "choose another with --run, or go on with the same command when it can be written"
+            f"cannot write to {url}: {reason or type(error).__name__}; choose another run folder "
+            "with --run, or go on with the same command when it can be written"
         ) from error

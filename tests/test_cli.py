@@ -64,7 +64,7 @@ def test_an_unknown_stage(tmp_path):
 
 
 def test_a_folder_without_rights(tmp_path):
-    assert "cannot write to the run folder" in mistake(run(tmp_path, folder="/dev/null/run"))
+    assert "cannot write to" in mistake(run(tmp_path, folder="/dev/null/run"))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,10 @@ def test_a_parquet_corpus_without_the_text_column_is_named(tmp_path, corpus):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"content": ["x"]}), corpus / "rows.parquet")
-    assert "content" in mistake(run(tmp_path, f"settings.corpus.path={corpus}"))
+    message = mistake(run(tmp_path, f"settings.corpus.path={corpus}"))
+    assert message.endswith(
+        "no column 'text'; it has content: set settings.corpus.text_column or url_column"
+    )
 
 
 def test_looking_at_what_is_not_there(tmp_path):

@@ -16,10 +16,11 @@ import psutil
 import pytest
 import ray
 
+from benchmarks import raylets
 from humpback_ray import doctor, nodes
 from humpback_ray.config import load_recipe
 from humpback_ray.nodes import Growth, NodeType
-from tests.stages.test_autoscaling import NUM_ENGINES, free_port, growing_cluster  # noqa: F401
+from tests.stages.test_autoscaling import NUM_ENGINES, growing_cluster  # noqa: F401
 
 # A mount of this process's own: root may, and others where user namespaces are allowed.
 IN_OTHER_MOUNTS = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--mount"]
@@ -35,7 +36,7 @@ def blind_node(growing_cluster, tmp_path) -> Iterator[str]:  # noqa: F811
     start = [
         str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1",
         f"--address={growing_cluster}", f"--object-store-memory={80 * 2**20}",
-        f"--dashboard-agent-listen-port={free_port()}",
+        f"--dashboard-agent-listen-port={raylets.free_port()}",
     ]  # fmt: skip
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     log = (tmp_path / "node.log").open("wb")

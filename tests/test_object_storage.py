@@ -163,7 +163,8 @@ def test_a_store_that_is_gone_ends_the_run_with_one_line_and_it_goes_on_when_it_
     assert code == 2, error
     assert "Traceback" not in error
     (line,) = (line for line in error.splitlines() if line.startswith("error: "))
-    assert f"cannot write to the run folder {short_run.run}: Could not connect" in line
+    assert f"cannot write to {short_run.run}" in line
+    assert ": Could not connect" in line
     store.come()
     short_run.start()
     code, error = short_run.finish()
@@ -210,9 +211,7 @@ def test_the_whole_method_on_s3_killed_in_a_training_and_in_a_generation(
 
 
 def test_a_bucket_that_is_not_there_is_said_and_not_made(store):
-    with pytest.raises(
-        ValueError, match=r"cannot write to the run folder s3://buckte/run: .*bucket"
-    ):
+    with pytest.raises(ValueError, match=r"cannot write to s3://buckte/run: .*bucket"):
         storage.check_writable("s3://buckte/run")
     assert store.files.ls("") == [BUCKET]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.raylets import free_port
 from tests.test_pipeline import OVERRIDES, corpus  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -93,12 +94,6 @@ def wait_until(is_so, seconds: float = 120) -> None:
     while not is_so():
         assert time.monotonic() < give_up, "it did not come"
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass(frozen=True)

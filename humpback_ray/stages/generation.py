@@ -100,7 +100,8 @@ def run_pass(context: Context, work: Pass) -> dict[str, Any]:
     """Bring every row of `work.source` into `work.target` once; returns figures for the record.
 
     Raises:
-        ValueError: the engines cannot start, or the cluster has no room for them: one line.
+        ValueError: the engines cannot start, the cluster has no room for them, or the rows cannot
+            be written: one line.
     """
     report = _Report()
     for exchange in work.exchanges():
@@ -128,6 +129,8 @@ def _stream_until_saved(context: Context, works: list[Pass], report: _Report) ->
         except RayError as error:
             if line := explain(error):
                 raise ValueError(line) from error
+            # Where nothing can be written, the next try would only start the engines once more.
+            storage.check_writable(context.folder)
             # A node or an object was lost in a way that Ray Data does not mend. What is saved stays
             # saved; only when nothing new comes is the pass given up.
             observe.logger.exception("the pass has failed and is tried again")

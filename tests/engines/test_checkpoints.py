@@ -177,6 +177,23 @@ def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
     assert not (tmp_path / "model" / "config.json").exists()
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_loss_that_diverges_stops_the_training_and_leaves_no_model(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    steps: list[dict[str, Any]] = []
+    settings = SETTINGS.model_copy(
+        update={"num_steps": 300, "learning_rate": 1.0, "final_learning_rate": 1.0}
+    )
+    placement = PLACEMENT.model_copy(update={"num_workers": 1})
+    with pytest.raises(ValueError, match="the loss diverges"):
+        run(base, examples, tmp_path, settings=settings, placement=placement, on_step=steps.append)
+    assert 40 <= len(steps) < 300
+    assert steps[-1]["loss"] > steps[0]["loss"]
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
 # Runs in a mount namespace of its own, with a small file system at `disk`. That is filled as soon
 # as the second checkpoint's first file is there; it is still full at the next attempt; then not.
 FULL_DISK = """

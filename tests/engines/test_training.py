@@ -529,6 +529,23 @@ def test_every_layout_trains_as_one_plain_process(
     assert max(passes["ZeRO-1, padded, accumulated"]) > 1
 
 
+OFFLOADED: dict[str, dict[str, Any]] = {
+    "ZeRO-2, optimizer": {"zero_stage": 2, "offload_optimizer": "cpu"},
+    "ZeRO-3, all": {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
+}
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_states_offloaded_to_the_cpu_train_as_one_plain_process(
+    base: str, examples: str, plain: Any, tmp_path: Path
+) -> None:
+    """Through DeepSpeed's own Adam, which is compiled at its first use."""
+    for name, steps in train_all(base, examples, tmp_path, 2, OFFLOADED).items():
+        assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(plain[1], rel=1e-3), name
+
+
 LORA = SETTINGS.model_copy(
     update={"lora": LoraSettings(rank=4, alpha=8.0, dropout=0.0), "learning_rate": 2e-2}
 )

@@ -20,6 +20,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from benchmarks import raylets
 from humpback_ray import tables
 from humpback_ray.records import Candidate
 from tests import chaos
@@ -33,9 +34,6 @@ PLACEMENT = {
     "max_concurrent_batches": NUM_CONCURRENT, "max_num_seqs": 8, "stall_seconds": 5.0,
 }  # fmt: skip
 SECONDS = 240  # after which a pass counts as hanging
-# A lost node is noticed in seconds instead of half a minute.
-SYSTEM = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000,
-          "health_check_failure_threshold": 5}  # fmt: skip
 
 
 class Run:
@@ -82,21 +80,6 @@ class Run:
         finally:
             self.driver.kill()
 
-    def processes(self, *titles: str) -> list[psutil.Process]:
-        """Ray's workers on this cluster whose title begins with one of these."""
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            try:
-                line = process.cmdline()
-            except psutil.Error:
-                continue
-            if line and line[0].startswith(titles):
-                found.append(process)
-        return sorted(found, key=lambda process: process.pid)
-
-    def engines(self) -> list[psutil.Process]:
-        return self.processes("ray::MapWorker(MapBatches(EngineActor)")
-
 
 # --- what is killed, and what a person would do then ----------------------------------------------
 
@@ -113,26 +96,26 @@ def kill_driver(run: Run, dice: random.Random) -> None:
 
 
 def kill_engine(run: Run, dice: random.Random) -> None:
-    kill(run.engines(), dice)
+    kill(raylets.processes(raylets.ENGINE_TITLE), dice)
 
 
 def stop_engine(run: Run, dice: random.Random) -> None:
-    if engines := run.engines():
+    if engines := raylets.processes(raylets.ENGINE_TITLE):
         dice.choice(engines).send_signal(signal.SIGSTOP)
 
 
 def kill_ledger(run: Run, dice: random.Random) -> None:
-    kill(run.processes("ray::Ledger"), dice)
+    kill(raylets.processes("ray::Ledger"), dice)
 
 
 def kill_worker(run: Run, dice: random.Random) -> None:
-    kill(run.processes("ray::IDLE", "ray::MapBatches(_save)", "ray::Read", "ray::_standing"), dice)
+    kill(raylets.processes(*raylets.WORKER_TITLES), dice)
 
 
 def kill_node(run: Run, dice: random.Random) -> None:
     """The raylet of a node, of one with an engine if there is one; another node comes."""
     nodes = {raylet(node).pid: node for node in run.cluster.worker_nodes if is_up(node)}
-    engines = {engine.ppid() for engine in run.engines()} & nodes.keys()
+    engines = {engine.ppid() for engine in raylets.processes(raylets.ENGINE_TITLE)} & nodes.keys()
     psutil.Process(dice.choice(sorted(engines or nodes))).kill()
     run.cluster.add_node(num_cpus=2)
 
@@ -151,7 +134,7 @@ KINDS = [kill_engine, kill_node, stop_engine, kill_driver, kill_worker, kill_led
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     head = {"num_cpus": 3, "include_dashboard": False, "object_store_memory": 150 * 2**20,
-            "_system_config": SYSTEM}  # fmt: skip
+            "_system_config": raylets.NOTICED_SOON}  # fmt: skip
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20)
@@ -187,15 +170,17 @@ def check_rows(run: Run, num_kills: int) -> None:
 
 @pytest.mark.long
 def test_rows_of_an_engine_whose_node_is_gone_for_good_go_to_the_others(tmp_path, model_folder):
-    head = {"num_cpus": 4, "include_dashboard": False, "_system_config": SYSTEM,
+    head = {"num_cpus": 4, "include_dashboard": False, "_system_config": raylets.NOTICED_SOON,
             "object_store_memory": 150 * 2**20}  # fmt: skip
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 * 2**20)
         run = Run(cluster, tmp_path, model_folder, device="gpu")
-        run._wait(lambda: len(run.engines()) == 2 and run.num_computed > 40)
-        (engine, _) = run.engines()
+        run._wait(
+            lambda: len(raylets.processes(raylets.ENGINE_TITLE)) == 2 and run.num_computed > 40
+        )
+        (engine, _) = raylets.processes(raylets.ENGINE_TITLE)
         engine.parent().kill()
         run.finish()
         check_rows(run, 1)

@@ -1,0 +1,142 @@
+"""Ray clusters of several raylets on this machine, and what runs on them. Tests use it too."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+ENGINE_TITLE = "ray::MapWorker(MapBatches(EngineActor)"
+# The tasks of a pass that read, look and write, and workers that wait for one.
+WORKER_TITLES = ("ray::IDLE", "ray::MapBatches(_save)", "ray::Read", "ray::_standing")
+# For `_system_config`: a lost node is noticed in seconds instead of half a minute.
+NOTICED_SOON = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 5,
+}
+NO_COMMANDS = (
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files",
+    "rsync_exclude", "rsync_filter",
+)  # fmt: skip
+SECONDS_TO_START = 90.0
+
+
+def processes(*titles: str) -> list[psutil.Process]:
+    """Processes below this one whose title begins with one of these, the oldest first."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            line = process.cmdline()
+        except psutil.Error:
+            continue
+        if line and line[0].startswith(titles):
+            found.append(process)
+    return sorted(found, key=lambda process: process.pid)
+
+
+def notify(address: str, node_id: str, seconds: int) -> None:
+    """What a cloud's notice of preemption does: the node is to be gone after so many seconds."""
+    command = [
+        str(Path(sys.executable).with_name("ray")), "drain-node", "--address", address,
+        "--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message", "a notice", "--deadline-remaining-seconds", str(seconds),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@contextmanager
+def growing_cluster(folder: Path, num_nodes: int, idle_minutes: float = 0.05) -> Iterator[str]:
+    """The address of a head alone; up to `num_nodes` with a device come when they are asked for.
+
+    Ray's real autoscaler with its fake provider of nodes, which starts and ends real raylets. Not
+    through `ray.cluster_utils.AutoscalingCluster`, which runs `ray stop` and so ends every Ray of
+    the machine.
+
+    Args:
+        folder: gets the configuration and the head's log.
+        idle_minutes: after which a node that does nothing goes.
+    """
+    address = f"{ray.util.get_node_ip_address()}:{free_port()}"
+    config = folder / "cluster.json"
+    config.write_text(json.dumps(_configuration(address, num_nodes, idle_minutes)))
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
+        f"--port={address.rpartition(':')[2]}", f"--autoscaling-config={config}", "--num-cpus=3",
+        "--num-gpus=0", "--include-dashboard=false", f"--object-store-memory={150 * 2**20}",
+        f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+    ]  # fmt: skip
+    variables = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    log = folder / "head.log"
+    with log.open("wb") as file:
+        head = subprocess.Popen(command, env=os.environ | variables, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not psutil.Process(head.pid).children() or not _listens(address):
+            assert head.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        for process in family:
+            if process.is_running():
+                process.kill()
+        head.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+def num_nodes() -> int:
+    """Nodes of the cluster that this process is connected to."""
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def _configuration(address: str, num_nodes: int, idle_minutes: float) -> dict[str, Any]:
+    """A head with CPUs alone, and nodes with a device each."""
+    return {
+        "cluster_name": "test",
+        "max_workers": num_nodes,
+        "provider": {
+            "type": "fake_multinode", "gcs_address": address,
+            # The nodes share one address, and nothing is to be installed on them.
+            "use_node_id_as_ip": True, "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            "ray.head.default": {
+                "resources": {"CPU": 3}, "node_config": {}, "max_workers": 0
+            },
+            "device": {
+                "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80 * 2**20},
+                "node_config": {}, "min_workers": 0, "max_workers": num_nodes,
+            },
+        },
+        "head_node_type": "ray.head.default",
+        "upscaling_speed": 100.0,
+        "idle_timeout_minutes": idle_minutes,
+        "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
+        **{name: [] for name in NO_COMMANDS},
+    }  # fmt: skip
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
