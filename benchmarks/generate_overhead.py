@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,6 +151,7 @@ def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, Non
         batch_size=case.placement.rows_per_batch,
         max_concurrent_batches=8,
         concurrency=1,
+        log_engine_metrics=False,  # its exporter needs ray[serve]
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
@@ -222,23 +224,20 @@ def compare(size: str, options: Any, folder: Path) -> harness.Comparison:
         f"generate, {size}", "output tokens/s", "ours", "bare vLLM", GOALS[size]
     )
     environment = vllm_engine.environment(case.placement)
-    reference = harness.Side(bare, case, environment=environment)
-    reference.next()
-    for _ in range(options.repeats):
-        comparison.add("bare vLLM", **reference.next())
-        comparison.add("ours", **_once(ours, case, folder))
-        if options.ray_data_llm:
-            comparison.add("ray.data.llm", **_once(ray_data_llm, case, folder))
-    reference.close()
+    with closing(harness.Side(bare, case, environment=environment)) as reference:
+        reference.next()
+        for _ in range(options.repeats):
+            comparison.add("bare vLLM", **reference.next())
+            comparison.add("ours", **_once(ours, case, folder))
+            if options.ray_data_llm:
+                comparison.add("ray.data.llm", **_once(ray_data_llm, case, folder))
     return comparison
 
 
 def _once(function: Any, case: Case, folder: Path) -> dict[str, Any]:
-    side = harness.Side(function, case, folder)
-    side.next()
-    figures = side.next()
-    side.close()
-    return figures
+    with closing(harness.Side(function, case, folder)) as side:
+        side.next()
+        return side.next()
 
 
 def main() -> None:
