@@ -130,10 +130,10 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
 
 
 def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
-    """A plain `ray.data.llm` processor; counted from its first answered row on.
+    """A plain `ray.data.llm` processor; counted from when its engine has answered the warm-up.
 
     What it takes to start cannot be told from its work, so the warm-up rows go through it before
-    the others, and the clock starts with the last of them.
+    the others, which wait for them.
     """
     import ray
     import ray.data
@@ -160,8 +160,12 @@ def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, Non
     )
     begin = load_tokenizer(case.model).bos_token
     tokenizer, to_request = load_tokenizer(case.model), case.exchange().to_request
+    size = case.placement.rows_per_batch
+    warm_up, is_warm = case.warm_up[:size], folder / f"warm-{os.getpid()}"
 
     def asked(row: dict[str, Any]) -> dict[str, Any]:
+        while row["text"] not in warm_up and not is_warm.exists():
+            time.sleep(0.05)
         request = to_request(row, tokenizer)
         return {
             "prompt": begin + prompts.render(prompts.backward_prompt(row["text"]), TAG),
@@ -180,12 +184,12 @@ def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, Non
 
     processor = build_processor(config, preprocess=asked, postprocess=answered)
     yield {}
-    size = case.placement.rows_per_batch
-    rows = ray.data.from_items(case.rows((*case.warm_up[:size], *case.texts)))
+    rows = ray.data.from_items(case.rows((*warm_up, *case.texts)))
     rows = rows.repartition(target_num_rows_per_block=size)
     times, tokens, prompt_tokens = [], 0, 0
     for batch in processor(rows).iter_batches(batch_size=size, prefetch_batches=0):
         times.append(time.monotonic())
+        is_warm.touch()
         if len(times) > 1:
             tokens += int(batch["num_generated"].sum())
             prompt_tokens += int(batch["num_prompt"].sum())
