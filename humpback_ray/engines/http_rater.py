@@ -28,6 +28,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import aiohttp
+import pyarrow as pa
 import ray.data
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
 from ray.data.llm import HttpRequestProcessorConfig, build_processor
@@ -126,14 +127,19 @@ class Endpoint:
     def __exit__(self, *error: object) -> None:
         """There is nothing of ours to end."""
 
-    def through(self, rows: ray.data.Dataset) -> ray.data.Dataset:
-        """The rows' answers, lazily."""
-        return rate_over_http(
+    def through(
+        self, rows: ray.data.Dataset, save: Callable[[pa.Table], pa.Table]
+    ) -> ray.data.Dataset:
+        """The rows' answers, lazily, in tasks that save them; what these return goes on."""
+        answered = rate_over_http(
             rows,
             settings=self._settings,
             limits=self._limits,
             to_prompt=self._to_prompt,
             to_row=self._to_row,
+        )
+        return answered.map_batches(
+            save, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
 
     def engines(self) -> list[Engine]:

@@ -1,12 +1,12 @@
 """Rows through a pool of engines: Ray Data streams the batches, each actor keeps one engine full.
 
     blocks of rows ──► actor: rows to requests ─► one thread steps the engine ─► answers to rows
-                       (several batches at once)    (continuous batching over all of them)
+                       (several batches at once)    (continuous batching over all)   ─► saved
 
 One block is one batch is one task, so a task that Ray runs again gives the same one block again.
-Not `ray.data.llm`: it hands tokens through an event loop, and neither its finish reasons nor its
-placement groups reach us. Its speed is still to be measured beside ours
-(`benchmarks/generate_overhead.py --ray-data-llm`).
+The task that asks a batch saves it too: what is answered is never lost because it waited for that.
+Not `ray.data.llm`, which is no faster (benchmarks/LOG.md): neither its finish reasons nor its
+placement groups reach us, nor which rows were inside of an engine that died.
 """
 
 from __future__ import annotations
@@ -118,8 +118,16 @@ class Pool:
             remove_placement_group(group)
         ray.kill(self._ledger)
 
-    def through(self, rows: ray.data.Dataset) -> ray.data.Dataset:
-        """The rows' answers, lazily; each block of rows is one batch. Columns: the row type's."""
+    def through(
+        self, rows: ray.data.Dataset, save: Callable[[pa.Table], pa.Table] | None = None
+    ) -> ray.data.Dataset:
+        """The rows' answers, lazily; each block of rows is one batch.
+
+        Args:
+            rows: what to ask about.
+            save: called with the answers of each batch, columns of the row type, where the engine
+                is; what it returns goes on. Without it the answers do.
+        """
         placement = self._placement
         batches = placement.max_concurrent_batches
         return rows.map_batches(
@@ -130,6 +138,7 @@ class Pool:
                 "tags": self._tags,
                 "serve": self._serve,
                 "ledger": self._ledger,
+                "save": save,
             },
             batch_size=None,
             batch_format="pyarrow",
@@ -226,7 +235,9 @@ class EngineActor:
         tags: dict[str, str],
         serve: Callable[..., Any],
         ledger: Any,
+        save: Callable[[pa.Table], pa.Table] | None,
     ) -> None:
+        self._save = save
         self._exchange, self._placement, self._ledger = exchange, placement, ledger
         self._id = ray.get_runtime_context().get_actor_id()
         self._tally, self._num_steps = Tally(), 0
@@ -288,7 +299,8 @@ class EngineActor:
         else:
             with self._turns.alone():
                 made = self._answer_in_parts(rows, num_deaths - DEATHS_BEFORE_ALONE)
-        return tables.to_table(made, self._exchange.row_type)
+        answers = tables.to_table(made, self._exchange.row_type)
+        return self._save(answers) if self._save else answers
 
     def _key(self, rows: Sequence[dict[str, Any]]) -> str:
         ids = "\n".join(row[self._exchange.id_column] for row in rows)

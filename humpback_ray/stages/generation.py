@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -154,12 +155,9 @@ def _stream(context: Context, works: list[Pass], found: list[Standing], report: 
         for work, pool in zip(works, pools, strict=True):
             sources = [_rows_to_do(work, placement.rows_per_batch), answered]
             first, *others = [rows for rows in sources if rows is not None]
-            answered = pool.through(first.union(*others) if others else first).map_batches(
-                _save,
-                batch_size=None,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                fn_kwargs={"work": work, "keep": work is not works[-1]},
+            answered = pool.through(
+                first.union(*others) if others else first,
+                partial(_save, work=work, keep=work is not works[-1]),
             )
         assert answered is not None
         # Of two passes at once, the second has as many rows to save as the first.

@@ -22,7 +22,7 @@ STEPS_BY_NUM_EXAMPLES = (
     (25_600, 1_200),
     (51_200, 1_600),
 )
-DIVERGENCE_STEPS, DIVERGENCE_FACTOR = 20, 1.5
+DIVERGENCE_STEPS, DIVERGENCE_FACTOR, FACTOR_OF_FIRST_STEP = 20, 1.5, 3.0
 SMALL_SET = 3_000  # examples; below it the paper's batch is 8 and not 32
 
 
@@ -84,13 +84,15 @@ def learning_rate(step: int, num_steps: int, settings: TrainingSettings) -> floa
 
 
 def has_diverged(losses: list[float]) -> bool:
-    """Whether the loss has gone up instead of down: a window's mean is far above the first one's.
+    """Whether the loss has gone up instead of down.
 
-    A window of 20 steps evens out what single batches do; 1.5 times is more than any batch order
-    does to a mean of so many, and less than the loss of a model that has forgotten its language.
-    Both are ours.
+    The mean of the last 20 steps is held against that of the first 20: a window evens out what
+    single batches do; 1.5 times is more than any batch order does to a mean of so many, and less
+    than the loss of a model that has forgotten its language. A training that breaks within its
+    first steps has no good first window: it is held against the first step, where 3 times is more
+    than one batch of examples makes. All three are ours.
     """
-    if len(losses) < 2 * DIVERGENCE_STEPS:
-        return False
     first, last = losses[:DIVERGENCE_STEPS], losses[-DIVERGENCE_STEPS:]
-    return sum(last) > DIVERGENCE_FACTOR * sum(first)
+    if len(losses) > DIVERGENCE_STEPS and sum(last) > FACTOR_OF_FIRST_STEP * len(last) * losses[0]:
+        return True
+    return len(losses) >= 2 * DIVERGENCE_STEPS and sum(last) > DIVERGENCE_FACTOR * sum(first)

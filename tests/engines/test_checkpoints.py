@@ -186,10 +186,10 @@ def test_a_loss_that_diverges_stops_the_training_and_leaves_no_model(
     settings = SETTINGS.model_copy(
         update={"num_steps": 300, "learning_rate": 1.0, "final_learning_rate": 1.0}
     )
-    placement = PLACEMENT.model_copy(update={"num_workers": 1})
+    placement = PLACEMENT.model_copy(update={"num_workers": 1, "checkpoint_every": 300})
     with pytest.raises(ValueError, match="the loss diverges"):
         run(base, examples, tmp_path, settings=settings, placement=placement, on_step=steps.append)
-    assert 40 <= len(steps) < 300
+    assert 20 < len(steps) < 300
     assert steps[-1]["loss"] > steps[0]["loss"]
     assert not (tmp_path / "model" / "config.json").exists()
 

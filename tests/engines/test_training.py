@@ -304,7 +304,9 @@ def test_divergence_is_told_from_noise() -> None:
     assert not any(has_diverged(noisy[:end]) for end in range(1, 200))
     falling = [5.0 - step / 100 for step in range(200)]
     assert not has_diverged(falling)
-    assert not has_diverged([1.0] * 20 + [9.0] * 19), "two windows are needed"
+    assert not has_diverged([4.0] * 20 + [9.0] * 19), "two windows are needed"
+    assert has_diverged([5.7, 5.6, *(60.0 for _ in range(19))]), "broken from the start"
+    assert not has_diverged([5.7, *(60.0 for _ in range(19))]), "one window is needed"
     assert has_diverged([*falling[:100], *(9.0 for _ in range(20))])
 
 
