@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from humpback_ray.config import EnginePlacement, TrainingPlacement
 
 Resources = Mapping[str, float]  # as Ray names them: CPU, GPU, accelerator_type:H100, ...
-NUM_CPUS_FOR_ROWS = 2  # one task that reads and one that writes, beside the engines
+NUM_CPUS_FOR_ROWS = 2  # one task that reads and one that makes batches, beside the engines
 SHOWN = ("CPU", "GPU", "accelerator_type")
 
 
@@ -37,7 +37,7 @@ def num_bundles(bundle: Resources, node: Resources) -> int:
 
 
 def num_engines(bundles: Sequence[Resources], nodes: Sequence[Resources], across: bool) -> int:
-    """How many engines fit at a time, with CPUs left for the tasks that read and write rows.
+    """How many engines fit at a time, with CPUs left for the tasks that read rows.
 
     Args:
         bundles: of one engine, all alike.
