@@ -65,21 +65,11 @@ class Watch:
         return self.samples[-1][0]
 
 
-def connect(address: str) -> None:
-    for _ in range(30):
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            return
-        except ConnectionError:
-            time.sleep(1)
-    raise SystemExit(f"no cluster at {address}")
-
-
 def measure(
     address: str, folder: Path, rows: int, num_engines: int, model: Model
 ) -> list[dict[str, Any]]:
     """Lags and node-seconds of each pass."""
-    connect(address)
+    raylets.connect(address)
     write_segments(folder, rows)
     (log := folder / "log").mkdir()
     engine = EnginePlacement(

@@ -103,6 +103,17 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def connect(address: str) -> None:
+    """Join a cluster whose head has just been started."""
+    for _ in range(30):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            return
+        except ConnectionError:
+            time.sleep(1)
+    raise ConnectionError(f"no cluster at {address}")
+
+
 def num_nodes() -> int:
     """Nodes of the cluster that this process is connected to."""
     return sum(node["Alive"] for node in ray.nodes())

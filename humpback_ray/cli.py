@@ -49,7 +49,6 @@ AddressOption = Annotated[
     ),
 ]
 
-
 RAY_DATA_ADDS = "\nFailed to apply UDF transform after"
 
 

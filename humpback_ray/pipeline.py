@@ -544,8 +544,8 @@ def join_cluster(recipe: Recipe) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    _quieten()
     if ray.is_initialized():
+        _quieten()
         return
     cluster = recipe.placement.cluster
     address = cluster.address or os.environ.get("RAY_ADDRESS")
@@ -567,6 +567,7 @@ def join_cluster(recipe: Recipe) -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
+    _quieten()
 
 
 def _check_answers(address: str) -> None:

@@ -12,7 +12,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import ray
 
 from benchmarks import raylets
 from humpback_ray import tables
@@ -43,12 +42,7 @@ def growing_cluster(tmp_path) -> Iterator[str]:
 
 def run_a_pass(address: str, folder: Path, model: str) -> dict:
     """The engines' figures, the most nodes seen, and those left when the idle ones have gone."""
-    for _ in range(30):
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            break
-        except ConnectionError:
-            time.sleep(1)
+    raylets.connect(address)
     counts = [raylets.num_nodes()]
     over = threading.Event()
 
