@@ -15,7 +15,7 @@ from typing import Any
 
 import harness
 
-from humpback_ray import config, measured, pipeline, probe, storage
+from humpback_ray import config, measured, probe, runner, storage
 
 MEASURED = {
     "augment": ("candidates", "rows/s"),
@@ -64,7 +64,7 @@ def main() -> None:
         stack.enter_context(harness.variables(harness.QUIET))
         run = options.run or str(stack.enter_context(harness.scratch_folder()))
         run = storage.absolute(run)
-        pipeline.run(loaded, run, harness.console, until="segments")
+        runner.run(loaded, run, harness.console, until="segments")
         report = probe.run(run, options.rows, harness.console)
     for note in report.notes:
         harness.console.print(note)

@@ -126,7 +126,7 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
         sum(answers["num_generated_tokens"]),
         sum(answers["num_prompt_tokens"]),
         used.user + used.system - cpu_began,
-    )
+    ) | {"engine_busy_seconds": engine.tally.busy_seconds}
 
 
 def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:

@@ -89,11 +89,27 @@ def growing_cluster(folder: Path, num_nodes: int, idle_minutes: float = 0.05) ->
             time.sleep(0.2)
         yield address
     finally:
-        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        for process in family:
-            if process.is_running():
-                process.kill()
-        head.wait()
+        end(head)
+
+
+def node_command(address: str, num_cpus: int = 1) -> list[str]:
+    """What starts one more node of a cluster and stays as long as it lives."""
+    return [
+        str(Path(sys.executable).with_name("ray")), "start", "--block", f"--num-cpus={num_cpus}",
+        f"--address={address}", f"--object-store-memory={80 * 2**20}",
+        f"--dashboard-agent-listen-port={free_port()}",
+    ]  # fmt: skip
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it has started."""
+    for each in [
+        psutil.Process(process.pid),
+        *psutil.Process(process.pid).children(recursive=True),
+    ]:
+        if each.is_running():
+            each.kill()
+    process.wait()
 
 
 def free_port() -> int:

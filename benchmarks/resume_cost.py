@@ -33,10 +33,11 @@ ENGINE = EnginePlacement(
     max_concurrent_batches=4, stall_seconds=20,
 )  # fmt: skip
 SECONDS_OF_AN_ANSWER = 2.0
-UNDISTURBED, DRIVER, ENGINE_KILLED, WORKER, RAYLET, NOTICE, HEAD = KINDS = (
-    "undisturbed", "driver", "engine", "worker", "raylet", "notice of 30 s", "head",
+UNDISTURBED, DRIVER, ENGINE_KILLED, WORKER, RAYLET, HEAD = (
+    "undisturbed", "driver", "engine", "worker", "raylet", "head",
 )  # fmt: skip
-NOTICE_SECONDS = 30
+NOTICE_SECONDS = {"notice of 30 s": 30, "notice of 120 s": 120}
+KINDS = (UNDISTURBED, DRIVER, ENGINE_KILLED, WORKER, RAYLET, *NOTICE_SECONDS, HEAD)
 MEMORY = {"object_store_memory": 150 * 2**20}
 TIMEOUT = 300.0
 
@@ -137,16 +138,16 @@ def kill(kind: str, work: Pass, machines: Machines) -> None:
         raylets.processes(raylets.ENGINE_TITLE)[0].kill()
     elif kind == WORKER:
         raylets.processes(*raylets.WORKER_TITLES)[0].kill()
-    elif kind in (RAYLET, NOTICE):
-        node = machines.node_of_engine()
-        if kind == NOTICE:
-            raylets.notify(machines.cluster.address, node.node_id, NOTICE_SECONDS)
-            # The cloud brings another one for it, and then takes it.
-            machines.add_node()
-            time.sleep(NOTICE_SECONDS)
+    elif kind == RAYLET:
+        machines.cluster.remove_node(machines.node_of_engine(), allow_graceful=False)
+        machines.add_node()
+    elif kind in NOTICE_SECONDS:
+        node, seconds = machines.node_of_engine(), NOTICE_SECONDS[kind]
+        raylets.notify(machines.cluster.address, node.node_id, seconds)
+        # The cloud brings another one for it, and then takes it.
+        machines.add_node()
+        time.sleep(seconds)
         machines.cluster.remove_node(node, allow_graceful=False)
-        if kind == RAYLET:
-            machines.add_node()
     elif kind == HEAD:
         # A submitted run has its driver on the head.
         work.kill_driver()
@@ -245,7 +246,9 @@ def main() -> None:
         model = write_tokenizer(folder)
         with Machines() as machines:
             for kind in options.kinds:
-                comparison.add(kind, **measure(kind, folder, options.rows, model, machines))
+                # Work for longer than the notice, so that the node goes in the middle of it.
+                num_rows = options.rows * max(NOTICE_SECONDS.get(kind, 0) // 30, 1)
+                comparison.add(kind, **measure(kind, folder, num_rows, model, machines))
             submitted = submission(folder, model, machines)
     harness.console.print(table(comparison.runs))
     harness.console.print(

@@ -83,11 +83,11 @@ def run(
     set: SetOption = None,
 ) -> None:
     """Run a recipe; what is done is skipped, what is unfinished is resumed."""
-    from humpback_ray import pipeline
+    from humpback_ray import runner
 
     loaded = config.load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
-    records = pipeline.run(loaded, folder, console, until=until)
+    records = runner.run(loaded, folder, console, until=until)
     if until is None:
         _print_summary(loaded, folder, records)
     else:
@@ -154,7 +154,7 @@ def plan(
     ] = None,
 ) -> None:
     """Show every stage of a recipe: its fingerprint, and whether it is done; or what it costs."""
-    from humpback_ray import pipeline
+    from humpback_ray import pipeline, runner
 
     if hardware is None and (nodes != 1 or price is not None or rows is not None):
         raise ValueError("--nodes, --price and --rows need --hardware, for example 8xH100")
@@ -188,7 +188,7 @@ def plan(
         reason = ""
         if record is not None:
             changed = state == "changed"
-            reason = "; ".join(stage.differences(record)) if changed else pipeline.describe(record)
+            reason = "; ".join(stage.differences(record)) if changed else runner.describe(record)
         table.add_row(stage.path, stage.kind, stage.fingerprint[:12], state.value, escape(reason))
     console.print(table)
     for line in missing:
@@ -290,13 +290,13 @@ def doctor(
 ) -> None:
     """Look at a cluster and say what is missing for a recipe; exit code 2 if something is."""
     from humpback_ray import doctor as medicine
-    from humpback_ray import nodes, pipeline
+    from humpback_ray import nodes, pipeline, runner
 
     loaded = config.load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
     sources: list[str] = []
     pipeline.stages_of(loaded, folder, missing=sources)
-    pipeline.join_cluster(loaded)
+    runner.join_cluster(loaded)
     cluster = nodes.examine(folder, medicine.paths_to_see(loaded))
     findings = medicine.judge(loaded, folder, cluster, sources)
     if as_json:

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -37,6 +39,7 @@ logger.propagate = False
 
 PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
 STATE_SECONDS = 10.0  # how often it is written for those who look from elsewhere
+PATIENCE_SECONDS = 3 * STATE_SECONDS  # without another sign of life, until a driver counts as gone
 REST_SECONDS = 120.0  # until lines are tried again at a store that has failed
 URL_SECONDS = 30.0  # how often files that grow are written again where they cannot grow
 
@@ -98,6 +101,7 @@ class StageProgress:
             "total": self._total or None,
             "detail": self._detail,
             "seconds_left": self._seconds_left(),
+            "driver": this_driver(),
         }
 
     def _seconds_left(self) -> float | None:
@@ -173,6 +177,42 @@ def state_written(progress: StageProgress, url: str) -> Iterator[None]:
     write()
     with polling(write, STATE_SECONDS, last=False):
         yield
+
+
+def this_driver() -> dict[str, Any]:
+    """This process, by what tells it from all others: process numbers come again."""
+    started = psutil.Process().create_time()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+
+
+def other_driver(url: str, console: Console) -> dict[str, Any] | None:
+    """Another process that lives and keeps a stage's state in this file, as `this_driver` has it.
+
+    One of this machine is looked up. Of any other machine the file is watched, whether it changes:
+    so no two clocks are compared.
+    """
+    state = storage.read_json(url)
+    driver = (state or {}).get("driver")
+    if driver is None or driver == this_driver():
+        return None
+    if driver["host"] == socket.gethostname():
+        try:
+            started = psutil.Process(driver["pid"]).create_time()
+        except psutil.NoSuchProcess:
+            return None
+        return driver if abs(started - driver["started"]) < 1 else None
+    console.print(
+        f"  a driver on {driver['host']} was at work here: waiting "
+        f"{duration(PATIENCE_SECONDS)} for a sign of life",
+        highlight=False,
+        soft_wrap=True,
+    )
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(1.0)
+        if storage.read_json(url) != state:
+            return driver
+    return None
 
 
 class _Lines:

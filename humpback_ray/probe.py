@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import ray
 from rich.console import Console
 
-from humpback_ray import measured, pipeline, storage, tables
+from humpback_ray import measured, pipeline, runner, storage, tables
 from humpback_ray.config import PretrainedBase, Recipe, ScratchBase, TrainingSettings
 from humpback_ray.engines.request import Model, load_tokenizer
 from humpback_ray.measured import Records, Sample
@@ -174,10 +174,10 @@ def _copy(context: Context, *, source: str, record: Mapping[str, Any]) -> Result
 def _run_stages(cut_stages: Sequence[Stage], cut: Recipe, folder: str, console: Console) -> Records:
     wanted = ("segments", *BEFORE_GENERATING, *GENERATING)
     only = [stage.path for stage in cut_stages if stage.path.startswith(wanted)]
-    records = pipeline.run(cut, folder, console, only=only)
+    records = runner.run(cut, folder, console, only=only)
     # Raters of a few steps may give no score that can be read, and then nothing can be selected.
     if records["iter-1/rated"]["outcomes"].get("scored"):
-        records |= pipeline.run(cut, folder, console, only=["iter-1/examples"])
+        records |= runner.run(cut, folder, console, only=["iter-1/examples"])
     return records
 
 

@@ -47,13 +47,13 @@ def run_part(job: str, recipe: config.Recipe, run: str | None) -> None:
     Raises:
         ValueError: none can, because stages of other jobs come first.
     """
-    from humpback_ray import pipeline
+    from humpback_ray import pipeline, runner
 
     folder = cli.run_folder_of(run, recipe)
     ready, waiting = plan_part(job, pipeline.stages_of(recipe, folder), folder)
     if not ready:
         raise ValueError(waiting)
-    pipeline.run(recipe, folder, cli.console, only=ready)
+    runner.run(recipe, folder, cli.console, only=ready)
     if waiting:
         cli.console.print(waiting, markup=False, highlight=False, soft_wrap=True)
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import typer
 
-from humpback_ray import cli, config, pipeline, storage
+from humpback_ray import cli, config, pipeline, runner, storage
 from humpback_ray.config import LongPromptSettings, SamplingSettings
 from humpback_ray.engines.request import Model
 from humpback_ray.stages import augment
@@ -40,7 +40,7 @@ def main(run: str, sources: str, counter: str) -> None:
         "candidates", "augment", 1, {}, {"segments": segmented},
         partial(augment.run, work=work, rating=None, begin_rating=None),
     )  # fmt: skip
-    pipeline.walk([seed, segmented, candidates], recipe, run, cli.console)
+    runner.walk([seed, segmented, candidates], recipe, run, cli.console)
 
 
 if __name__ == "__main__":

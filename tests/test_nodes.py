@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +11,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 
@@ -33,32 +31,25 @@ def blind_node(growing_cluster, tmp_path) -> Iterator[str]:  # noqa: F811
         pytest.skip("no mount namespace may be made here")
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    start = [
-        str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1",
-        f"--address={growing_cluster}", f"--object-store-memory={80 * 2**20}",
-        f"--dashboard-agent-listen-port={raylets.free_port()}",
-    ]  # fmt: skip
+    start = raylets.node_command(growing_cluster)
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     log = (tmp_path / "node.log").open("wb")
     node = subprocess.Popen(
         [*IN_OTHER_MOUNTS, "sh", "-c", script, str(hidden), *start], stdout=log, stderr=log
     )
     yield growing_cluster
-    for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-        if process.is_running():
-            process.kill()
-    node.wait()
+    raylets.end(node)
 
 
 def look(address: str, folder: Path) -> dict[str, Any]:
     """What a driver on the head finds, and what a run of it says."""
     from rich.console import Console
 
-    from humpback_ray import pipeline
+    from humpback_ray import runner
 
     os.environ["RAY_ADDRESS"] = address
     recipe = load_recipe("tiny")
-    pipeline.join_cluster(recipe)
+    runner.join_cluster(recipe)
     deadline = time.monotonic() + 60
     while len(nodes.alive()) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -66,7 +57,7 @@ def look(address: str, folder: Path) -> dict[str, Any]:
     found["shared"] = nodes.examine(str(folder / "shared" / "run"), [str(folder)])
     found["hidden"] = nodes.examine(str(folder / "hidden"), [])
     with pytest.raises(ValueError, match="is not seen by") as refused:
-        pipeline.run(recipe, str(folder / "hidden"), Console(quiet=True))
+        runner.run(recipe, str(folder / "hidden"), Console(quiet=True))
     found["line"] = str(refused.value)
     found["gcs_port"] = int(ray.get_runtime_context().gcs_address.rpartition(":")[2])
     return found

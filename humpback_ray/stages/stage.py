@@ -146,8 +146,17 @@ class Stage:
         return identity
 
     def execute(self, run_folder: str, placement: Placement, console: Console) -> dict[str, Any]:
-        """Run the stage (or the rest of it) and write its record, last."""
+        """Run the stage (or the rest of it) and write its record, last.
+
+        Raises:
+            ValueError: another driver is at work on it.
+        """
         folder = storage.join(run_folder, self.path)
+        if other := observe.other_driver(storage.join(folder, PROGRESS), console):
+            raise ValueError(
+                f"{folder} is being written by another driver, process {other['pid']} on "
+                f"{other['host']}: wait for its end, or end it, and give the same command again"
+            )
         identity = self.begin(run_folder)
         started = time.monotonic()
         metrics = observe.Metrics(storage.join(folder, METRICS))

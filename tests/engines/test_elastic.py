@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +70,46 @@ def test_a_training_goes_on_with_fewer_workers(
     compared = [step for step in steps if step["step"] <= len(losses)]
     assert len(compared) >= 20
     for step in compared:
+        assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-3)
+
+
+@pytest.mark.long
+def test_a_training_takes_a_worker_more_when_a_node_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins alone where two are wanted; the node comes after some steps."""
+    # Ray Train looks once a minute whether there is room for more workers.
+    soon = partial(ray.train.ScalingConfig, elastic_resize_monitor_interval_s=5)
+    monkeypatch.setattr(ray.train, "ScalingConfig", soon)
+    base = make_base(tmp_path / "base")
+    examples = write(tmp_path / "examples", make_examples(26))
+    settings = SETTINGS.model_copy(update={"num_steps": 4000, "learning_rate": 1e-4})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    steps: list[dict[str, Any]] = []
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def take(step: dict[str, Any]) -> None:
+        steps.append(step)
+        if not nodes:
+            nodes.append(subprocess.Popen(raylets.node_command(cluster.address)))
+        if sum(step["num_workers"] == 2 for step in steps) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    placement = PLACEMENT.model_copy(update={"min_workers": 1, "checkpoint_every": 20})
+    try:
+        with pytest.raises(SystemExit, match="is saved"):
+            run(base, examples, tmp_path, settings=settings, placement=placement, on_step=take)
+    finally:
+        ray.shutdown()
+        for node in nodes:
+            raylets.end(node)
+        cluster.shutdown()
+
+    numbers = [step["step"] for step in steps]
+    first_together = next(i for i, step in enumerate(steps) if step["num_workers"] == 2)
+    assert 1 < numbers[first_together] <= numbers[first_together - 1] + 1, "from a checkpoint"
+    assert set(numbers) == set(range(1, max(numbers) + 1))
+    losses, _, _ = plain_training(base, make_examples(26), settings, last_step=max(numbers))
+    for step in steps:
         assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-3)

@@ -37,12 +37,12 @@ SECONDS = 240  # after which a pass counts as hanging
 
 
 class Run:
-    """A pass in a process of its own on a cluster of several nodes."""
+    """A pass in a process of its own on a cluster of several nodes; `host` begins its command."""
 
-    def __init__(self, cluster: Cluster, folder: Path, model: str, **placement) -> None:
+    def __init__(self, cluster, folder: Path, model: str, *, host=(), **placement) -> None:
         self.cluster, self.folder = cluster, folder
         self._command = [
-            sys.executable, "-m", "tests.chaos", str(folder), model, cluster.address,
+            *host, sys.executable, "-m", "tests.chaos", str(folder), model, cluster.address,
             json.dumps(PLACEMENT | placement),
         ]  # fmt: skip
         (folder / "counter").touch()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
+from itertools import count
 
+import psutil
 import pytest
 from rich.console import Console
 
-from humpback_ray import storage, tables
+from humpback_ray import observe, storage, tables
 from humpback_ray.config import Placement
 from humpback_ray.records import SeedPair
-from humpback_ray.stages.stage import Result, Source, Stage, State, fingerprint
+from humpback_ray.stages.stage import PROGRESS, Result, Source, Stage, State, fingerprint
 
 CONSOLE = Console(file=open(os.devnull, "w"))  # noqa: SIM115
 
@@ -55,6 +60,58 @@ def test_a_kill_between_rows_and_record_is_resumed(tmp_path):
     stage.execute(str(tmp_path), Placement(), CONSOLE)
     assert stage.find(str(tmp_path))[0] is State.DONE
     assert tables.num_rows(f"{tmp_path}/seed/rows") == 1
+
+
+@pytest.fixture
+def other_process():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+def leave_state(folder, **driver) -> None:
+    storage.write_json(f"{folder}/seed/{PROGRESS}", {"driver": observe.this_driver() | driver})
+
+
+def test_a_stage_that_another_process_works_on_is_refused_until_that_is_gone(
+    tmp_path, other_process
+):
+    stage = pairs_stage([])
+    stage.begin(str(tmp_path))
+    leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time())
+    before = storage.names(f"{tmp_path}/seed")
+    with pytest.raises(ValueError, match=f"another driver, process {other_process.pid} on"):
+        stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert storage.names(f"{tmp_path}/seed") == before
+    # A process number that has come again is not that driver.
+    leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time() - 60)
+    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert stage.find(str(tmp_path))[0] is State.DONE
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_driver_of_another_machine_is_known_by_its_signs_of_life(tmp_path, monkeypatch, lives):
+    monkeypatch.setattr(observe, "PATIENCE_SECONDS", 3.0)
+    stage = pairs_stage([])
+    leave_state(tmp_path, host="elsewhere", beat=0)
+    beats, done = count(1), threading.Event()
+
+    def live() -> None:
+        while not done.wait(0.2):
+            leave_state(tmp_path, host="elsewhere", beat=next(beats))
+
+    thread = threading.Thread(target=live)
+    if lives:
+        thread.start()
+    try:
+        if lives:
+            with pytest.raises(ValueError, match="on elsewhere: wait for its end"):
+                stage.execute(str(tmp_path), Placement(), CONSOLE)
+        else:
+            stage.execute(str(tmp_path), Placement(), CONSOLE)
+    finally:
+        done.set()
+    assert (stage.find(str(tmp_path))[0] is State.DONE) is not lives
 
 
 @pytest.mark.parametrize(
