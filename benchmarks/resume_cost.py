@@ -29,7 +29,7 @@ from humpback_ray.engines.request import Model
 
 NUM_NODES = 2
 ENGINE = EnginePlacement(
-    device="cpu", min_engines=1, max_engines=NUM_NODES, max_num_seqs=256, rows_per_batch=64,
+    device="gpu", min_engines=1, max_engines=NUM_NODES, max_num_seqs=256, rows_per_batch=64,
     max_concurrent_batches=4, stall_seconds=20,
 )  # fmt: skip
 SECONDS_OF_AN_ANSWER = 2.0
@@ -59,7 +59,7 @@ class Machines:
         """Start a cluster; the one before must be gone."""
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 3, "include_dashboard": True,
+        head = {"num_cpus": 3, "num_gpus": 0, "include_dashboard": True,
                 "_system_config": raylets.NOTICED_SOON, **MEMORY}  # fmt: skip
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(NUM_NODES):
@@ -67,7 +67,7 @@ class Machines:
 
     def add_node(self) -> None:
         """A node with room for one engine."""
-        self.cluster.add_node(num_cpus=2, **MEMORY)
+        self.cluster.add_node(num_cpus=2, num_gpus=1, **MEMORY)
 
     def node_of_engine(self) -> Any:
         """A node that has an engine."""
@@ -247,7 +247,7 @@ def main() -> None:
         with Machines() as machines:
             for kind in options.kinds:
                 # Work for longer than the notice, so that the node goes in the middle of it.
-                num_rows = options.rows * max(NOTICE_SECONDS.get(kind, 0) // 30, 1)
+                num_rows = options.rows * max(NOTICE_SECONDS.get(kind, 0) // 60, 1)
                 comparison.add(kind, **measure(kind, folder, num_rows, model, machines))
             submitted = submission(folder, model, machines)
     harness.console.print(table(comparison.runs))
