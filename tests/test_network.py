@@ -1,4 +1,4 @@
-"""A cluster whose nodes have a network between them: each in a network namespace of its own."""
+"""A cluster of hosts that share nothing but a network and a disk: namespaces of this machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks import raylets
@@ -20,20 +20,37 @@ from tests.stages.test_chaos import Run, check_rows
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
-JOINED = "import ray; ray.init({address!r}, logging_level='ERROR'); print(len(ray.nodes()))"
+JOIN = "import ray; ray.init({!r}, logging_level='ERROR'); print(len(ray.nodes()))"
+NOTICED_SECONDS = 20  # after which a node that is cut off counts as lost, and more
 
 
-@dataclass(frozen=True)
 class Host:
-    """One machine of a network: a namespace's name, and its address."""
+    """Processes with a network and process numbers of their own, as Ray knows a machine."""
 
-    name: str
-    address: str
+    def __init__(self, name: str, address: str) -> None:
+        self.name, self.address = name, address
+
+    def boot(self) -> None:
+        self._holder = subprocess.Popen(
+            ["ip", "netns", "exec", self.name, "unshare", "--pid", "--fork", "--mount-proc",
+             "--kill-child", "sleep", "infinity"]
+        )  # fmt: skip
+        holder = psutil.Process(self._holder.pid)
+        while not (found := [each for each in holder.children() if each.name() == "sleep"]):
+            assert self._holder.poll() is None
+            time.sleep(0.05)
+        (self._first,) = found
+
+    def crash(self) -> None:
+        """Kill the host's first process, and with it all others."""
+        if self._first.is_running():
+            self._first.kill()
+        self._holder.wait()
 
     @property
     def inside(self) -> list[str]:
         """What a command begins with that runs on this host."""
-        return ["ip", "netns", "exec", self.name]
+        return ["nsenter", f"--target={self._first.pid}", "--net", "--pid", "--mount"]
 
     def python(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -47,6 +64,7 @@ class Network:
 
     def __init__(self) -> None:
         self._name = f"hb{os.getpid()}"
+        self._switch = f"{self._name}-switch"
         self._stack = ExitStack()
         self._num_hosts = 0
 
@@ -58,10 +76,6 @@ class Network:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
-
-    @property
-    def _switch(self) -> str:
-        return f"{self._name}-switch"
 
     def add(self) -> Host:
         self._num_hosts += 1
@@ -77,6 +91,8 @@ class Network:
             self._ip(host.name, "link", "set", link, "up")
         # Ray finds a host's address by asking for the way to the internet.
         self._ip(host.name, "route", "add", "default", "dev", "network")
+        host.boot()
+        self._stack.callback(host.crash)
         return host
 
     def plug(self, host: Host, state: str) -> None:
@@ -95,12 +111,12 @@ class Machines:
     """A head without devices and two nodes with one each, a token asked for."""
 
     def __init__(self, network: Network, folder: Path) -> None:
-        self.network = network
-        self.head, self.first, self.second = (network.add() for _ in range(3))
-        self.outside = network.add()
+        self.network, self._folder = network, folder
+        self.head, self.first, self.second, self.outside = (network.add() for _ in range(4))
         self.address = f"{self.head.address}:{GCS_PORT}"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._folder = folder
+        self.start_head()
+        for host in (self.first, self.second):
+            self._start(host, f"--address={self.address}", "--num-cpus=1", "--num-gpus=1")
 
     def start_head(self) -> None:
         """Start it, or bring it back with what it knew of the cluster."""
@@ -109,13 +125,6 @@ class Machines:
             "--dashboard-host=127.0.0.1", f"--dashboard-port={DASHBOARD_PORT}",
             f"--system-config={json.dumps(raylets.NOTICED_SOON)}",
         )  # fmt: skip
-
-    def kill_head(self) -> None:
-        raylets.end(self._processes.pop(self.head.name))
-
-    def start_nodes(self) -> None:
-        for host in (self.first, self.second):
-            self._start(host, f"--address={self.address}", "--num-cpus=1", "--num-gpus=1")
 
     def _start(self, host: Host, *arguments: str) -> None:
         log = self._folder / f"{host.name}.log"
@@ -126,22 +135,18 @@ class Machines:
         ]  # fmt: skip
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file)
-        self._processes[host.name] = process
         deadline = time.monotonic() + raylets.SECONDS_TO_START
         while "Ray runtime started" not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
 
-    def end(self) -> None:
-        for process in self._processes.values():
-            raylets.end(process)
-
 
 @pytest.fixture
 def machines(tmp_path_factory) -> Iterator[Machines]:
-    if subprocess.run(["unshare", "--net", "ip", "link"], capture_output=True).returncode:
-        pytest.skip("no network namespace may be made here")
+    made = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "ip", "link"]
+    if subprocess.run(made, capture_output=True).returncode:
+        pytest.skip("no namespaces may be made here")
     # Ray's sockets lie below this folder, and their paths must be short.
     folder = tmp_path_factory.mktemp("n")
     with pytest.MonkeyPatch.context() as patch, Network() as network:
@@ -150,13 +155,7 @@ def machines(tmp_path_factory) -> Iterator[Machines]:
         # The head's fault tolerance, with a folder where KubeRay's files have a Redis.
         patch.setenv("RAY_gcs_storage", "rocksdb")
         patch.setenv("RAY_gcs_storage_path", str(folder / "gcs"))
-        machines = Machines(network, folder)
-        try:
-            machines.start_head()
-            machines.start_nodes()
-            yield machines
-        finally:
-            machines.end()
+        yield Machines(network, folder)
 
 
 def test_a_host_that_has_no_token_cannot_join_and_sees_no_dashboard(machines):
@@ -166,7 +165,7 @@ def test_a_host_that_has_no_token_cannot_join_and_sees_no_dashboard(machines):
     assert machines.outside.python(reached).stdout.strip() == "0", "the network is there"
     assert machines.outside.python(dashboard).stdout.strip() != "0", "on the head's loopback alone"
     assert machines.head.python(connect.format("127.0.0.1", DASHBOARD_PORT)).stdout.strip() == "0"
-    code = JOINED.format(address=machines.address)
+    code = JOIN.format(machines.address)
     assert machines.first.python(code).stdout.strip() == "3"
     refused = machines.first.python(code, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN="")
     assert refused.returncode != 0
@@ -175,10 +174,12 @@ def test_a_host_that_has_no_token_cannot_join_and_sees_no_dashboard(machines):
 
 def test_rows_outlive_a_cable_that_is_pulled_and_put_back(machines, tmp_path, model_folder):
     """The node that is cut off goes on writing; every row is there once all the same."""
-    run = Run(machines, tmp_path, model_folder, host=machines.head.inside, device="gpu")
-    assert run.wait_for(60)
+    run = Run(machines, tmp_path, model_folder, host=machines.head, device="gpu")
+    assert run.wait(
+        lambda: len(raylets.processes(raylets.ENGINE_TITLE)) == 2 and run.num_computed > 60
+    )
     machines.network.plug(machines.first, "down")
-    assert run.wait_for(150)
+    time.sleep(NOTICED_SECONDS)
     machines.network.plug(machines.first, "up")
     run.finish()
     check_rows(run, 1)
@@ -186,9 +187,10 @@ def test_rows_outlive_a_cable_that_is_pulled_and_put_back(machines, tmp_path, mo
 
 def test_rows_outlive_a_head_that_is_killed_and_comes_back(machines, tmp_path, model_folder):
     """The driver is on a node: the engines go on without a head, and it waits for the new one."""
-    run = Run(machines, tmp_path, model_folder, host=machines.second.inside, device="gpu")
+    run = Run(machines, tmp_path, model_folder, host=machines.second, device="gpu")
     assert run.wait_for(60)
-    machines.kill_head()
+    machines.head.crash()
+    machines.head.boot()
     machines.start_head()
     run.finish()
     check_rows(run, 1)

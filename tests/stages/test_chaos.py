@@ -37,13 +37,13 @@ SECONDS = 240  # after which a pass counts as hanging
 
 
 class Run:
-    """A pass in a process of its own on a cluster of several nodes; `host` begins its command."""
+    """A pass in a process of its own on a cluster of several nodes, on a host if one is given."""
 
-    def __init__(self, cluster, folder: Path, model: str, *, host=(), **placement) -> None:
+    def __init__(self, cluster, folder: Path, model: str, *, host=None, **placement) -> None:
         self.cluster, self.folder = cluster, folder
         self._command = [
-            *host, sys.executable, "-m", "tests.chaos", str(folder), model, cluster.address,
-            json.dumps(PLACEMENT | placement),
+            *(host.inside if host else []), sys.executable, "-m", "tests.chaos", str(folder), model,
+            cluster.address, json.dumps(PLACEMENT | placement),
         ]  # fmt: skip
         (folder / "counter").touch()
         self.start()
@@ -60,9 +60,9 @@ class Run:
 
     def wait_for(self, num_computed: int) -> bool:
         """Whether the pass still runs when so many rows have been computed."""
-        return self._wait(lambda: self.num_computed >= num_computed)
+        return self.wait(lambda: self.num_computed >= num_computed)
 
-    def _wait(self, condition: Callable[[], bool]) -> bool:
+    def wait(self, condition: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + SECONDS
         while not condition():
             if self.driver.poll() is not None:
@@ -177,7 +177,7 @@ def test_rows_of_an_engine_whose_node_is_gone_for_good_go_to_the_others(tmp_path
         for _ in range(2):
             cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 * 2**20)
         run = Run(cluster, tmp_path, model_folder, device="gpu")
-        run._wait(
+        run.wait(
             lambda: len(raylets.processes(raylets.ENGINE_TITLE)) == 2 and run.num_computed > 40
         )
         (engine, _) = raylets.processes(raylets.ENGINE_TITLE)
