@@ -46,7 +46,7 @@ def test_a_live_run_shows_what_goes_on(run_folder, monkeypatch):
         context.metrics.add(rows=3, rows_per_second=1.5, engines_running=1)
         context.metrics.flush()
         give_up = time.monotonic() + 10
-        while not seen.get("done") and time.monotonic() < give_up:
+        while seen.get("done") != 3 and time.monotonic() < give_up:
             (found,) = [s for s in inspect.status_of(run_folder)["stages"] if s["stage"] == "b"]
             seen.update(found, done=found["progress"]["done"])
         seen["status"] = inspect.status_of(run_folder)
