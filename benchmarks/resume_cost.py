@@ -60,6 +60,8 @@ class Machines:
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 3, "num_gpus": 0, "include_dashboard": True,
+                # A head that follows another one must not wait for the port of its agent.
+                "dashboard_agent_listen_port": raylets.free_port(),
                 "_system_config": raylets.NOTICED_SOON, **MEMORY}  # fmt: skip
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(NUM_NODES):
