@@ -103,10 +103,8 @@ def node_command(address: str, num_cpus: int = 1) -> list[str]:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and all that it has started."""
-    for each in [
-        psutil.Process(process.pid),
-        *psutil.Process(process.pid).children(recursive=True),
-    ]:
+    parent = psutil.Process(process.pid)
+    for each in [parent, *parent.children(recursive=True)]:
         if each.is_running():
             each.kill()
     process.wait()
