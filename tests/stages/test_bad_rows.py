@@ -53,22 +53,18 @@ def test_poisoned_rows_come_out_with_their_outcome_and_harm_nobody(tmp_path, mod
         expected[f"segment-{number * 29 + 3:04}"] = finish
     counter = tmp_path / "counter"
     result = augmented(tmp_path, segments, model_folder, script="poisoned", counter=str(counter))
-    assert {name: row.finish for name, row in rows_of(tmp_path).items()} == expected
+    rows = rows_of(tmp_path)
+    assert {name: row.finish for name, row in rows.items()} == expected
     assert result.num_rows == 300
+    (dropped,) = [row for row in rows.values() if row.finish is Finish.PROMPT_TOO_LONG]
+    assert dropped.instruction == ""
+    assert dropped.response in POISONED
+    assert dropped.num_prompt_tokens > 1024
     # Two rows end engines, each as often as it takes to find it; what was inside is done again.
     assert 8 <= num_restarts(result) <= 14
     num_answered = len(counter.read_bytes())
     in_flight = num_restarts(result) * ROWS_PER_BATCH * NUM_CONCURRENT
     assert num_answered <= 1.05 * 300 + in_flight
-
-
-def test_a_long_prompt_is_dropped_by_default(tmp_path, model_folder):
-    segments = [segment(0, "A text."), segment(1, LONG)]
-    augmented(tmp_path, segments, model_folder)
-    dropped = rows_of(tmp_path)["segment-0001"]
-    assert (dropped.finish, dropped.instruction) == (Finish.PROMPT_TOO_LONG, "")
-    assert dropped.response == LONG
-    assert dropped.num_prompt_tokens > 1024
 
 
 def test_a_long_response_is_cut_for_the_engine_marked_and_kept_whole(tmp_path, model_folder):
@@ -83,6 +79,7 @@ def test_a_long_response_is_cut_for_the_engine_marked_and_kept_whole(tmp_path, m
     assert 512 < cut.num_prompt_tokens <= 1024 - 32  # the answer's 32 tokens have their place
 
 
+@pytest.mark.long
 def test_long_prompts_are_asked_of_an_engine_with_more_context(tmp_path, model_folder):
     segments = [segment(0, "A text."), segment(1, LONG), segment(2, LONG * 5)]
     policy = LongPromptSettings(policy="route_long", context_length=8192)

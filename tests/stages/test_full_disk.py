@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 NUM_ROWS = 240
 LEFT_BYTES = 100 * 1024  # room for some of the thirty files
 
