@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -257,7 +258,10 @@ def _check_engines_fit(recipe: Recipe) -> None:
 def _quieten() -> None:
     """The terminal shows what a person must know; libraries' own lines stay in Ray's log files."""
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
+    # What a later Ray drops concerns who raises its version here, and not who runs this.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     # Handlers and not only levels: Ray sets its level again whenever a library calls `ray.init`.
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)
