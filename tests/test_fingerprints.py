@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import json
+
+from tests.support import fingerprints
+
+
+def test_fingerprints_of_shipped_recipes_are_the_golden_ones():
+    assert fingerprints.of_recipes() == json.loads(fingerprints.GOLDEN.read_text()), (
+        "a finished run would be refused; if that is meant: python -m tests.support.fingerprints"
+    )
