@@ -21,8 +21,8 @@ import raylets
 import scripted
 from full_size import Walk, drive, write_segments, write_tokenizer
 
-from humpback_ray.config import EnginePlacement
-from humpback_ray.engines.request import Model
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.serving.requests import Model
 
 STEPS = ("augment", "rate-1")
 SECONDS_OF_AN_ANSWER, NUM_PLACES = 1.0, 16

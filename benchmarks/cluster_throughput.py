@@ -15,7 +15,9 @@ from typing import Any
 
 import harness
 
-from humpback_ray import config, measured, probe, runner, storage
+from humpback_ray import runner, storage
+from humpback_ray.config import recipe
+from humpback_ray.planning import extrapolate, probe
 
 MEASURED = {
     "augment": ("candidates", "rows/s"),
@@ -25,7 +27,7 @@ MEASURED = {
 NOW, EARLIER = "now", "earlier"
 
 
-def compare(report: measured.Report, earlier: dict[str, Any] | None) -> list[harness.Comparison]:
+def compare(report: extrapolate.Report, earlier: dict[str, Any] | None) -> list[harness.Comparison]:
     """A comparison for each kind of stage; training last, whose ratio ends the output."""
     stages = {stage.path: stage for stage in report.stages}
     comparisons = []
@@ -57,7 +59,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", metavar="A.B=C", help="as of `humpback run`")
     parser.add_argument("--against", metavar="FILE", help="an earlier --json of the same recipe")
     options = parser.parse_args()
-    loaded = config.load_recipe(options.recipe, options.set)
+    loaded = recipe.load_recipe(options.recipe, options.set)
     settings = loaded.settings.model_dump(mode="json")
     earlier = read_earlier(options.against, settings) if options.against else None
     with ExitStack() as stack:

@@ -24,22 +24,21 @@ import scripted
 from rich.console import Console
 from scripted import LatencyEngine
 
-from humpback_ray import observe, tables
-from humpback_ray.config import (
-    ClusterPlacement,
-    EnginePlacement,
+from humpback_ray import tables
+from humpback_ray.config.placement import ClusterPlacement, EnginePlacement, Placement
+from humpback_ray.config.settings import (
     LongPromptSettings,
-    Placement,
     PromptSettings,
     RatingSettings,
     SamplingSettings,
     SelectionSettings,
 )
-from humpback_ray.engines.request import Model
-from humpback_ray.records import SeedPair, Segment, SegmentOutcome
-from humpback_ray.stages import augment, examples, rate
-from humpback_ray.stages.stage import Context, Result
-from humpback_ray.text import prompts
+from humpback_ray.execution import metrics, progress
+from humpback_ray.execution.stage import Context, Result
+from humpback_ray.method import prompts
+from humpback_ray.rows import SeedPair, Segment, SegmentOutcome
+from humpback_ray.serving.requests import Model
+from humpback_ray.stages import augment, curate, rate
 
 NUM_ROWS = 502_133  # the paper's
 ROWS_PER_FILE = 25_000
@@ -69,7 +68,7 @@ def write_segments(folder: Path, num_rows: int) -> None:
 
 def write_tokenizer(folder: Path) -> Model:
     """A byte-level tokenizer without weights: all that the pool takes of a model here."""
-    from humpback_ray.engines.scratch_model import train_tokenizer
+    from humpback_ray.training.scratch_model import train_tokenizer
 
     location = str(folder / "tokenizer")
     train_tokenizer(models.texts(), 4096).save_pretrained(location)
@@ -98,13 +97,13 @@ class Walk:
         context = Context(
             str(self.folder / step),
             Placement(engine=self.engine, cluster=ClusterPlacement(autoscaling=self.autoscaling)),
-            observe.StageProgress(Console(file=io.StringIO()), step),
-            observe.Metrics(str(self.folder / step / "metrics.jsonl")),
+            progress.StageProgress(Console(file=io.StringIO()), step),
+            metrics.Metrics(str(self.folder / step / "metrics.jsonl")),
         )
         if step == "augment":
             return self._augment(context)
         if step == "select":
-            return examples.run_curated(
+            return curate.run_curated(
                 context, seed=str(self.source / "seed"), rated=str(self.folder / "rate-2" / "rows"),
                 tags=PromptSettings(), settings=SelectionSettings(method="share", share=0.08),
             )  # fmt: skip

@@ -23,12 +23,13 @@ import models
 import psutil
 from warm_engine import WarmEngine
 
-from humpback_ray.config import EnginePlacement, SamplingSettings
-from humpback_ray.engines import vllm_engine
-from humpback_ray.engines.request import Exchange, Model, load_tokenizer
-from humpback_ray.records import Candidate
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.config.settings import SamplingSettings
+from humpback_ray.method import prompts
+from humpback_ray.rows import Candidate
+from humpback_ray.serving import vllm_engine
+from humpback_ray.serving.requests import Exchange, Model, load_tokenizer
 from humpback_ray.stages import augment
-from humpback_ray.text import prompts
 
 GOALS = {"5M": 0.85, "63M": 0.97}
 TAG = "Answer in the style of an AI Assistant."
@@ -98,7 +99,7 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     import ray
     import ray.data
 
-    from humpback_ray.engines.pool import Pool
+    from humpback_ray.serving.pool import Pool
 
     ray.init(
         address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,

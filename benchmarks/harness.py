@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from humpback_ray import observe
+from humpback_ray.execution.provenance import provenance
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -94,14 +94,14 @@ def finish(comparisons: list[Comparison], json_file: str | None, **more: Any) ->
     for comparison in comparisons:
         console.print(f"{comparison.name}: {comparison.line}")
     if json_file:
-        provenance = observe.provenance()
+        ran = provenance()
         content = {
             "name": Path(sys.argv[0]).stem,
             "command": " ".join(["python", *sys.orig_argv[1:]]),
-            "machine": provenance["machine"],
-            "versions": provenance["versions"],
-            "commit": provenance["commit"],
-            "finished_at": provenance["finished_at"],
+            "machine": ran["machine"],
+            "versions": ran["versions"],
+            "commit": ran["commit"],
+            "finished_at": ran["finished_at"],
             "comparisons": [
                 asdict(comparison)
                 | {"median": {side: comparison.median(side) for side in comparison.runs}}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from humpback_ray.config import CorpusSettings, ScratchBase, TrainingSettings
-from humpback_ray.corpus import list_files, read_documents
-from humpback_ray.engines.request import Model
+from humpback_ray.config.settings import CorpusSettings, ScratchBase, TrainingSettings
+from humpback_ray.corpus.files import list_files
+from humpback_ray.corpus.readers import read_documents
+from humpback_ray.serving.requests import Model
 
 CONTEXT_LENGTH = 2048
 # Hidden size, size between the two matrices of a layer, layers, heads, arithmetic.
@@ -29,7 +30,7 @@ def texts() -> list[str]:
 
 def create(size: str, folder: Path) -> Model:
     """A model of a size in a folder, as the engines serve it."""
-    from humpback_ray.engines import scratch_model
+    from humpback_ray.training import scratch_model
 
     hidden, intermediate, layers, heads, dtype = SHAPES[size]
     settings = ScratchBase(

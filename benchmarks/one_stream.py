@@ -20,20 +20,20 @@ import harness
 import models
 from rich.console import Console
 
-from humpback_ray import observe, tables
-from humpback_ray.config import (
-    EnginePlacement,
+from humpback_ray import tables
+from humpback_ray.config.placement import EnginePlacement, Placement
+from humpback_ray.config.settings import (
     LongPromptSettings,
-    Placement,
     PromptSettings,
     RatingSettings,
     SamplingSettings,
 )
-from humpback_ray.engines.request import Model
+from humpback_ray.execution import metrics, progress
+from humpback_ray.execution.stage import Context
+from humpback_ray.method import prompts
+from humpback_ray.serving.generate import Pass
+from humpback_ray.serving.requests import Model
 from humpback_ray.stages import augment, rate
-from humpback_ray.stages.generation import Pass
-from humpback_ray.stages.stage import Context
-from humpback_ray.text import prompts
 
 NUM_ENGINES = 2
 NUM_CPUS_FOR_ROWS = 2
@@ -57,8 +57,8 @@ class Run:
         return Context(
             str(self.target / name),
             Placement(engine=engine),
-            observe.StageProgress(Console(file=io.StringIO()), name),
-            observe.Metrics(str(self.target / name / "metrics.jsonl")),
+            progress.StageProgress(Console(file=io.StringIO()), name),
+            metrics.Metrics(str(self.target / name / "metrics.jsonl")),
         )
 
     def passes(self) -> tuple[Pass, Pass]:

@@ -19,10 +19,10 @@ from typing import Any
 import harness
 import models
 
-from humpback_ray.config import EnginePlacement
-from humpback_ray.engines import vllm_engine
-from humpback_ray.engines.request import Model, Request, load_tokenizer
-from humpback_ray.text import tokens
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.method import tokens
+from humpback_ray.serving import vllm_engine
+from humpback_ray.serving.requests import Model, Request, load_tokenizer
 
 GOAL = 6.0
 NUM_SHARED, NUM_OWN = 512, 480

@@ -24,8 +24,8 @@ from full_size import Walk, drive, write_segments, write_tokenizer
 from rich.table import Table
 
 from humpback_ray import tables
-from humpback_ray.config import EnginePlacement
-from humpback_ray.engines.request import Model
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.serving.requests import Model
 
 NUM_NODES = 2
 ENGINE = EnginePlacement(

@@ -18,8 +18,8 @@ import harness
 import scripted
 from full_size import Walk, run_steps, write_segments, write_tokenizer
 
-from humpback_ray.config import EnginePlacement
-from humpback_ray.engines.request import Model
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.serving.requests import Model
 
 ENGINES_PER_NODE = 4
 NUM_PLACES = 64  # of an engine

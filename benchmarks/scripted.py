@@ -15,9 +15,9 @@ from array import array
 from collections import deque
 from pathlib import Path
 
-from humpback_ray.config import EnginePlacement
-from humpback_ray.engines.request import Generation, Model, Request
-from humpback_ray.records import Finish
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.rows import Finish
+from humpback_ray.serving.requests import Generation, Model, Request
 
 BEGUN = ".begun"
 INSTRUCTION = (

@@ -31,8 +31,9 @@ import harness
 import models
 from rich.table import Table
 
-from humpback_ray.config import TrainingPlacement, TrainingSettings
-from humpback_ray.records import Origin, TrainingExample
+from humpback_ray.config.placement import TrainingPlacement
+from humpback_ray.config.settings import TrainingSettings
+from humpback_ray.rows import Origin, TrainingExample
 
 OURS, BARE = "ours", "bare PyTorch"
 TRL_PADDED, TRL_PACKED = "TRL, no packing", "TRL, packing"
@@ -74,10 +75,11 @@ class Case:
 
     def tokenized(self) -> Any:
         """The examples as our workers get them."""
-        from humpback_ray.engines import deepspeed_train
+        from humpback_ray.training.base_model import load_tokenizer
+        from humpback_ray.training.examples import tokenize
 
-        tokenizer = deepspeed_train.load_tokenizer(self.base_model, None, False)
-        tokenized, *_ = deepspeed_train.tokenize(self.examples, tokenizer, self.settings.max_length)
+        tokenizer = load_tokenizer(self.base_model, None, False)
+        tokenized, *_ = tokenize(self.examples, tokenizer, self.settings.max_length)
         return tokenized
 
 
@@ -88,7 +90,7 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     """`finetune` with one worker on a local Ray, from the records of its steps."""
     import ray
 
-    from humpback_ray.engines.deepspeed_train import finetune
+    from humpback_ray.training.finetune import finetune
 
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
@@ -138,9 +140,9 @@ def bare(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM
 
-    from humpback_ray.engines import training_data
-    from humpback_ray.text.packing import plan_step
-    from humpback_ray.text.schedule import batch_indices
+    from humpback_ray.method.schedule import batch_indices
+    from humpback_ray.training import batches
+    from humpback_ray.training.packing import plan_step
 
     settings = case.settings
     examples = case.tokenized()
@@ -168,7 +170,7 @@ def bare(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
         (plan,) = plan_step(examples.lengths[batch].tolist(), 1, capacity, packed=True)
         total = torch.zeros(())
         for places in plan:
-            micro_batch = training_data.packed(examples, [batch[place] for place in places], 0)
+            micro_batch = batches.packed(examples, [batch[place] for place in places], 0)
             with clock.phase("forward"):
                 logits = model(
                     input_ids=micro_batch.input_ids, position_ids=micro_batch.position_ids,

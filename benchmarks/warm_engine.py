@@ -6,9 +6,9 @@ import json
 import time
 from pathlib import Path
 
-from humpback_ray.config import EnginePlacement
-from humpback_ray.engines.request import Model, Request
-from humpback_ray.engines.vllm_engine import VLLMEngine
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.serving.requests import Model, Request
+from humpback_ray.serving.vllm_engine import VLLMEngine
 
 
 class WarmEngine(VLLMEngine):

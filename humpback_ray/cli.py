@@ -22,10 +22,14 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from humpback_ray import config, estimate, measured, observe, storage
+from humpback_ray import storage
+from humpback_ray.config.recipe import Recipe, load_recipe
+from humpback_ray.execution import clock
+from humpback_ray.planning import estimate, extrapolate
+from humpback_ray.sizing.hardware import Hardware, parse_hardware, parse_price
 
 if TYPE_CHECKING:
-    from humpback_ray.doctor import Finding
+    from humpback_ray.cluster.doctor import Finding
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -85,7 +89,7 @@ def run(
     """Run a recipe; what is done is skipped, what is unfinished is resumed."""
     from humpback_ray import runner
 
-    loaded = config.load_recipe(recipe, set)
+    loaded = load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
     records = runner.run(loaded, folder, console, until=until)
     if until is None:
@@ -94,7 +98,7 @@ def run(
         console.print(f"stopped after {until}; without --until the run goes on")
 
 
-def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[str, Any]]) -> None:
+def _print_summary(loaded: Recipe, folder: str, records: dict[str, dict[str, Any]]) -> None:
     """What was made, where it lies and what to type next."""
     table = Table("model", "trained on", "loss on held-out seed answers", title="Models")
     folders = {"base": "base/model", "M_0": "forward-0/model"}
@@ -124,7 +128,7 @@ def _print_summary(loaded: config.Recipe, folder: str, records: dict[str, dict[s
     console.print(
         Panel(
             escape(
-                f"The run lies in {folder} ({observe.duration(seconds)} of work).\n"
+                f"The run lies in {folder} ({clock.duration(seconds)} of work).\n"
                 f"  the last model       {last}/model  (transformers and vLLM load it)\n"
                 f"  answers to prompts   evaluation/*/outputs.json  (AlpacaEval's format)\n\n"
                 f"Next:\n"
@@ -158,9 +162,9 @@ def plan(
 
     if hardware is None and (nodes != 1 or price is not None or rows is not None):
         raise ValueError("--nodes, --price and --rows need --hardware, for example 8xH100")
-    machines = estimate.parse_hardware(hardware, nodes) if hardware else None
-    gpu_hour = estimate.parse_price(price) if price is not None else None
-    loaded = config.load_recipe(recipe, set)
+    machines = parse_hardware(hardware, nodes) if hardware else None
+    gpu_hour = parse_price(price) if price is not None else None
+    loaded = load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
     missing: list[str] = []
     stages = pipeline.stages_of(loaded, folder, missing=missing)
@@ -175,7 +179,7 @@ def plan(
         )
         line = ""
         if rows is None:
-            estimates, line = measured.measured_instead(loaded, folder, machines, estimates)
+            estimates, line = extrapolate.measured_instead(loaded, folder, machines, estimates)
         _print_estimates(loaded.name, estimates, machines, gpu_hour, line)
         return
     columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
@@ -198,7 +202,7 @@ def plan(
 def _print_estimates(
     name: str,
     estimates: list[estimate.StageEstimate],
-    hardware: estimate.Hardware,
+    hardware: Hardware,
     price: float | None,
     line: str,
 ) -> None:
@@ -235,19 +239,19 @@ def probe(
     price: Annotated[str | None, typer.Option(help="Of one GPU, as 2.5/gpu-hour.")] = None,
 ) -> None:
     """Measure on this cluster what a run will take: a sample goes through its stages."""
-    from humpback_ray import probe as probing
+    from humpback_ray.planning import probe as probing
 
-    gpu_hour = estimate.parse_price(price) if price is not None else None
+    gpu_hour = parse_price(price) if price is not None else None
     report = probing.run(storage.absolute(run), rows, console)
     _print_probe(report, gpu_hour)
     console.print(
-        f"Written to {run}/{measured.RESULT}, which `humpback plan` reads. 95% is of sampling "
+        f"Written to {run}/{extrapolate.RESULT}, which `humpback plan` reads. 95% is of sampling "
         "alone; noise of the machines is not in it.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 
 
-def _print_probe(report: measured.Report, gpu_hour: float | None) -> None:
+def _print_probe(report: extrapolate.Report, gpu_hour: float | None) -> None:
     """Time and money by stage, and what to know beside."""
     table = Table(title=f"{report.recipe.name}, measured on {report.num_rows} of "
                   f"{report.num_segments:,} segments")  # fmt: skip
@@ -255,20 +259,20 @@ def _print_probe(report: measured.Report, gpu_hour: float | None) -> None:
         if name != "money" or gpu_hour is not None:
             table.add_column(name, no_wrap=name not in ("rows or steps", "95%"))
 
-    def add(name: str, stages: list[measured.Measured], *cells: str) -> None:
+    def add(name: str, stages: list[extrapolate.Measured], *cells: str) -> None:
         seconds = sum(stage.seconds for stage in stages)
         low, high = (sum(stage.interval[at] for stage in stages) for at in (0, 1))
-        between = f"{observe.duration(low)} to {observe.duration(high)}" if low < high else ""
+        between = f"{clock.duration(low)} to {clock.duration(high)}" if low < high else ""
         if all(stage.is_done for stage in stages):
             between = "done"
-        row = [name, *cells, observe.duration(seconds), between]
+        row = [name, *cells, clock.duration(seconds), between]
         if gpu_hour is not None:
             row.append(f"{seconds / 3600 * report.num_gpus * gpu_hour:,.2f}")
         table.add_row(*row)
 
     for stage in report.stages:
         units = f"{stage.num_units:,} x {stage.unit_seconds:.3g} s" if stage.unit else ""
-        add(stage.path, [stage], observe.duration(stage.fixed_seconds), units)
+        add(stage.path, [stage], clock.duration(stage.fixed_seconds), units)
     table.add_section()
     add("the whole run", report.stages, "", "")
     left = [stage for stage in report.stages if not stage.is_done]
@@ -289,22 +293,23 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Look at a cluster and say what is missing for a recipe; exit code 2 if something is."""
-    from humpback_ray import doctor as medicine
-    from humpback_ray import nodes, pipeline, runner
+    from humpback_ray import pipeline
+    from humpback_ray.cluster import connect, nodes
+    from humpback_ray.cluster.doctor import exit_code, judge, paths_to_see
 
-    loaded = config.load_recipe(recipe, set)
+    loaded = load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
     sources: list[str] = []
     pipeline.stages_of(loaded, folder, missing=sources)
-    runner.join_cluster(loaded)
-    cluster = nodes.examine(folder, medicine.paths_to_see(loaded))
-    findings = medicine.judge(loaded, folder, cluster, sources)
+    connect.join_cluster(loaded)
+    cluster = nodes.examine(folder, paths_to_see(loaded))
+    findings = judge(loaded, folder, cluster, sources)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
         where = loaded.placement.cluster.address or os.environ.get("RAY_ADDRESS") or "this machine"
         _print_findings(f"{loaded.name} on {where}", findings)
-    raise typer.Exit(medicine.exit_code(findings))
+    raise typer.Exit(exit_code(findings))
 
 
 def _print_findings(title: str, findings: list[Finding]) -> None:
@@ -330,12 +335,12 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show a run, live or not: stages, engines, rates, time left, last error, and its job."""
-    from humpback_ray.stages import inspect
+    from humpback_ray.report import run_facts
 
     found: dict[str, Any] = {}
     hidden = None
     try:
-        found = inspect.status_of(storage.absolute(run))
+        found = run_facts.status_of(storage.absolute(run))
     except ValueError as error:
         hidden = error
     if address is not None or hidden:
@@ -351,13 +356,13 @@ def status(
 
 def _job_of(run: str, address: str | None, hidden: ValueError | None) -> dict[str, Any]:
     """The job of a run; without one, what else was wrong with the run's folder."""
-    from humpback_ray import remote
+    from humpback_ray.cluster import jobs
 
-    if hidden and not address and not remote.address_in_environment():
+    if hidden and not address and not jobs.address_in_environment():
         raise hidden
-    cluster = remote.connect(address)
+    cluster = jobs.connect(address)
     try:
-        return {"job": remote.view(cluster, remote.job_of(cluster, run))}
+        return {"job": jobs.view(cluster, jobs.job_of(cluster, run))}
     except ValueError:
         if hidden:
             raise
@@ -365,7 +370,7 @@ def _job_of(run: str, address: str | None, hidden: ValueError | None) -> dict[st
 
 
 def _print_stages(found: dict[str, Any]) -> None:
-    from humpback_ray.stages import inspect
+    from humpback_ray.report import run_facts
 
     attempt = f", attempt {found['attempt']}" if found["attempt"] else ""
     title = f"{found['run']}: {found['state']}{attempt}"
@@ -376,8 +381,8 @@ def _print_stages(found: dict[str, Any]) -> None:
         if progress.get("total"):
             rows = f"{progress['done']} of {progress['total']}"
         outcomes = ", ".join(f"{count} {name}" for name, count in row["outcomes"].items())
-        seconds = "" if row["seconds"] is None else observe.duration(row["seconds"])
-        text = escape(outcomes or inspect.describe_unfinished(row))
+        seconds = "" if row["seconds"] is None else clock.duration(row["seconds"])
+        text = escape(outcomes or run_facts.describe_unfinished(row))
         table.add_row(row["stage"], row["state"], rows, text, seconds)
     console.print(table)
     if found["last_error"]:
@@ -411,18 +416,19 @@ def submit(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave it at once.")] = False,
 ) -> None:
     """Run a recipe on a cluster, as a Ray job, and show its log. Ctrl-C leaves it running."""
-    from humpback_ray import remote
+    from humpback_ray.cluster import jobs
+    from humpback_ray.cluster.submission import prepare
 
-    loaded = config.load_recipe(recipe, set)
-    cluster = remote.connect(address)
+    loaded = load_recipe(recipe, set)
+    cluster = jobs.connect(address)
     with tempfile.TemporaryDirectory(prefix="humpback-submit-") as folder:
-        submission = remote.prepare(
-            recipe, loaded, remote.run_on(cluster, run or f"runs/{loaded.name}"), folder,
+        submission = prepare(
+            recipe, loaded, jobs.run_on(cluster, run or f"runs/{loaded.name}"), folder,
             until=until, overrides=set,
         )  # fmt: skip
         for note in submission.notes:
             _say(note)
-        job, is_new = remote.submit(cluster, submission)
+        job, is_new = jobs.submit(cluster, submission)
     verb = "submitted" if is_new else "running already"
     _say(f"{submission.run}: {verb} as {job.submission_id}")
     if no_wait:
@@ -441,10 +447,10 @@ def logs(
     ] = False,
 ) -> None:
     """Show the log of a submitted run from its beginning, and go on while it runs."""
-    from humpback_ray import remote
+    from humpback_ray.cluster import jobs
 
-    cluster = remote.connect(address)
-    job = remote.job_of(cluster, run)
+    cluster = jobs.connect(address)
+    job = jobs.job_of(cluster, run)
     if no_follow:
         print(cluster.get_job_logs(job.submission_id), end="")
     else:
@@ -458,27 +464,27 @@ def stop(
     address: AddressOption = None,
 ) -> None:
     """Stop a submitted run; submitting it again goes on from what it has finished."""
-    from humpback_ray import remote
+    from humpback_ray.cluster import jobs
 
-    cluster = remote.connect(address)
-    job = remote.job_of(cluster, run)
+    cluster = jobs.connect(address)
+    job = jobs.job_of(cluster, run)
     if job.status.is_terminal():
         _say(f"{job.submission_id} has ended already: {job.status.value}")
         return
-    stopped = remote.stop(cluster, str(job.submission_id))
+    stopped = jobs.stop(cluster, str(job.submission_id))
     _say(f"{job.submission_id}: {stopped.status.value}; submit the run again to go on")
 
 
 def _watch(cluster: Any, run: str, job: Any) -> None:
     """Show a job's log to its end, and end with its exit code."""
-    from humpback_ray import remote
+    from humpback_ray.cluster import jobs
 
     try:
-        ended = remote.follow(cluster, job.submission_id, partial(print, end="", flush=True))
+        ended = jobs.follow(cluster, job.submission_id, partial(print, end="", flush=True))
     except KeyboardInterrupt:
         _say(f"\nleft; {job.submission_id} goes on. {_ways_back(run, cluster.get_address())}")
         raise typer.Exit(130) from None
-    code = remote.exit_code(ended)
+    code = jobs.exit_code(ended)
     _say(f"{ended.submission_id}: {ended.status.value}")
     if code:
         if ended.driver_exit_code is None and ended.message:
@@ -503,9 +509,10 @@ def look(
     ] = None,
 ) -> None:
     """Show rows of a stage as a person wants to read them."""
-    from humpback_ray.stages import inspect
 
-    shown = inspect.look(storage.absolute(stage), number, where or [])
+    from humpback_ray.report.look import select_rows
+
+    shown = select_rows(storage.absolute(stage), number, where or [])
     for title, fields in shown.rows:
         body = "\n".join(f"[bold cyan]{name}[/]  {escape(text)}" for name, text in fields)
         console.print(Panel(body, title=escape(title), title_align="left"))
@@ -519,10 +526,10 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
 ) -> None:
     """Talk to the last model of a run. An empty line ends the talk."""
-    from humpback_ray.engines.chat import Chat
-    from humpback_ray.stages import inspect
+    from humpback_ray.report import run_facts
+    from humpback_ray.serving.chat import Chat
 
-    folder = inspect.last_model(storage.absolute(run))
+    folder = run_facts.last_model(storage.absolute(run))
     console.print(f"Loading {folder}; an empty line ends the talk.")
     talk = Chat(folder, max_tokens)
     while True:
@@ -537,7 +544,7 @@ def chat(
         console.print()
 
 
-def run_folder_of(run: str | None, loaded: config.Recipe) -> str:
+def run_folder_of(run: str | None, loaded: Recipe) -> str:
     """The folder or URL of a run: what was given, or runs/ and the recipe's name."""
     return storage.absolute(run or f"runs/{loaded.name}")
 

@@ -19,20 +19,32 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from humpback_ray import corpus, storage
-from humpback_ray.config import (
+from humpback_ray import storage
+from humpback_ray.config.recipe import Recipe
+from humpback_ray.config.settings import (
     PretrainedBase,
-    Recipe,
     SamplingSettings,
     Settings,
     TrainingSettings,
 )
-from humpback_ray.engines.request import Model
-from humpback_ray.records import Direction
-from humpback_ray.stages import augment, base, evaluate, examples, finetune, rate, seed, segments
-from humpback_ray.stages.generation import Pass
-from humpback_ray.stages.stage import Source, Stage
-from humpback_ray.text import prompts
+from humpback_ray.corpus.documents import CorpusFile
+from humpback_ray.corpus.files import content_identity, list_files
+from humpback_ray.execution.stage import Source, Stage
+from humpback_ray.method import prompts
+from humpback_ray.rows import Direction
+from humpback_ray.serving.generate import Pass
+from humpback_ray.serving.requests import Model
+from humpback_ray.stages import (
+    augment,
+    base,
+    curate,
+    evaluate,
+    examples,
+    finetune,
+    rate,
+    seed,
+    segments,
+)
 
 
 def stages_of(recipe: Recipe, run_folder: str, missing: list[str] | None = None) -> list[Stage]:
@@ -277,7 +289,7 @@ class _Method:
             },
             inputs={"seed": seed_pairs, "rated": rated},
             run=partial(
-                examples.run_curated,
+                curate.run_curated,
                 seed=self.folder(seed_pairs, "rows"),
                 rated=self.folder(rated, "rows"),
                 tags=tags,
@@ -418,12 +430,12 @@ def _rating_template(path: str | None, rubric: str) -> str:
 
 def _file_source(path: str, what: str, key: str) -> Source:
     """A single file by its content: its name and place do not matter."""
-    file = corpus.CorpusFile(path, what, storage.size(path, what, key))
-    return Source(path, corpus.content_identity([file]))
+    file = CorpusFile(path, what, storage.size(path, what, key))
+    return Source(path, content_identity([file]))
 
 
 def _corpus_source(path: str) -> Source:
-    return Source(path, corpus.content_identity(corpus.list_files(path)))
+    return Source(path, content_identity(list_files(path)))
 
 
 def _model_source(model: str, revision: str | None) -> Source:
@@ -436,5 +448,5 @@ def _model_source(model: str, revision: str | None) -> Source:
             )
         return Source(model, f"hub:{model}@{revision or 'main'}")
     model = storage.absolute(model)
-    files = corpus.list_files(model, (".json", ".safetensors", ".model", ".txt"))
-    return Source(model, corpus.content_identity(files))
+    files = list_files(model, (".json", ".safetensors", ".model", ".txt"))
+    return Source(model, content_identity(files))

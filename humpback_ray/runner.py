@@ -6,23 +6,19 @@ refused before anything is written.
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 
-from humpback_ray import doctor, estimate, nodes, observe, storage
-from humpback_ray.config import Recipe
-from humpback_ray.engines import vllm_engine
+from humpback_ray import storage
+from humpback_ray.cluster.connect import join_cluster
+from humpback_ray.cluster.preflight import check_cluster, check_engines_fit
+from humpback_ray.config.recipe import Recipe
+from humpback_ray.execution import clock, logs, provenance
+from humpback_ray.execution.stage import Stage, State
 from humpback_ray.pipeline import stages_of
-from humpback_ray.stages.stage import Stage, State
-
-CONNECT_SECONDS = 10.0  # in which a head that is there takes a connection
 
 
 def run(
@@ -65,13 +61,13 @@ def walk(
     if not is_done:
         storage.check_writable(run_folder)
         _start_attempt(recipe, run_folder, [stage.path for stage in declared or stages])
-    with observe.end_logged():
+    with logs.end_logged():
         if not is_done:
             join_cluster(recipe)
             pairs = zip(stages, found, strict=True)
             to_do = {stage.kind for stage, (state, _) in pairs if state is not State.DONE}
-            _check_cluster(recipe, run_folder, to_do)
-            _check_engines_fit(recipe)
+            check_cluster(recipe, run_folder, to_do)
+            check_engines_fit(recipe)
         return {
             stage.path: _run_stage(stage, number, len(stages), recipe, run_folder, console)
             for number, stage in enumerate(stages, start=1)
@@ -107,15 +103,15 @@ def _run_stage(
         return record
     verb = "resuming" if state is State.STARTED else "starting"
     # After an error it stays: what is logged last is about the stage that has failed.
-    observe.log_stage(stage.path)
+    logs.log_stage(stage.path)
     console.print(f"{heading}: {verb}", highlight=False, soft_wrap=True)
-    observe.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
+    logs.logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
     with _store_explained(run_folder):
         record = stage.execute(run_folder, recipe.placement, console)
-    observe.logger.info("finished %s: %s", stage.path, describe(record))
-    observe.log_stage("")
+    logs.logger.info("finished %s: %s", stage.path, describe(record))
+    logs.log_stage("")
     console.print(
-        f"{heading}: {describe(record)} in {observe.duration(record['seconds'])}",
+        f"{heading}: {describe(record)} in {clock.duration(record['seconds'])}",
         highlight=False,
         soft_wrap=True,
     )
@@ -157,120 +153,7 @@ def _start_attempt(recipe: Recipe, run_folder: str, stages: list[str]) -> None:
         {
             "recipe": recipe.model_dump(mode="json"),
             "stages": stages,
-            "provenance": observe.provenance(),
+            "provenance": provenance.provenance(),
         },
     )
-    observe.log_to(storage.join(folder, "run.log"), storage.name(run_folder), number)
-
-
-def join_cluster(recipe: Recipe) -> None:
-    """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process.
-
-    Raises:
-        ConnectionError: no cluster is running here, and the address is `auto`.
-        ValueError: nothing answers at the address, another Ray or Python runs there, or the token
-            is missing.
-    """
-    import ray
-    from ray.exceptions import AuthenticationError
-
-    if ray.is_initialized():
-        _quieten()
-        return
-    cluster = recipe.placement.cluster
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_answers(address)
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (RuntimeError, AuthenticationError) as error:
-            raise ValueError(f"the cluster at {address} cannot be joined: {error}") from error
-    else:
-        # A cluster of this process alone: no token is needed, and one lying about must not be used.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(
-            address="local",
-            num_cpus=cluster.local_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    _quieten()
-
-
-def _check_answers(address: str) -> None:
-    """Ray itself looks for more than a minute for a cluster that is not there."""
-    if address.startswith(("http://", "https://")):
-        raise ValueError(
-            f"{address} is a dashboard: `humpback submit --address {address}` starts a run there; "
-            "to join the cluster from one of its machines give HEAD:6379 or auto"
-        )
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ValueError(
-            f"nothing answers at {address} ({error}): is the cluster up, and RAY_ADDRESS or "
-            "placement.cluster.address that of its head, with the port of `ray start` (6379)?"
-        ) from error
-
-
-def _check_cluster(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
-    """Refuse a cluster that can never run stages of these kinds; `humpback doctor` looks at more.
-
-    Raises:
-        ValueError: no room for engines or workers, or a node that does not see the run's folder.
-    """
-    there = nodes.alive()
-    doctor.check_room(recipe, kinds, there, nodes.growth)
-    if len(there) > 1:
-        doctor.check_shared(run_folder, nodes.blind(run_folder))
-
-
-def _check_engines_fit(recipe: Recipe) -> None:
-    """Say that the models are too large before hours of work and not when the first engine starts.
-
-    Raises:
-        ValueError: what is needed, what there is, and the settings that would make it fit.
-    """
-    placement, settings = recipe.placement.engine, recipe.settings
-    architecture = estimate.known_architecture(recipe)
-    memory = vllm_engine.device_memory(placement)
-    if architecture is None or memory is None:
-        return
-    estimate.check_engine_fits(
-        architecture,
-        dtype=settings.dtype,
-        context_length=settings.context_length,
-        tensor_parallel_size=placement.tensor_parallel_size,
-        pipeline_parallel_size=placement.pipeline_parallel_size,
-        gpu_memory_utilization=placement.gpu_memory_utilization
-        if placement.device == "gpu"
-        else 1.0,
-        gpu_memory=memory,
-    )
-
-
-def _quieten() -> None:
-    """The terminal shows what a person must know; libraries' own lines stay in Ray's log files."""
-    import ray.data
-    from ray.util.annotations import RayDeprecationWarning
-
-    # What a later Ray drops concerns who raises its version here, and not who runs this.
-    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-    # Handlers and not only levels: Ray sets its level again whenever a library calls `ray.init`.
-    for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)
-    # What a task raised comes to the driver too, which says it in one line or with its traceback.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.CRITICAL)
-    # ray.llm gives each of its loggers a handler unless their parent has one.
-    logging.getLogger("ray.llm").addHandler(logging.NullHandler())
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    logs.log_to(storage.join(folder, "run.log"), storage.name(run_folder), number)

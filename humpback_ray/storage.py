@@ -213,3 +213,8 @@ def check_writable(url: str) -> None:
             f"cannot write to {url}: {reason or type(error).__name__}; choose another run folder "
             "with --run, or go on with the same command when it can be written"
         ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())

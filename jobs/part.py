@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from humpback_ray import cli, config
+from humpback_ray import cli
+from humpback_ray.config.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from humpback_ray.stages.stage import Stage
+    from humpback_ray.execution.stage import Stage
 
 KINDS = {
     "prepare": ("seed", "segments"),
@@ -36,12 +37,12 @@ def main(job: str, description: str | None) -> None:
     def command(
         recipe: cli.RecipeArgument, run: cli.RunOption = None, set: cli.SetOption = None
     ) -> None:
-        run_part(job, config.load_recipe(recipe, set), run)
+        run_part(job, load_recipe(recipe, set), run)
 
     app()
 
 
-def run_part(job: str, recipe: config.Recipe, run: str | None) -> None:
+def run_part(job: str, recipe: Recipe, run: str | None) -> None:
     """Run the job's stages that can run now, and say what the others wait for.
 
     Raises:
@@ -61,7 +62,7 @@ def run_part(job: str, recipe: config.Recipe, run: str | None) -> None:
 def plan_part(job: str, stages: Sequence[Stage], folder: str) -> tuple[list[str], str]:
     """Paths of the job's stages before the first unfinished one of another job, and a line that
     says what the job's next stage waits for (empty when the job has no further stage)."""
-    from humpback_ray.stages.stage import State
+    from humpback_ray.execution.stage import State
 
     ready: list[str] = []
     missing: dict[str, list[str]] = {}

@@ -21,7 +21,7 @@ TEXTS = [
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE tokenizer as the tiny recipe trains it."""
-    from humpback_ray.engines.scratch_model import train_tokenizer
+    from humpback_ray.training.scratch_model import train_tokenizer
 
     return train_tokenizer(TEXTS * 20, 512)
 
@@ -29,8 +29,8 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory, tokenizer) -> str:
     """A random LLaMA of a few hundred thousand parameters with that tokenizer's folder layout."""
-    from humpback_ray.config import ScratchBase, TrainingSettings
-    from humpback_ray.engines import scratch_model
+    from humpback_ray.config.settings import ScratchBase, TrainingSettings
+    from humpback_ray.training import scratch_model
 
     folder = tmp_path_factory.mktemp("model")
     settings = ScratchBase(

@@ -10,8 +10,8 @@ import pytest
 from ray.util.annotations import RayDeprecationWarning
 from typer.testing import CliRunner
 
-from humpback_ray import runner
 from humpback_ray.cli import app
+from humpback_ray.cluster import connect
 
 RUNNER = CliRunner()
 
@@ -192,6 +192,6 @@ def test_a_plan_needs_no_cluster_and_writes_nothing(tmp_path, corpus):
 
 def test_what_a_later_ray_drops_is_not_said_to_who_runs_this():
     with warnings.catch_warnings(record=True) as said:
-        runner._quieten()
+        connect._quieten()
         warnings.warn("it goes with Ray 2.64", RayDeprecationWarning, stacklevel=1)
     assert not said

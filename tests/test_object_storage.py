@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from humpback_ray import storage, tables
-from humpback_ray.engines.chat import Chat
-from humpback_ray.records import Candidate, Segment
-from humpback_ray.stages import inspect
-from tests.object_storage import BUCKET, ObjectStorage
+from humpback_ray.report import look, run_facts
+from humpback_ray.rows import Candidate, Segment
+from humpback_ray.serving.chat import Chat
+from tests.support.object_storage import BUCKET, ObjectStorage
 from tests.test_pipeline import OVERRIDES
 
 pytestmark = pytest.mark.slow
@@ -199,15 +199,15 @@ def test_the_whole_method_on_s3_killed_in_a_training_and_in_a_generation(
     lines = storage.read_text(f"{run}/base/model/metrics.jsonl", "", "").splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if line["time"] > second]
     assert CHECKPOINT_EVERY < steps[0] <= steps[-1] == 30
-    stages = inspect.status_of(run)["stages"]
+    stages = run_facts.status_of(run)["stages"]
     assert {stage["state"] for stage in stages} == {"done"}
     assert len(stages) == 20
     check_rows(run)
-    assert len(inspect.look(f"{run}/iter-2/examples", 2, ["origin=web"]).rows) == 2
+    assert len(look.look(f"{run}/iter-2/examples", 2, ["origin=web"]).rows) == 2
     assert storage.names(f"{run}/attempts") == {"001", "002", "003"}
     assert not store.files.glob(f"{BUCKET}/whole/**/_training/**")
     assert store.files.glob(f"{BUCKET}/whole/iter-2/model/tensorboard/events*")
-    assert "".join(Chat(inspect.last_model(run), max_tokens=8).answer("Name a fruit."))
+    assert "".join(Chat(run_facts.last_model(run), max_tokens=8).answer("Name a fruit."))
 
 
 def test_a_bucket_that_is_not_there_is_said_and_not_made(store):

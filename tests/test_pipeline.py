@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from humpback_ray import config, pipeline, tables
-from humpback_ray.records import Candidate, Evaluated, RatedPair, TaskKind, TrainingExample
+from humpback_ray import pipeline, tables
+from humpback_ray.config.recipe import load_recipe
+from humpback_ray.rows import Candidate, Evaluated, RatedPair, TaskKind, TrainingExample
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 OVERRIDES = [
@@ -155,7 +156,7 @@ def test_vllm_scores_the_exported_model_as_transformers_does(finished):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from humpback_ray.text import tokens
+    from humpback_ray.method import tokens
 
     folder = finished / "iter-2/model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -178,8 +179,8 @@ def test_vllm_scores_the_exported_model_as_transformers_does(finished):
 def test_the_chat_template_of_the_last_model_is_the_one_of_its_evaluation(finished):
     from transformers import AutoTokenizer
 
-    from humpback_ray.config import PromptSettings
-    from humpback_ray.text import prompts, tokens
+    from humpback_ray.config.settings import PromptSettings
+    from humpback_ray.method import prompts, tokens
 
     tokenizer = AutoTokenizer.from_pretrained(finished / "iter-2/model")
     by_template = tokenizer.apply_chat_template(
@@ -263,8 +264,8 @@ def test_a_probe_foretells_what_the_run_took(finished, tmp_path):
 
 
 def test_the_last_model_talks(finished):
-    from humpback_ray.engines.chat import Chat
-    from humpback_ray.stages.inspect import last_model
+    from humpback_ray.report.run_facts import last_model
+    from humpback_ray.serving.chat import Chat
 
     folder = last_model(str(finished))
     assert folder.endswith("iter-2/model")
@@ -279,7 +280,7 @@ def test_the_declared_stages_of_the_large_recipes_hang_together(tmp_path, seed_f
     (tmp_path / "prompts.json").write_text('[{"instruction": "x"}]')
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("llama-7b", "llama-33b", "llama-65b"):
-        recipe = config.load_recipe(
+        recipe = load_recipe(
             name,
             [f"settings.seed.path={seed_file}", f"settings.corpus.path={tmp_path}/texts",
              f"settings.evaluation.prompts={tmp_path}/prompts.json"],

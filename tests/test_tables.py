@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from humpback_ray import storage, tables
-from humpback_ray.records import (
+from humpback_ray.rows import (
     Candidate,
     Finish,
     RatedPair,

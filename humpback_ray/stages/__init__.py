@@ -1,1 +1,1 @@
-"""One module for each kind of stage: it reads rows, calls text/ and engines/, writes and counts."""
+"""One module for each kind of stage."""

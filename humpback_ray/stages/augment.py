@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from humpback_ray import tables
-from humpback_ray.config import LongPromptSettings, SamplingSettings
-from humpback_ray.engines.request import Exchange, Generation, Model, Request, row_seed
-from humpback_ray.engines.vllm_engine import VLLMEngine
-from humpback_ray.records import Candidate
-from humpback_ray.stages.generation import Pass, run_pass, run_passes_at_once
-from humpback_ray.stages.stage import Context, Result
-from humpback_ray.text import prompts, tokens
+from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
+from humpback_ray.execution.stage import Context, Result
+from humpback_ray.method import prompts, tokens
+from humpback_ray.rows import Candidate
+from humpback_ray.serving.generate import Pass, run_pass, run_passes_at_once
+from humpback_ray.serving.requests import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.serving.vllm_engine import VLLMEngine
 
 
 def run(

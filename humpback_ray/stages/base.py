@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from humpback_ray import storage, tables
-from humpback_ray.config import ScratchBase
-from humpback_ray.records import Origin, TrainingExample
-from humpback_ray.stages.stage import Context, Result
+from humpback_ray.config.settings import ScratchBase
+from humpback_ray.execution.stage import Context, Result
+from humpback_ray.rows import Origin, TrainingExample
 
 
 def run_initial(
@@ -17,7 +17,7 @@ def run_initial(
     random_seed: int,
 ) -> Result:
     """Write a model folder: a byte-level BPE tokenizer of the segments, and random weights."""
-    from humpback_ray.engines import scratch_model
+    from humpback_ray.training import scratch_model
 
     context.progress.say("training the tokenizer")
     texts = _texts(segments)
@@ -30,7 +30,7 @@ def run_initial(
 
 def run_examples(context: Context, *, segments: str, initial: str, sequence_length: int) -> Result:
     """Write the segments as plain text examples of at most `sequence_length` tokens."""
-    from humpback_ray.engines import scratch_model
+    from humpback_ray.training import scratch_model
 
     pieces = scratch_model.pieces(_texts(segments), initial, sequence_length)
     examples = [

@@ -14,13 +14,13 @@ from typing import Any
 import fsspec
 
 from humpback_ray import storage, tables
-from humpback_ray.config import LongPromptSettings, PromptSettings, SamplingSettings
-from humpback_ray.engines.request import Exchange, Generation, Model, Request, row_seed
-from humpback_ray.engines.vllm_engine import VLLMEngine
-from humpback_ray.records import Evaluated, SeedPair, Task, TaskKind
-from humpback_ray.stages.generation import Pass, run_pass
-from humpback_ray.stages.stage import Context, Result
-from humpback_ray.text import prompts, tokens
+from humpback_ray.config.settings import LongPromptSettings, PromptSettings, SamplingSettings
+from humpback_ray.execution.stage import Context, Result
+from humpback_ray.method import prompts, tokens
+from humpback_ray.rows import Evaluated, SeedPair, Task, TaskKind
+from humpback_ray.serving.generate import Pass, run_pass
+from humpback_ray.serving.requests import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.serving.vllm_engine import VLLMEngine
 
 
 def run(

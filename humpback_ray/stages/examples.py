@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import ray
-import ray.data
 
 from humpback_ray import storage, tables
-from humpback_ray.config import PromptSettings, SelectionSettings
-from humpback_ray.records import Direction, Origin, RatedPair, SeedPair, TrainingExample
-from humpback_ray.stages.stage import Context, Result
-from humpback_ray.text import prompts, selection
+from humpback_ray.config.settings import PromptSettings
+from humpback_ray.execution.stage import Context, Result
+from humpback_ray.method import prompts
+from humpback_ray.rows import Direction, Origin, SeedPair, TrainingExample
 
 
 def run_seed(context: Context, *, seed: str, direction: Direction, tags: PromptSettings) -> Result:
@@ -38,67 +31,3 @@ def of_seed(
         yield TrainingExample(
             f"{Origin.SEED}-{pair.pair_id}", prompt, tags.seed_tag, completion, Origin.SEED
         )
-
-
-def run_curated(
-    context: Context, *, seed: str, rated: str, tags: PromptSettings, settings: SelectionSettings
-) -> Result:
-    """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w.
-
-    Of several candidates of one segment only the best rated can be selected.
-    """
-    chosen, figures = ray.get(_choose.remote(rated, settings))
-    storage.delete(context.path("rows"))
-    _write_selected(rated, context.path("rows"), chosen, tags.web_tag)
-    pairs = tables.read_rows(seed, SeedPair)
-    seeds = list(of_seed(pairs, Direction.FORWARD, tags))
-    tables.write_rows(context.path("rows"), seeds, TrainingExample, name="seed")
-    outcomes = tables.count_values(context.path("rows"), "origin")
-    assert outcomes[Origin.WEB.value] == len(chosen)
-    assert outcomes.total() == tables.assert_unique(context.path("rows"), "example_id")
-    return Result(outcomes.total(), outcomes, figures)
-
-
-@ray.remote
-def _choose(rated: str, settings: SelectionSettings) -> tuple[pa.Array, dict[str, Any]]:
-    """The ids that are selected, and figures. In a task: the driver holds no list of all pairs."""
-    scored: list[tuple[str, float]] = []
-    best: dict[str, tuple[float, str]] = {}
-    for batch in tables.scan(rated, ["candidate_id", "segment_id", "score"]):
-        for row in batch.to_pylist():
-            if row["score"] is None:
-                continue
-            scored.append((row["candidate_id"], row["score"]))
-            # The smallest is the best one; of equals the one with the first id.
-            found = (-row["score"], row["candidate_id"])
-            best[row["segment_id"]] = min(found, best.get(row["segment_id"], found))
-    chosen = selection.select([(candidate, -score) for score, candidate in best.values()], settings)
-    scores = [score for candidate, score in scored if candidate in chosen]
-    return pa.array(sorted(chosen)), {
-        "num_scored": len(scored),
-        "num_segments": len(best),
-        "num_selected": len(chosen),
-        "lowest_selected_score": round(min(scores), 4),
-        "mean_selected_score": round(sum(scores) / len(scores), 4),
-        "mean_score": round(sum(score for _, score in scored) / len(scored), 4),
-    }
-
-
-def _write_selected(rated: str, target: str, chosen: pa.Array, tag: str) -> None:
-    filesystem, path = storage.arrow_filesystem(rated)
-    dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
-        partial(_selected, chosen=chosen, tag=tag), batch_format="pyarrow"
-    )
-    tables.write_dataset(target, dataset)
-
-
-def _selected(table: pa.Table, chosen: pa.Array, tag: str) -> pa.Table:
-    table = tables.conform(table, RatedPair)
-    table = table.filter(pc.is_in(table["candidate_id"], chosen))
-    return tables.to_table((_of_web(row, tag) for row in table.to_pylist()), TrainingExample)
-
-
-def _of_web(row: dict[str, Any], tag: str) -> TrainingExample:
-    return TrainingExample(
-        f"{Origin.WEB}-{row['candidate_id']}", row["instruction"], tag, row["response"], Origin.WEB
-    )

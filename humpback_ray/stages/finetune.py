@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from humpback_ray.config import SamplingSettings, TrainingSettings
-from humpback_ray.observe import TensorBoard
-from humpback_ray.stages.gauges import OF_TRAINING, Gauges
-from humpback_ray.stages.stage import Context, Result
+from humpback_ray.config.settings import SamplingSettings, TrainingSettings
+from humpback_ray.execution.gauges import OF_TRAINING, Gauges
+from humpback_ray.execution.metrics import TensorBoard
+from humpback_ray.execution.stage import Context, Result
 
 CPU_WORKERS_START_SECONDS = 20.0  # of two workers on two cores, up to the first step
 
@@ -26,7 +26,7 @@ def run(
     sampling: SamplingSettings | None,
 ) -> Result:
     """Finetune `base_model` into this stage's own folder, which transformers and vLLM then load."""
-    from humpback_ray.engines.deepspeed_train import finetune
+    from humpback_ray.training.finetune import finetune
 
     def show(step: dict[str, Any]) -> None:
         detail = f"steps, loss {step['loss']:.3f}, {step['tokens_per_second']:,.0f} tokens/s"

@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from humpback_ray import tables
-from humpback_ray.config import LongPromptSettings, Placement, RatingSettings
-from humpback_ray.engines import http_rater
-from humpback_ray.engines.request import Exchange, Generation, Model, Request, row_seed
-from humpback_ray.engines.vllm_engine import VLLMEngine
-from humpback_ray.records import Finish, RatedPair, RatingOutcome
-from humpback_ray.stages.generation import Pass, run_pass
-from humpback_ray.stages.stage import Context, Result
-from humpback_ray.text import prompts, rating, tokens
+from humpback_ray.config.placement import Placement
+from humpback_ray.config.settings import LongPromptSettings, RatingSettings
+from humpback_ray.execution.stage import Context, Result
+from humpback_ray.method import prompts, rating, tokens
+from humpback_ray.rows import Finish, RatedPair, RatingOutcome
+from humpback_ray.serving import endpoint
+from humpback_ray.serving.generate import Pass, run_pass
+from humpback_ray.serving.requests import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.serving.vllm_engine import VLLMEngine
 
 # Outcomes of pairs that no rater could have scored; they do not speak against the rater.
 NOT_PUT_TO_RATER = (RatingOutcome.NO_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG)
@@ -88,8 +89,8 @@ def ratings_of(
     )
 
 
-def _endpoint(placement: Placement, **how: Any) -> http_rater.Endpoint:
-    return http_rater.Endpoint(placement.endpoint, **how)
+def _endpoint(placement: Placement, **how: Any) -> endpoint.Endpoint:
+    return endpoint.Endpoint(placement.endpoint, **how)
 
 
 def to_request(
@@ -131,7 +132,7 @@ def to_endpoint_prompt(
     settings: RatingSettings,
     iteration: int,
     random_seed: int,
-) -> http_rater.Prompt | None:
+) -> endpoint.Prompt | None:
     """The same prompt for a rater that is served elsewhere and renders its own chat template."""
     if not row["instruction"]:
         return None
@@ -141,7 +142,7 @@ def to_endpoint_prompt(
         row["response"],
         reasoning=settings.method != "expected",
     )
-    return http_rater.Prompt(text, row_seed(random_seed, row["candidate_id"], f"rate-{iteration}"))
+    return endpoint.Prompt(text, row_seed(random_seed, row["candidate_id"], f"rate-{iteration}"))
 
 
 def to_rated_pair(

@@ -10,11 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from humpback_ray import corpus, observe, storage, tables
-from humpback_ray.config import CorpusSettings
-from humpback_ray.records import Segment, SegmentOutcome
-from humpback_ray.stages.stage import Context, Result
-from humpback_ray.text import duplicates
+from humpback_ray import storage, tables
+from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus import cut
+from humpback_ray.corpus.documents import CorpusFile
+from humpback_ray.corpus.files import list_files
+from humpback_ray.execution import progress
+from humpback_ray.execution.stage import Context, Result
+from humpback_ray.method import duplicates
+from humpback_ray.rows import Segment, SegmentOutcome
 
 # Files of this size together make one task; a small corpus still makes a few.
 BYTES_PER_TASK = 8 * 2**20
@@ -27,7 +31,7 @@ def run(context: Context, *, settings: CorpusSettings) -> Result:
     Sections are cut and filtered in parallel and written to a working folder; duplicates are then
     found in one pass over ids and MinHash signatures, in the order of documents.
     """
-    files = corpus.list_files(settings.path)
+    files = list_files(settings.path)
     sections, rows, dropped = (context.path(name) for name in ("_sections", "rows", "dropped"))
     for folder in (sections, rows, dropped):
         storage.delete(folder)
@@ -56,9 +60,7 @@ def run(context: Context, *, settings: CorpusSettings) -> Result:
     )
 
 
-def _cut(
-    context: Context, files: list[corpus.CorpusFile], settings: CorpusSettings, folder: str
-) -> None:
+def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, folder: str) -> None:
     names = [{"path": f.path, "name": f.name, "size": f.size} for f in files]
     num_tasks = max(MIN_TASKS, sum(file.size for file in files) // BYTES_PER_TASK)
     num_tasks = min(len(names), num_tasks)
@@ -70,12 +72,12 @@ def _cut(
         num_done = len(tables.parquet_files(filesystem, path))
         context.progress.update(min(num_done, num_tasks), num_tasks, "parts of the corpus cut")
 
-    with observe.polling(show):
+    with progress.polling(show):
         tables.write_dataset(folder, dataset)
 
 
 def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
-    for segment in corpus.segments_of(corpus.CorpusFile(**file), settings):
+    for segment in cut.segments_of(CorpusFile(**file), settings):
         kept = segment.outcome is SegmentOutcome.KEPT
         yield {
             **tables.as_dict(segment),

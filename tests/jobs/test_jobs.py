@@ -15,8 +15,9 @@ from ray._private.runtime_env import packaging
 from ray.dashboard.modules.dashboard_sdk import parse_runtime_env_args
 from ray.runtime_env import RuntimeEnv
 
-from humpback_ray import config, pipeline, storage
-from humpback_ray.stages.stage import RECORD, Stage
+from humpback_ray import pipeline, storage
+from humpback_ray.config.recipe import load_recipe
+from humpback_ray.execution.stage import RECORD, Stage
 
 ROOT = Path(__file__).parents[2]
 JOBS = ["run_pipeline", "prepare", "augment", "rate", "finetune", "evaluate"]
@@ -36,7 +37,7 @@ def stages(tmp_path) -> list[Stage]:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "a.md").write_text("# A header\n\nA text.\n")
-    recipe = config.load_recipe("tiny", [f"settings.corpus.path={corpus}"])
+    recipe = load_recipe("tiny", [f"settings.corpus.path={corpus}"])
     return pipeline.stages_of(recipe, str(tmp_path / "run"))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from humpback_ray import tables
-from humpback_ray.config import PromptSettings, SelectionSettings
-from humpback_ray.records import Origin, RatedPair, RatingOutcome, SeedPair, TrainingExample
-from humpback_ray.stages import examples
-from tests.stages.test_generation_stages import context
+from humpback_ray.config.settings import PromptSettings, SelectionSettings
+from humpback_ray.rows import Origin, RatedPair, RatingOutcome, SeedPair, TrainingExample
+from humpback_ray.stages import curate
+from tests.stages.test_generation import context
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -30,7 +30,7 @@ def test_only_the_best_candidate_of_a_segment_is_selected(tmp_path):
         tables.write_rows(str(tmp_path / "rated"), [row], RatedPair, name=f"part-{number}")
     seeds = [SeedPair("a", "Why?", "Because.")]
     tables.write_rows(str(tmp_path / "seed"), seeds, SeedPair)
-    result = examples.run_curated(
+    result = curate.run_curated(
         context(tmp_path), seed=str(tmp_path / "seed"), rated=str(tmp_path / "rated"),
         tags=PromptSettings(), settings=SelectionSettings(method="threshold", k=4.5),
     )  # fmt: skip
@@ -49,7 +49,7 @@ def test_nothing_selected_is_one_line_with_the_way_out(tmp_path):
     tables.write_rows(str(tmp_path / "rated"), [pair(1, 0, 2.0)], RatedPair)
     tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
     with pytest.raises(ValueError, match=r"none of the 1 rated pairs .* lower settings.selection"):
-        examples.run_curated(
+        curate.run_curated(
             context(tmp_path), seed=str(tmp_path / "seed"), rated=str(tmp_path / "rated"),
             tags=PromptSettings(), settings=SelectionSettings(),
         )  # fmt: skip

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from humpback_ray.records import SeedOutcome
-from humpback_ray.stages.seed import pairs_of, read_messages
+from humpback_ray.corpus.oasst import pairs_of, read_messages
+from humpback_ray.rows import SeedOutcome
 
 
 def message(identifier, parent, role, text, lang="en", rank=None, **more):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from humpback_ray.config import load_recipe, recipe_names
+from humpback_ray.config.recipe import load_recipe, recipe_names
+from humpback_ray.execution.stage import Source, Stage, fingerprint
 from humpback_ray.pipeline import stages_of
-from humpback_ray.stages.stage import Source, Stage, fingerprint
 
 GOLDEN = Path(__file__).parent.parent / "fingerprints.json"
 

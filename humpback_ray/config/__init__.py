@@ -1,0 +1,1 @@
+"""What a user writes: settings decide the result, placement says where and how it runs."""

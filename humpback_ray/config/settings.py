@@ -1,0 +1,262 @@
+"""Settings: what decides the result of a run. They enter the stages' fingerprints.
+
+Defaults are the paper's (arXiv 2308.06259) where it gives a value. A comment says so where the
+value is ours because the paper gives none.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from humpback_ray.config.fields import Frozen, PositiveInt, Share
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+class PretrainedBase(Frozen):
+    """A base model that exists: a local folder, a URL, or a Hugging Face hub id."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    model: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class ScratchBase(Frozen):
+    """A small LLaMA with its own byte-level BPE tokenizer, pretrained on the segments (demo)."""
+
+    kind: Literal["scratch"]
+    vocabulary_size: PositiveInt = 4096
+    hidden_size: PositiveInt = 256
+    intermediate_size: PositiveInt = 704
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 4
+    sequence_length: PositiveInt = 512  # tokens per pretraining example
+    training: TrainingSettings
+
+    @model_validator(mode="after")
+    def _whole(self) -> ScratchBase:
+        if self.training.lora:
+            raise ValueError(
+                "training.lora adapts a model that has been trained, and this one begins with "
+                "random weights: leave it out here (forward_training and backward_training take it)"
+            )
+        return self
+
+
+def _kind_of_base(base: Any) -> str:
+    return base.get("kind", "pretrained") if isinstance(base, dict) else base.kind
+
+
+class SeedSettings(Frozen):
+    """The human pairs D: an Open Assistant export of message rows (JSONL, .jsonl.gz or Parquet)."""
+
+    path: str
+    language: str = "en"
+    max_pairs: PositiveInt | None = None  # the paper keeps 3,200
+    num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
+
+
+class CorpusSettings(Frozen):
+    """The unlabelled text and the rules by which it is cut into segments."""
+
+    path: str  # folder, glob, file, or `installed-packages`
+    text_column: str = "text"  # of JSONL and Parquet files
+    text_format: Literal["text", "markdown", "html"] = "text"  # of that column
+    url_column: str | None = None  # of JSONL and Parquet files
+    min_characters: PositiveInt = 600
+    max_characters: PositiveInt = 3000
+    navigation_headers: tuple[str, ...] = (
+        "advertisement", "forum", "quick link", "free newsletter",
+    )  # fmt: skip
+    # Not given in the paper: how alike two sentences of a segment may be, and n of the n-grams.
+    repetition_ngram: PositiveInt = 3
+    repetition_jaccard: Share = 0.7
+    # Not given in the paper: near-duplicates between documents. A word 5-gram Jaccard of 0.8 is
+    # what large corpora commonly use.
+    near_duplicate_ngram: PositiveInt = 5
+    near_duplicate_jaccard: Share = 0.8
+    num_permutations: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CorpusSettings:
+        if self.min_characters > self.max_characters:
+            raise ValueError(
+                f"min_characters {self.min_characters} is above max_characters "
+                f"{self.max_characters}: no segment could be kept"
+            )
+        return self
+
+
+class PromptSettings(Frozen):
+    """The sentences appended to prompts (paper, section 2.4) and the rating rubric."""
+
+    seed_tag: str = "Answer in the style of an AI Assistant."
+    web_tag: str = "Answer with knowledge from web search."
+    rating_template: str | None = None  # file that replaces the rubric; its grades are 1 to 5
+
+
+class SamplingSettings(Frozen):
+    """Nucleus sampling, the paper's T = 0.7 and p = 0.9."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_p: Share = 0.9
+    max_tokens: PositiveInt = 512
+
+
+class EndpointSettings(Frozen):
+    """A rater served elsewhere, in place of M_(t-1): an OpenAI-compatible chat endpoint.
+
+    As with other locations, what counts is not where it is: a server that has moved is the same
+    rater, so the url is left out of the fingerprint, and another model needs another name.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://")]  # up to and with /v1
+    model: Annotated[str, Field(min_length=1)]  # as the server names it
+    # `expected` reads the grades among this many likeliest tokens; most servers allow 20.
+    num_top_tokens: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class RatingSettings(Frozen):
+    """How M_(t-1), or the rater behind an endpoint, scores a pair.
+
+    `five_grades`: the paper's, 1 to 5. `additive`: a point for each of five demands, so 0 to 5. A
+    pair without a point has the score 0, below every threshold that can be set.
+
+    `expected`: the mean grade under the grades' probabilities right after `Score:`.
+    `text`: reasoning, then a last line `Score: N`, the paper's way. `mean`: the mean of n of those.
+    """
+
+    rubric: Literal["five_grades", "additive"] = "five_grades"
+    method: Literal["expected", "text", "mean"] = "expected"
+    num_samples: PositiveInt = 3  # `mean` only; Self-Rewarding (arXiv 2401.10020) takes 3
+    # Not given in the paper; Back-and-Forth (arXiv 2408.04614) rates with T = 1.0, p = 0.9.
+    sampling: SamplingSettings = SamplingSettings(temperature=1.0, top_p=0.9, max_tokens=512)
+    min_scored_share: Annotated[float, Field(ge=0, le=1)] | None = None  # default by method
+    endpoint: EndpointSettings | None = None  # null: the rater is M_(t-1), on our own engines
+    weights: Literal["as_stored", "fp8"] = "as_stored"  # fp8: made at loading, on GPUs
+
+    @property
+    def grades(self) -> range:
+        """What the rubric lets the rater give."""
+        return range(6) if self.rubric == "additive" else range(1, 6)
+
+    @property
+    def required_scored_share(self) -> float:
+        """Share of the pairs put to the rater that must come back with a score."""
+        if self.min_scored_share is not None:
+            return self.min_scored_share
+        return 0.99 if self.method == "expected" else 0.5
+
+
+class LongPromptSettings(Frozen):
+    """What becomes of rows whose rendered prompt leaves no room for an answer in the context.
+
+    `drop`: a row with the outcome `prompt_too_long`. `truncate_response`: the text is cut at its
+    end until the prompt fits, and the row says so. `route_long`: engines with a longer context
+    answer these rows after the others.
+    """
+
+    policy: Literal["drop", "truncate_response", "route_long"] = "drop"
+    context_length: PositiveInt | None = None  # tokens; `route_long` only
+
+    @model_validator(mode="after")
+    def _needed(self) -> LongPromptSettings:
+        if (self.policy == "route_long") != (self.context_length is not None):
+            raise ValueError("context_length belongs to policy=route_long, and only there")
+        return self
+
+
+class SelectionSettings(Frozen):
+    """Which rated pairs become A_k: all of at least k, the best n, or the best share."""
+
+    method: Literal["threshold", "best", "share"] = "threshold"
+    k: Annotated[float, Field(ge=1, le=5)] = 4.5  # the paper's A_5 is score >= 4.5
+    num_best: PositiveInt = 40_000
+    share: Share = 0.25
+
+
+class LoraSettings(Frozen):
+    """Train low-rank adapters of linear layers (arXiv 2106.09685) instead of the weights.
+
+    The exported model has them merged. They want a higher learning rate than the paper's: 2e-4 is
+    usual (arXiv 2305.14314). Weight decay acts on the adapters.
+    """
+
+    rank: PositiveInt = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # an adapter's product is multiplied by alpha/rank
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the adapters' inputs
+    # Names as in the model, such as q_proj and v_proj, or all linear layers but the output layer.
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "all-linear"
+    )
+
+
+class TrainingSettings(Frozen):
+    """The paper's finetuning; what it does not give follows LIMA (arXiv 2305.11206)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    final_learning_rate: Annotated[float, Field(ge=0)] = 9e-6  # reached linearly
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1  # not on norms and biases
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # attention; LLaMA has no other
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # LIMA
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95  # LIMA
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # LIMA
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # ours
+    batch_size: PositiveInt | None = None  # examples; null: 32, or 8 below 3,000 examples
+    num_steps: PositiveInt | None = None  # null: the paper's Table 18, interpolated
+    max_length: PositiveInt = 2048  # tokens
+    # An example that is longer: its completion is cut at its end, or the example is left out.
+    too_long: Literal["truncate", "drop"] = "truncate"
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the forward pass; the optimizer keeps fp32
+    # null: all weights are trained, as in the paper. Left out of fingerprints then, which are as
+    # old as the first runs.
+    lora: LoraSettings | None = Field(default=None, exclude_if=lambda lora: lora is None)
+
+
+class EvaluationSettings(Frozen):
+    """The small evaluation of a run: held-out seed loss, and answers to prompts."""
+
+    prompts: str  # AlpacaEval's JSON format: a list of {"dataset", "instruction"}
+    sampling: SamplingSettings = SamplingSettings(max_tokens=512)
+
+
+class Settings(Frozen):
+    """Everything that decides the result of a run, and nothing else."""
+
+    random_seed: int = 0
+    base: Annotated[
+        Annotated[PretrainedBase, Tag("pretrained")] | Annotated[ScratchBase, Tag("scratch")],
+        Discriminator(_kind_of_base),
+    ]
+    seed: SeedSettings
+    corpus: CorpusSettings
+    prompts: PromptSettings = PromptSettings()
+    backward_training: TrainingSettings = TrainingSettings()
+    forward_training: TrainingSettings = TrainingSettings()
+    augmentation: SamplingSettings = SamplingSettings()
+    num_candidates: PositiveInt = 1  # instructions per segment; the best rated is selected
+    long_prompts: LongPromptSettings = LongPromptSettings()
+    rating: RatingSettings = RatingSettings()
+    selection: SelectionSettings = SelectionSettings()
+    iterations: PositiveInt = 2
+    context_length: PositiveInt = 2048  # tokens, of every engine
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # of the engines' arithmetic
+    evaluation: EvaluationSettings
+
+    @model_validator(mode="after")
+    def _one_rubric(self) -> Settings:
+        if self.prompts.rating_template and self.rating.rubric != "five_grades":
+            raise ValueError(
+                f"settings.rating.rubric={self.rating.rubric} and settings.prompts.rating_template "
+                "both say what is rated by: leave one of them out (a template of yours is for the "
+                "grades 1 to 5)"
+            )
+        return self

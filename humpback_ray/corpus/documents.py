@@ -1,0 +1,74 @@
+"""Documents of a corpus, and what could not be read as one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+
+Format = Literal["html", "markdown", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """One file of a corpus."""
+
+    path: str  # what fsspec opens; `installed-packages:NAME` for a distribution
+    name: str  # relative to the corpus: the same wherever the corpus lies
+    size: int  # bytes; characters for a distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text of a corpus, before it is cut."""
+
+    document_id: str  # hash of the file's name and the document's index in it
+    url: str  # the file's name where the corpus gives none
+    content: str
+    format: Format
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A document, or the rest of a file, that could not be parsed."""
+
+    document_id: str
+    url: str
+    reason: str  # short, for a person
+
+
+def document_id(file: CorpusFile, index: int) -> str:
+    return hashlib.sha256(json.dumps([file.name, index]).encode()).hexdigest()[:32]
+
+
+def unreadable(file: CorpusFile, index: int, reason: str, url: str | None = None) -> Unreadable:
+    return Unreadable(document_id(file, index), url or file.name, reason)
+
+
+def damaged(file: CorpusFile, index: int, error: Exception) -> Unreadable:
+    """The row for the rest of a file.
+
+    Raises:
+        OSError: the error came from the file system and says nothing about the content.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    return unreadable(file, index, f"the rest of the file is damaged: {error}")
+
+
+def decode_html(data: bytes, declared: str | None = None) -> str:
+    """The characters of a page.
+
+    UTF-8 where the bytes are valid UTF-8: no other encoding gives such bytes by accident, and
+    detection fails on short pages. Otherwise as the HTTP header declares, or byte order mark,
+    meta element or the bytes themselves suggest.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        encoding = map_encoding_to_html5(declared, fallback_utf8=False) if declared else None
+        encoding = encoding or detect_encoding(data, from_html_meta=True) or "utf-8"
+        return bytes_to_str(data, encoding, errors="replace", fallback_encodings=())

@@ -1,0 +1,47 @@
+"""The READMEs of installed packages as a corpus: text that is there on every machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from dataclasses import replace
+
+from humpback_ray.corpus.documents import CorpusFile, Document, Format, document_id
+
+INSTALLED_PACKAGES = "installed-packages"
+PACKAGE_PREFIX = f"{INSTALLED_PACKAGES}:"
+_THIS_PACKAGE = "humpback-ray"
+
+
+def package_names() -> list[str]:
+    """Normalised names of the distributions of this interpreter, sorted, without this project."""
+    names = {
+        re.sub(r"[-_.]+", "-", distribution.name).lower()  # as PyPI normalises them
+        for distribution in importlib.metadata.distributions()
+        if distribution.name
+    }
+    return sorted(names - {_THIS_PACKAGE})
+
+
+def file_of_package(name: str) -> CorpusFile:
+    distribution = importlib.metadata.distribution(name)
+    file = CorpusFile(f"{PACKAGE_PREFIX}{name}", f"{name}-{distribution.version}", size=0)
+    return replace(file, size=len(read_package(file).content))
+
+
+def read_package(file: CorpusFile) -> Document:
+    """The long description (README) of a distribution; reStructuredText counts as plain text.
+
+    Raises:
+        ValueError: the distribution is not installed here.
+    """
+    name = file.path.removeprefix(PACKAGE_PREFIX)
+    try:
+        metadata = importlib.metadata.metadata(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError(f"{name} is not installed on this machine: {error}") from error
+    content_types = metadata.get_all("Description-Content-Type") or [""]
+    kind: Format = "markdown" if content_types[0].lower().startswith("text/markdown") else "text"
+    # The body of METADATA, or its Description field: importlib.metadata joins the two.
+    descriptions = metadata.get_all("Description") or [""]
+    return Document(document_id(file, 0), file.name, descriptions[-1], kind)

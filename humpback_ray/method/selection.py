@@ -1,0 +1,35 @@
+"""Self-curation: which rated pairs become A_k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from humpback_ray.config.settings import SelectionSettings
+
+
+def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> set[str]:
+    """Ids of the selected pairs, out of (candidate_id, score) of all pairs with a score.
+
+    `threshold` takes every pair of at least k (paper: A_5 is score >= 4.5), `best` and `share` the
+    highest scores, ties broken by id so that the choice never depends on the order of the rows.
+
+    Raises:
+        ValueError: nothing is left, with the scores there are and the ways out.
+    """
+    if not scored:
+        raise ValueError("no pair has a score, so none can be selected; see the rating's outcomes")
+    ranked = sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+    if settings.method == "threshold":
+        chosen = [pair for pair in ranked if pair[1] >= settings.k]
+    elif settings.method == "best":
+        chosen = ranked[: settings.num_best]
+    else:
+        chosen = ranked[: round(settings.share * len(ranked))]
+    if not chosen:
+        rule = {"threshold": f"k = {settings.k}", "share": f"share = {settings.share}"}
+        raise ValueError(
+            f"none of the {len(ranked)} rated pairs is selected by {rule[settings.method]}: scores "
+            f"run from {ranked[-1][1]:.2f} to {ranked[0][1]:.2f}; lower settings.selection.k, or "
+            "set settings.selection.method to best or share"
+        )
+    return {pair[0] for pair in chosen}

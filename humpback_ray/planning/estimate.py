@@ -1,0 +1,224 @@
+"""Before paying: what fits on which GPUs, and how long a recipe's run takes on them.
+
+Arithmetic over published architectures and data sheets; no GPU, torch, ray or vLLM is touched.
+Bytes, tokens and seconds unless a name says otherwise; GiB is 2**30 bytes, GB is 10**9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from humpback_ray.config.recipe import Recipe
+from humpback_ray.config.settings import (
+    ScratchBase,
+    SelectionSettings,
+    TrainingSettings,
+)
+from humpback_ray.method.schedule import schedule
+from humpback_ray.sizing.architecture import Architecture, architecture_of
+from humpback_ray.sizing.hardware import GIB, Hardware
+from humpback_ray.sizing.memory import ENGINE_WORKSPACE, fit_training, gib, smallest_engine
+from humpback_ray.sizing.time import GenerationWork, generation_seconds, step_seconds
+
+# Starting engines or workers, reading weights, writing the result. Ours, likewise.
+STAGE_START_HOURS = 0.1
+
+# --- the paper's rows, where a run has none yet ---------------------------------------------------
+
+NUM_SEGMENTS = 502_133
+NUM_SEED_PAIRS = 3_200
+NUM_EVALUATION_PROMPTS = 805  # AlpacaEval
+SELECTED_SHARE = {4.5: 41_821 / NUM_SEGMENTS, 4.0: 195_043 / NUM_SEGMENTS}  # A_5^(2), A_4^(2)
+# Mean characters of instruction and response (paper, Table 1).
+SEED_CHARACTERS = 148 + 1072
+SELECTED_CHARACTERS = 115 + 1663
+CANDIDATE_CHARACTERS = (352, 1722)
+CHARACTERS_PER_TOKEN = 4  # English prose; ours
+TEMPLATE_TOKENS = 70  # turn markers, tags and the backward request; ours
+RUBRIC_TOKENS = 450  # shared by all rating prompts; ours
+RATIONALE_TOKENS = 150  # ours
+ANSWER_TOKENS = 400  # of an evaluation; ours
+
+
+# --- a recipe's stages ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """One stage as a person reads it. Without hours: not estimated, or it does not fit."""
+
+    path: str
+    fits: str
+    layout: str
+    hours: float | None
+
+
+def estimate_stages(
+    recipe: Recipe,
+    kinds: Mapping[str, str],
+    records: Mapping[str, Mapping[str, Any]],
+    hardware: Hardware,
+    num_rows: int | None = None,
+) -> list[StageEstimate]:
+    """Every stage that runs on GPUs, in order.
+
+    Args:
+        kinds: kind of every stage by its path, in the order in which they run.
+        records: records of the finished stages by path: they cost nothing more, and their rows
+            count instead of the paper's.
+        num_rows: segments, instead of the run's or the paper's.
+
+    Raises:
+        ValueError: the base model's architecture is not known, or there are no rows.
+    """
+    if num_rows is not None and num_rows < 1:
+        raise ValueError(f"--rows {num_rows}: at least one segment is needed")
+    estimator = _Estimator(recipe, architecture_of(recipe), records, hardware, num_rows)
+    return [
+        StageEstimate(path, "done", "-", 0.0) if path in records else estimator.stage(path, kind)
+        for path, kind in kinds.items()
+        if kind in ("augment", "rate", "evaluate", "finetune")
+    ]
+
+
+@dataclass(frozen=True)
+class _Estimator:
+    recipe: Recipe
+    architecture: Architecture
+    records: Mapping[str, Mapping[str, Any]]
+    hardware: Hardware
+    num_rows: int | None
+
+    def stage(self, path: str, kind: str) -> StageEstimate:
+        return self.training(path) if kind == "finetune" else self.generation(path, kind)
+
+    def generation(self, path: str, kind: str) -> StageEstimate:
+        settings, engine = self.recipe.settings, self.recipe.placement.engine
+        if kind == "rate" and settings.rating.endpoint:
+            return StageEstimate(path, "rated elsewhere, at the endpoint's price", "-", 0.0)
+        is_fp8 = kind == "rate" and settings.rating.weights == "fp8"
+        dtype = "fp8" if is_fp8 else settings.dtype
+        fit = smallest_engine(
+            self.architecture, self.hardware, dtype=dtype,
+            context_length=settings.context_length,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+        )  # fmt: skip
+        hardware = self.hardware
+        if fit.num_kv_tokens < settings.context_length:
+            return self.too_large(
+                path, f"an engine on {fit.num_gpus} GPUs", fit.weight_bytes + ENGINE_WORKSPACE
+            )
+        num_engines = hardware.gpus_per_node // fit.tensor_parallel_size
+        num_engines *= hardware.num_nodes // fit.pipeline_parallel_size
+        seconds = generation_seconds(
+            self.architecture, hardware.gpu, fit, num_engines=num_engines,
+            work=self.work(kind), dtype=dtype,
+            max_sequences=engine.max_num_seqs,
+        )  # fmt: skip
+        pipeline = fit.pipeline_parallel_size
+        sequences = fit.num_kv_tokens // settings.context_length
+        return StageEstimate(
+            path,
+            f"weights {fit.weight_bytes / GIB:.1f} + KV {fit.kv_bytes / GIB:.1f} of "
+            f"{hardware.gpu.memory_gib} GiB; {sequences} x {settings.context_length} tokens",
+            f"{num_engines} engines x TP{fit.tensor_parallel_size}"
+            + (f" PP{pipeline}" if pipeline > 1 else ""),
+            seconds / 3600 + STAGE_START_HOURS,
+        )
+
+    def training(self, path: str) -> StageEstimate:
+        settings = training_settings(self.recipe, path)
+        num_examples, tokens = self.examples(path)
+        batch_size, num_steps = schedule(num_examples, settings)
+        checkpointing = self.recipe.placement.training.gradient_checkpointing
+        fit = fit_training(
+            self.architecture, self.hardware, batch_size=batch_size,
+            max_length=settings.max_length, gradient_checkpointing=checkpointing,
+            lora=settings.lora,
+        )  # fmt: skip
+        if fit.needed_bytes > self.hardware.gpu.memory:
+            what = f"ZeRO-{fit.zero_stage} of batches of {batch_size} on {fit.num_workers} GPUs"
+            return self.too_large(path, what, fit.needed_bytes)
+        length = min(tokens, settings.max_length)
+        step = step_seconds(
+            self.architecture, self.hardware, fit, batch_size=batch_size,
+            sequence_length=length, lora=settings.lora,
+        )  # fmt: skip
+        return StageEstimate(
+            path,
+            f"states {fit.state_bytes / GIB:.1f} + activations {fit.activation_bytes / GIB:.1f} "
+            f"of {self.hardware.gpu.memory_gib} GiB",
+            f"ZeRO-{fit.zero_stage} x {fit.num_workers} GPUs, micro-batch "
+            f"{fit.micro_batch_size * settings.max_length:,} tokens, {num_steps} steps, "
+            f"{batch_size * length / step:,.0f} tokens/s",
+            num_steps * step / 3600 + STAGE_START_HOURS,
+        )
+
+    def too_large(self, path: str, what: str, num_bytes: float) -> StageEstimate:
+        memory = self.hardware.gpu.memory_gib
+        return StageEstimate(
+            path, f"does not fit: {what} needs {gib(num_bytes)} of {memory} GiB", "-", None
+        )
+
+    def segments(self) -> int:
+        kept = self.records.get("segments", {}).get("outcomes", {}).get("kept")
+        return self.num_rows or kept or NUM_SEGMENTS
+
+    def work(self, kind: str) -> GenerationWork:
+        instruction, response = (n / CHARACTERS_PER_TOKEN for n in CANDIDATE_CHARACTERS)
+        settings = self.recipe.settings
+        if kind == "augment":
+            output = min(instruction, settings.augmentation.max_tokens)
+            num_rows = self.segments() * settings.num_candidates
+            return GenerationWork(num_rows, TEMPLATE_TOKENS + response, output)
+        if kind == "evaluate":
+            output = min(ANSWER_TOKENS, settings.evaluation.sampling.max_tokens)
+            return GenerationWork(NUM_EVALUATION_PROMPTS, 2 * TEMPLATE_TOKENS, output)
+        rating = settings.rating
+        repeats = settings.num_candidates
+        repeats *= rating.num_samples if rating.method == "mean" else 1
+        output = min(RATIONALE_TOKENS, rating.sampling.max_tokens)
+        return GenerationWork(
+            self.segments() * repeats,
+            TEMPLATE_TOKENS + instruction + response,
+            1 if rating.method == "expected" else output,
+            RUBRIC_TOKENS,
+        )
+
+    def examples(self, path: str) -> tuple[int, float]:
+        """Number of examples of a training, and their mean tokens."""
+        base = self.recipe.settings.base
+        made = self.records.get(path.replace("model", "examples"), {}).get("num_rows")
+        if path == "base/model" and isinstance(base, ScratchBase):
+            return made or self.segments(), base.sequence_length
+        num_seed = self.recipe.settings.seed.max_pairs or NUM_SEED_PAIRS
+        num_seed = self.records.get("forward-0/examples", {}).get("num_rows", num_seed)
+        num_chosen = 0
+        if path.startswith("iter-"):
+            selection = self.recipe.settings.selection
+            num_chosen = made - num_seed if made else num_selected(selection, self.segments())
+        characters = num_seed * SEED_CHARACTERS + num_chosen * SELECTED_CHARACTERS
+        num_examples = num_seed + num_chosen
+        return num_examples, characters / num_examples / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+
+
+def training_settings(recipe: Recipe, path: str) -> TrainingSettings:
+    """Settings of the training that a stage is."""
+    settings = recipe.settings
+    if path == "backward/model":
+        return settings.backward_training
+    if path == "base/model" and isinstance(settings.base, ScratchBase):
+        return settings.base.training
+    return settings.forward_training
+
+
+def num_selected(selection: SelectionSettings, num_segments: int) -> int:
+    """Pairs that self-curation takes; the paper's shares, of scores from 4.5 or from 4."""
+    if selection.method == "best":
+        return min(selection.num_best, num_segments)
+    share = selection.share
+    if selection.method == "threshold":
+        share = next((s for k, s in SELECTED_SHARE.items() if selection.k >= k), 1.0)
+    return round(share * num_segments)

@@ -1,0 +1,90 @@
+"""Rows of a stage as a person wants to read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.dataset as pads
+
+from humpback_ray import storage, tables
+from humpback_ray.method import prompts
+
+# Folders of rows in a stage, the one to show first.
+ROW_FOLDERS = ("rows", "dropped", "held_out", "samples")
+HIDDEN_FIELDS = frozenset({"num_prompt_tokens", "num_generated_tokens"})
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Rows as titled lists of (field, text), and how many there were to choose from."""
+
+    folder: str
+    rows: list[tuple[str, list[tuple[str, str]]]]
+    num_matching: int
+
+
+def select_rows(folder: str, number: int, where: list[str]) -> Shown:
+    """The first rows of a stage that match every `field=value`.
+
+    Raises:
+        ValueError: no such stage, field or value, with those there are.
+    """
+    rows_folder = _rows_folder(folder)
+    filesystem, path = storage.arrow_filesystem(rows_folder)
+    files = tables.parquet_files(filesystem, path)
+    dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
+    condition = _condition(dataset, where)
+    table = dataset.head(number, filter=condition)
+    rows = table.to_pylist()
+    titles = [str(next(iter(row.values()))) for row in rows]
+    fields = [_as_read(row) for row in rows]
+    return Shown(
+        rows_folder, list(zip(titles, fields, strict=True)), dataset.count_rows(filter=condition)
+    )
+
+
+def _rows_folder(folder: str) -> str:
+    for candidate in [folder, *(storage.join(folder, name) for name in ROW_FOLDERS)]:
+        if any(name.endswith(".parquet") for name in storage.names(candidate)):
+            return candidate
+    there = sorted(n for n in storage.names(folder) if "." not in n and not n.startswith("_"))
+    hint = f"; there are {', '.join(there)}" if there else ""
+    raise ValueError(f"no rows in {folder}: name a stage that holds rows, as RUN/STAGE{hint}")
+
+
+def _condition(dataset: Any, where: list[str]) -> Any:
+    condition = None
+    for clause in where:
+        name, separator, value = clause.partition("=")
+        if not separator or name not in dataset.schema.names:
+            fields = ", ".join(dataset.schema.names)
+            raise ValueError(f"--where {clause}: give field=value with a field of {fields}")
+        matches = pads.field(name).cast("string") == value
+        condition = matches if condition is None else condition & matches
+    return condition
+
+
+def _as_read(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Fields in reading order; of a training example, what the loss is on stands apart."""
+    if "completion" in row:
+        text = prompts.render(row["prompt"], row["tag"]) if row["prompt"] else ""
+        return [
+            ("origin", row["origin"]),
+            ("masked, no loss", f"\n{text}"),
+            ("trained on", f"\n{row['completion']}<end>"),
+        ]
+    fields = list(row.items())[1:]
+    return [
+        (name, _as_text(value)) for name, value in fields
+        if name not in HIDDEN_FIELDS and value not in (None, "")
+    ]  # fmt: skip
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list):
+        return " ".join(_as_text(entry) for entry in value)
+    text = str(value)
+    return f"\n{text}" if "\n" in text else text

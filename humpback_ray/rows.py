@@ -1,0 +1,186 @@
+"""The row types of the method and the outcomes a row can have. Standard library only.
+
+Every table of a run holds rows of exactly one of these types; `tables.py` derives the Arrow schema
+from the annotations. Field order is column order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Direction(StrEnum):
+    """Which way a model was finetuned: M_yx writes instructions, M_t answers them."""
+
+    BACKWARD = "backward"
+    FORWARD = "forward"
+
+
+class Origin(StrEnum):
+    """Where a training example comes from; it decides the tag (paper, section 2.4)."""
+
+    SEED = "seed"
+    WEB = "web"
+    CORPUS = "corpus"  # plain text that the demo's base model is pretrained on
+
+
+class Finish(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"  # the model ended its turn
+    LENGTH = "length"  # cut at the token limit
+    PROMPT_TOO_LONG = "prompt_too_long"  # prompt and one token do not fit the context
+    EMPTY_PROMPT = "empty_prompt"  # nothing to ask about: the text has no visible character
+    ENGINE_ERROR = "engine_error"  # the engine refused or failed this one request
+
+
+class RatingOutcome(StrEnum):
+    """What became of one rating. Only SCORED rows carry a score."""
+
+    SCORED = "scored"
+    EMPTY = "empty"
+    NO_SCORE_LINE = "no_score_line"
+    NOT_AN_INTEGER = "not_an_integer"
+    OUT_OF_RANGE = "out_of_range"
+    TRUNCATED = "truncated"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    NO_INSTRUCTION = "no_instruction"  # the candidate has no instruction to rate
+    ENGINE_ERROR = "engine_error"
+
+
+class SegmentOutcome(StrEnum):
+    """Whether a section of a document becomes a segment, or why not."""
+
+    KEPT = "kept"
+    EMPTY_HEADER = "empty_header"
+    UPPERCASE_HEADER = "uppercase_header"
+    NAVIGATION_HEADER = "navigation_header"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    REPETITIVE = "repetitive"
+    INVALID_CHARACTERS = "invalid_characters"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    UNREADABLE = "unreadable"  # a document, line or record that could not be parsed at all
+
+
+class SeedOutcome(StrEnum):
+    """Whether a root message of the seed export becomes a pair, or why not."""
+
+    KEPT = "kept"
+    HELD_OUT = "held_out"
+    OTHER_LANGUAGE = "other_language"
+    NO_TOP_REPLY = "no_top_reply"
+    DELETED = "deleted"
+    EMPTY_TEXT = "empty_text"
+    INVALID_CHARACTERS = "invalid_characters"
+    SURPLUS = "surplus"  # above the number of pairs asked for
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedSeed:
+    """A root message of the seed export that gave no pair."""
+
+    message_id: str
+    outcome: SeedOutcome
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPair:
+    """One human (instruction x, response y) pair."""
+
+    pair_id: str
+    instruction: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One candidate answer y cut out of a document, or a section that was dropped."""
+
+    segment_id: str  # hash of the normalised text: equal texts have equal ids
+    text: str  # at most the longest kept length for dropped rows
+    header: str
+    document_id: str  # hash of the document's place in the corpus
+    url: str  # as the corpus names the document; a file name when it has no URL
+    start: int  # position of the section in its document, in sections
+    num_characters: int  # of the whole section
+    outcome: SegmentOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A segment y with the instruction that M_yx wrote for it (self-augmentation)."""
+
+    candidate_id: str
+    segment_id: str
+    instruction: str
+    response: str
+    finish: Finish
+    was_cut: bool  # M_yx saw only the beginning of the response, which did not fit its context
+    num_prompt_tokens: int
+    num_cached_tokens: int  # of the prompt, found in the engine's prefix cache
+    num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RatedPair:
+    """A candidate with the score that M_(t-1) gave it (self-curation)."""
+
+    candidate_id: str
+    segment_id: str
+    instruction: str
+    response: str
+    score: float | None  # in the rubric's grades, 1 to 5 or 0 to 5; null unless SCORED
+    probabilities: list[float] | None  # of those grades, summing to 1; `expected` only
+    outcome: RatingOutcome
+    rationale: str
+    was_cut: bool  # the rater saw only the beginning of the response
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One example. `method.prompts` renders prompt and tag; the completion carries the loss."""
+
+    example_id: str
+    prompt: str  # what the user says, before tag and turn markers; empty for plain text
+    tag: str  # the sentence appended to the prompt; empty for none
+    completion: str
+    origin: Origin
+
+
+class TaskKind(StrEnum):
+    """What an evaluation asks of a model."""
+
+    ANSWER = "answer"
+    LOSS = "loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request of an evaluation: a prompt to answer, or a held-out pair to score."""
+
+    task_id: str
+    kind: TaskKind
+    dataset: str
+    instruction: str
+    response: str  # the held-out answer; empty for a prompt to answer
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A task and what the model made of it."""
+
+    task_id: str
+    kind: TaskKind
+    dataset: str
+    instruction: str
+    output: str  # the model's answer; the held-out answer of a LOSS task
+    loss: float | None  # mean nats per token of the held-out answer and its end token
+    num_loss_tokens: int
+    finish: Finish

@@ -1,0 +1,1 @@
+"""Rows through vLLM engines or an OpenAI-compatible endpoint."""

@@ -1,0 +1,41 @@
+"""A talk with a model folder, through transformers and the model's own chat template."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
+
+from humpback_ray.model_folders import local_folder
+
+
+class Chat:
+    """Keeps the turns of one talk. Sampling follows the model's generation_config.json."""
+
+    def __init__(self, model: str, max_tokens: int) -> None:
+        folder = local_folder(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        if torch.cuda.is_available():
+            self._model.to("cuda")
+        self._max_tokens = max_tokens
+        self._turns: list[dict[str, str]] = []
+
+    def answer(self, text: str) -> Iterator[str]:
+        """The model's answer to the next turn, piece by piece as it is generated."""
+        self._turns.append({"role": "user", "content": text})
+        inputs = self._tokenizer.apply_chat_template(
+            self._turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self._model.device)
+        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
+        arguments = {**inputs, "streamer": streamer, "max_new_tokens": self._max_tokens}
+        thread = threading.Thread(target=self._model.generate, kwargs=arguments)
+        thread.start()
+        pieces = []
+        for piece in streamer:
+            pieces.append(piece)
+            yield piece
+        thread.join()
+        self._turns.append({"role": "assistant", "content": "".join(pieces).strip()})

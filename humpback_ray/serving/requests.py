@@ -1,0 +1,127 @@
+"""What one row asks of an engine, and what comes back. Neither Ray nor vLLM."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from humpback_ray.rows import Finish
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the engines serve it. Every field decides what is generated."""
+
+    location: str  # folder, URL or hub id
+    context_length: int  # tokens of prompt and answer together
+    dtype: str  # of the engine's arithmetic, or `auto`
+    trust_remote_code: bool = False
+    quantization: str | None = None  # of the weights, as vLLM names it; None: as they are stored
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one row asks of the engine. Ids, not text: what is trained on is what is sent."""
+
+    prompt_ids: list[int]  # empty: there is nothing to ask, the row finishes as EMPTY_PROMPT
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    wanted_ids: list[int] | None = None  # whose log-probability as the next token is wanted
+    score_from: int | None = None  # position in the prompt from where log-probabilities are wanted
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came back for one row."""
+
+    text: str
+    finish: Finish
+    num_prompt_tokens: int
+    num_generated_tokens: int = 0
+    num_cached_tokens: int = 0  # of the prompt, found in the engine's prefix cache
+    wanted_logprobs: tuple[float, ...] = ()  # nats, in the order of `wanted_ids`
+    prompt_logprobs: tuple[float, ...] = ()  # nats, of the prompt's tokens from `score_from` on
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How a table's rows become requests and the answers become another table's rows.
+
+    One row in, one row out: a row that cannot be asked or answered comes out with its reason.
+    """
+
+    model: Model
+    id_column: str  # unique, and the same before and after
+    row_type: type  # of the rows that come out
+    to_request: Callable[[dict[str, Any], Any], Request]  # (row, tokenizer)
+    to_row: Callable[[dict[str, Any], Generation], dict[str, Any]]
+    long_column: str = ""  # the text of a row that makes its prompt long
+    cut_long: bool = False  # cut that text of a prompt that does not fit, instead of refusing it
+    leave_long: bool = False  # let such rows out: another pass has an engine for them
+
+
+def row_seed(random_seed: int, row_id: str, round_: str) -> int:
+    """A sampling seed for one row that no batch, engine or resume can change."""
+    digest = hashlib.sha256(f"{random_seed}/{row_id}/{round_}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+@cache
+def load_tokenizer(model: Model) -> Any:
+    """The tokenizer of a model, loaded once in each process."""
+    from transformers import AutoTokenizer
+
+    from humpback_ray.model_folders import local_folder
+
+    return AutoTokenizer.from_pretrained(
+        local_folder(model.location, weights=False), trust_remote_code=model.trust_remote_code
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row's request as it goes to the engine, or the reason why it must not."""
+
+    request: Request
+    refusal: Finish | None = None
+    was_cut: bool = False  # the long text was shortened until the prompt fitted
+
+
+def ask(row: dict[str, Any], exchange: Exchange, tokenizer: Any) -> Asked:
+    """The request of a row under the exchange's context length.
+
+    Where the exchange says so, the long text of a prompt that does not fit is cut at its end. The
+    cut depends on the row, the tokenizer and the context alone, so it is the same wherever the row
+    is asked.
+    """
+    limit = exchange.model.context_length
+    request = exchange.to_request(row, tokenizer)
+    if not request.prompt_ids:
+        return Asked(request, Finish.EMPTY_PROMPT)
+    was_cut = False
+    if exchange.cut_long and len(request.prompt_ids) >= limit:
+        request, was_cut = _cut(row, request, exchange, tokenizer), True
+    num_prompt = len(request.prompt_ids)
+    if num_prompt >= limit:
+        return Asked(request, Finish.PROMPT_TOO_LONG)
+    # What is left of the context bounds the answer.
+    fitting = replace(request, max_tokens=max(min(request.max_tokens, limit - num_prompt), 1))
+    return Asked(fitting, was_cut=was_cut)
+
+
+def _cut(row: dict[str, Any], request: Request, exchange: Exchange, tokenizer: Any) -> Request:
+    limit = exchange.model.context_length
+    room = limit - min(request.max_tokens, limit // 2)
+    text = row[exchange.long_column]
+    while text and len(request.prompt_ids) > room:
+        num_prompt = len(request.prompt_ids)
+        # By the prompt's mean characters per token, and by at least one character for each token.
+        num_kept = min(len(text) * room // num_prompt, len(text) - (num_prompt - room))
+        text = text[: max(num_kept, 0)]
+        request = exchange.to_request(row | {exchange.long_column: text}, tokenizer)
+    return request

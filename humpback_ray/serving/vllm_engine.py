@@ -1,0 +1,155 @@
+"""One vLLM engine, fed and stepped by one thread of an actor (`pool.py`).
+
+The synchronous engine and not the asynchronous one: what is wanted is whole answers, and nobody
+waits for a token of a row (benchmarks/LOG.md, "our engines and the bare one").
+(https://docs.vllm.ai/en/latest/api/vllm/v1/engine/llm_engine/)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import nullcontext
+from typing import Any
+
+from humpback_ray.config.placement import EnginePlacement
+from humpback_ray.model_folders import first_alone, local_folder
+from humpback_ray.rows import Finish
+from humpback_ray.serving import vllm_plugin
+from humpback_ray.serving.requests import Generation, Model, Request, load_tokenizer
+
+
+def environment(placement: EnginePlacement) -> dict[str, str]:
+    """Variables of the engine's process, which libraries read when they are imported."""
+    variables = {
+        vllm_plugin.ENABLED: "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if placement.device == "cpu":
+        # `nobind` with an explicit thread count: the engine's own choice leaves out one core and
+        # binds every engine of the machine to the same ones. Then the worker needs no process of
+        # its own, which only serves the binding: one process and ten seconds less at each start.
+        variables |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_KVCACHE_SPACE": str(placement.cpu_kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // placement.max_engines, 1)),
+        }
+    return variables
+
+
+def arguments(model: Model, placement: EnginePlacement) -> dict[str, Any]:
+    """vLLM's engine arguments for a model at a placement."""
+    parallel = placement.tensor_parallel_size * placement.pipeline_parallel_size
+    found: dict[str, Any] = {
+        "model": local_folder(model.location),
+        "max_model_len": model.context_length,
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "trust_remote_code": model.trust_remote_code,
+        "enforce_eager": placement.enforce_eager,
+        "tensor_parallel_size": placement.tensor_parallel_size,
+        "pipeline_parallel_size": placement.pipeline_parallel_size,
+        # Over several devices the workers are Ray's, in the bundles of the engine's placement
+        # group, which may lie on several nodes. One device needs no further process.
+        "distributed_executor_backend": "ray" if parallel > 1 else "uni",
+        "enable_prefix_caching": True,  # the rubric is computed once for all pairs
+        "disable_log_stats": True,  # what is reported is counted by us, from the answers
+    }
+    if placement.max_num_seqs:
+        found["max_num_seqs"] = placement.max_num_seqs
+    if placement.device == "cpu":
+        # After half a prompt vLLM 0.29 rewinds the request's generator, and a CPU generator cannot
+        # be rewound: a seeded request in a chunked prefill ends the engine.
+        found["enable_chunked_prefill"] = False
+        found["max_num_batched_tokens"] = max(model.context_length, 4096)
+    else:
+        found["gpu_memory_utilization"] = placement.gpu_memory_utilization
+    return found
+
+
+class VLLMEngine:
+    """Takes requests at any time and gives whole answers back, in the order they are finished."""
+
+    def __init__(self, model: Model, placement: EnginePlacement) -> None:
+        from vllm import EngineArgs, LLMEngine
+        from vllm.usage.usage_lib import UsageContext
+
+        self._tokenizer = load_tokenizer(model)
+        engine_arguments = EngineArgs(**arguments(model, placement))
+        # Engines of one node compile the same model into the same cache.
+        turn = nullcontext() if placement.enforce_eager else first_alone(repr(engine_arguments))
+        with turn:
+            # vLLM chooses how many requests and tokens a step takes by what it is used for: 1,024
+            # and 16,384 offline on an H100, and 128 and 2,048 where it is not told.
+            self._engine = LLMEngine.from_engine_args(engine_arguments, UsageContext.LLM_CLASS)
+        self._score_from: dict[str, tuple[int, list[int]]] = {}
+
+    def add(self, key: str, request: Request) -> None:
+        """Queue a request under a key that no unfinished request has.
+
+        Raises:
+            ValueError: the engine refuses this request.
+        """
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import RequestOutputKind
+
+        try:
+            sampling = SamplingParams(
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed if request.temperature else None,
+                logprob_token_ids=request.wanted_ids,
+                prompt_logprobs=None if request.score_from is None else 0,
+                # Once at the end and not token by token: no stop string needs the text before.
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            self._engine.add_request(key, {"prompt_token_ids": request.prompt_ids}, sampling)
+        except VLLMClientError as error:
+            raise ValueError(str(error)) from error
+        self._score_from[key] = (request.score_from or 0, request.wanted_ids or [])
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that have been added and not given back."""
+        return len(self._score_from)
+
+    def step(self) -> list[tuple[str, Generation]]:
+        """Run the model once; the answers that this has finished, by key."""
+        return [
+            (output.request_id, self._generation(output))
+            for output in self._engine.step()
+            if output.finished
+        ]
+
+    def _generation(self, output: Any) -> Generation:
+        score_from, wanted_ids = self._score_from.pop(output.request_id)
+        answer = output.outputs[0]
+        finish = Finish.STOP if answer.finish_reason == "stop" else Finish.LENGTH
+        prompt_logprobs: tuple[float, ...] = ()
+        if output.prompt_logprobs:
+            steps = zip(output.prompt_logprobs, output.prompt_token_ids, strict=True)
+            prompt_logprobs = tuple(
+                float(step[token].logprob) for step, token in list(steps)[score_from:]
+            )
+        wanted: tuple[float, ...] = ()
+        if wanted_ids:
+            # The sampled token comes along where it is none of those asked for.
+            found = answer.logprobs[0]
+            wanted = tuple(
+                float(found[token].logprob) if token in found else -math.inf for token in wanted_ids
+            )
+        return Generation(
+            text=self._tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+            finish=finish,
+            num_prompt_tokens=len(output.prompt_token_ids),
+            num_generated_tokens=len(answer.token_ids),
+            num_cached_tokens=output.num_cached_tokens or 0,
+            wanted_logprobs=wanted,
+            prompt_logprobs=prompt_logprobs,
+        )

@@ -1,0 +1,1 @@
+"""Arithmetic on models and GPUs. Neither Ray nor torch."""

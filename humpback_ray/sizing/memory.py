@@ -1,0 +1,256 @@
+"""What fits where: memory of engines and of training workers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from humpback_ray.config.settings import (
+    LoraSettings,
+)
+from humpback_ray.sizing.architecture import Architecture
+from humpback_ray.sizing.hardware import GIB, Hardware
+
+# Beside weights and KV cache: context, workspace, CUDA graphs. Ours, to be replaced by `probe`.
+ENGINE_WORKSPACE = 2 * GIB
+# Beside states and activations: context, communication buffers, fragmentation. Ours, likewise.
+TRAINING_WORKSPACE = 4 * GIB
+# Decoding reads all weights for each step. With room for fewer sequences of the full context than
+# this, more GPUs for each engine give more than more engines do. Ours.
+MIN_SEQUENCES = 4
+
+
+# --- engines --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EngineFit:
+    """How one engine lies on GPUs. Bytes are those of each GPU."""
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    weight_bytes: float
+    kv_bytes: float
+    num_kv_tokens: int  # room of the KV cache for tokens of all sequences
+
+    @property
+    def num_gpus(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+def place_engine(
+    architecture: Architecture, dtype: str, tensor: int, pipeline: int, usable: float
+) -> EngineFit:
+    """What an engine of that layout leaves of `usable` bytes of each GPU for its KV cache.
+
+    Negative where the weights do not fit.
+    """
+    weights = architecture.weight_bytes(dtype) / (tensor * pipeline)
+    room = usable - weights - ENGINE_WORKSPACE
+    # A KV head is never split: with more GPUs than heads it is kept several times.
+    parts = min(tensor, architecture.num_kv_heads) * pipeline
+    num_tokens = math.floor(room * parts / architecture.kv_bytes_per_token(dtype))
+    return EngineFit(tensor, pipeline, weights, room, num_tokens)
+
+
+def smallest_engine(
+    architecture: Architecture,
+    hardware: Hardware,
+    *,
+    dtype: str,
+    context_length: int,
+    gpu_memory_utilization: float,
+) -> EngineFit:
+    """The layout with the fewest GPUs that holds MIN_SEQUENCES of the full context, or the largest.
+
+    Replicas before tensor parallelism, tensor parallelism within a node before pipelines across
+    nodes. Whether the largest holds one sequence is for the caller to see.
+    """
+    sizes = [n for n in _tensor_parallel_sizes(architecture) if n <= hardware.gpus_per_node]
+    layouts = [(n, 1) for n in sizes] + [(sizes[-1], n) for n in range(2, hardware.num_nodes + 1)]
+    usable = hardware.gpu.memory * gpu_memory_utilization
+    fits = [place_engine(architecture, dtype, *layout, usable) for layout in layouts]
+    roomy = (fit for fit in fits if fit.num_kv_tokens >= MIN_SEQUENCES * context_length)
+    return next(roomy, fits[-1])
+
+
+def _tensor_parallel_sizes(architecture: Architecture) -> list[int]:
+    """Powers of two that divide the attention heads, which vLLM asks for."""
+    return [2**n for n in range(7) if architecture.num_heads % 2**n == 0]
+
+
+def engine_bytes(
+    architecture: Architecture, dtype: str, context_length: int, tensor: int, pipeline: int
+) -> tuple[float, float]:
+    """Bytes on each GPU for the weights, and for the KV cache of one sequence of full length."""
+    weights = architecture.weight_bytes(dtype) / (tensor * pipeline)
+    parts = min(tensor, architecture.num_kv_heads) * pipeline
+    return weights, context_length * architecture.kv_bytes_per_token(dtype) / parts
+
+
+def check_engine_fits(
+    architecture: Architecture,
+    *,
+    dtype: str,
+    context_length: int,
+    tensor_parallel_size: int,
+    pipeline_parallel_size: int,
+    gpu_memory_utilization: float,
+    gpu_memory: int,
+) -> None:
+    """Refuse an engine that cannot hold its weights and one sequence of the full context.
+
+    Args:
+        dtype: of weights and KV cache, as vLLM names it, or `fp8` for weights in 8 bits.
+        gpu_memory: of one GPU, in bytes.
+
+    Raises:
+        ValueError: what is needed, what there is, and the settings that would make it fit.
+    """
+    sizes = _tensor_parallel_sizes(architecture)
+    tensor, pipeline = tensor_parallel_size, pipeline_parallel_size
+    if architecture.num_heads % tensor:
+        raise ValueError(
+            f"placement.engine.tensor_parallel_size {tensor} does not divide the model's "
+            f"{architecture.num_heads} attention heads: set it to one of "
+            f"{', '.join(map(str, sizes))}"
+        )
+    usable = gpu_memory * gpu_memory_utilization
+
+    def num_tokens(tensor: int, dtype: str) -> int:
+        return place_engine(architecture, dtype, tensor, pipeline, usable).num_kv_tokens
+
+    there_is = num_tokens(tensor, dtype)
+    if there_is >= context_length:
+        return
+    larger = [n for n in sizes if n > tensor and num_tokens(n, dtype) >= context_length]
+    weights, cache = engine_bytes(architecture, dtype, context_length, tensor, pipeline)
+    needed = weights + cache + ENGINE_WORKSPACE
+    ways_out = [
+        f"placement.engine.tensor_parallel_size to {larger[0]}" if larger
+        else "placement.engine.pipeline_parallel_size higher (no tensor_parallel_size is enough)",
+        f"settings.context_length to at most {there_is}" if there_is > 0
+        else "no settings.context_length that would do (the weights alone do not fit)",
+        "fp8 weights (they fit)" if dtype != "fp8" and num_tokens(tensor, "fp8") >= context_length
+        else f"GPUs of at least {gib(needed / gpu_memory_utilization)} (fp8 weights do not fit)",
+    ]  # fmt: skip
+    raise ValueError(
+        f"the model does not fit: each GPU needs {gib(needed)} (weights {gib(weights)}, KV cache "
+        f"of one sequence of {context_length} tokens {gib(cache)}, workspace "
+        f"{gib(ENGINE_WORKSPACE)}) and gives {gib(usable)} ({gpu_memory_utilization:g} of "
+        f"{gib(gpu_memory)}): set {', or '.join(ways_out)}"
+    )
+
+
+def gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.1f} GiB"
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingFit:
+    """How a training lies on GPUs. Bytes are those of each GPU."""
+
+    zero_stage: int
+    micro_batch_size: int  # examples of the full length
+    num_workers: int
+    state_bytes: float
+    activation_bytes: float
+
+    @property
+    def needed_bytes(self) -> float:
+        return self.state_bytes + self.activation_bytes + TRAINING_WORKSPACE
+
+
+def state_bytes(
+    architecture: Architecture,
+    zero_stage: int,
+    num_workers: int,
+    lora: LoraSettings | None = None,
+) -> float:
+    """Parameters, gradients and optimizer of bf16 training on each GPU.
+
+    2 bytes of parameters, 2 + 4 of gradients (summed in fp32), 12 of master weights and Adam's
+    moments for each parameter that is trained; of a frozen one the first 2 alone. Stages 2 and 3
+    are DeepSpeed's estimators as they stand
+    (https://deepspeed.readthedocs.io/en/latest/memory.html); 0 and 1 follow from the same parts.
+    """
+    trained = architecture.num_trained(lora)
+    frozen = 2 * (architecture.num_parameters - trained) if lora else 0
+    largest = architecture.hidden_size * max(
+        architecture.vocabulary_size, architecture.intermediate_size
+    )
+    return {
+        0: frozen + 20 * trained,
+        1: frozen + 8 * trained + 12 * trained / num_workers,
+        2: frozen + 2 * trained + 18 * trained / num_workers,
+        3: 4 * largest + (frozen + 18 * trained) / num_workers,
+    }[zero_stage]
+
+
+def activation_bytes(
+    architecture: Architecture, tokens: int, *, gradient_checkpointing: bool
+) -> float:
+    """Activations of a micro-batch of so many tokens, in 16 bits, with fused attention.
+
+    34 bytes for each token, hidden unit and layer (arXiv 2205.05198, equation 1, without the
+    scores); with checkpointing the inputs of all layers and one layer in full. Then the logits in
+    16 and 32 bits and their gradient.
+    """
+    inner = tokens * architecture.hidden_size
+    layers = architecture.num_layers
+    held = 2 * inner * layers + 34 * inner if gradient_checkpointing else 34 * inner * layers
+    return held + 10 * tokens * architecture.vocabulary_size
+
+
+def fit_training(
+    architecture: Architecture,
+    hardware: Hardware,
+    *,
+    batch_size: int,
+    max_length: int,
+    gradient_checkpointing: bool,
+    lora: LoraSettings | None = None,
+) -> TrainingFit:
+    """How a training lies on hardware: `fit_workers` with as many workers as divide the batch."""
+    num_workers = max(n for n in range(1, hardware.num_gpus + 1) if batch_size % n == 0)
+    return fit_workers(
+        architecture, hardware.gpu.memory, num_workers, batch_size=batch_size,
+        max_length=max_length, gradient_checkpointing=gradient_checkpointing, lora=lora,
+    )  # fmt: skip
+
+
+def fit_workers(
+    architecture: Architecture,
+    gpu_memory: int,
+    num_workers: int,
+    *,
+    batch_size: int,
+    max_length: int,
+    gradient_checkpointing: bool,
+    zero_stages: tuple[int, ...] = (1, 2, 3),
+    lora: LoraSettings | None = None,
+) -> TrainingFit:
+    """The lowest ZeRO stage that fits, with the largest micro-batch that then fits.
+
+    Where nothing fits: what needs least, which is for the caller to see. Every example is taken to
+    have the full length, because one may have it.
+    """
+    share = -(-batch_size // num_workers)
+    fits = [
+        TrainingFit(
+            zero_stage, size, num_workers,
+            state_bytes(architecture, zero_stage, num_workers, lora),
+            activation_bytes(
+                architecture, size * max_length, gradient_checkpointing=gradient_checkpointing
+            ),
+        )
+        for zero_stage in zero_stages
+        for size in range(share, 0, -1)
+    ]  # fmt: skip
+    return next(
+        (fit for fit in fits if fit.needed_bytes <= gpu_memory),
+        min(fits, key=lambda fit: fit.needed_bytes),
+    )

@@ -1,1 +1,0 @@
-"""The method as pure functions: strings in, values out; no Ray, no torch, no files."""

@@ -1,0 +1,1 @@
+"""Finetuning with Ray Train and DeepSpeed."""

@@ -1,0 +1,273 @@
+"""What every training worker runs: load, resume, step, checkpoint, export.
+
+The loop reads top to bottom in `train`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import torch
+
+from humpback_ray.method.schedule import batch_indices, has_diverged, learning_rate
+from humpback_ray.training import batches, checkpoints
+from humpback_ray.training.batches import MicroBatch, TokenizedSet
+from humpback_ray.training.checkpoints import Layout
+from humpback_ray.training.deepspeed_engine import TrainingJob, build_engine, export, refuse_kernels
+from humpback_ray.training.packing import plan_step
+from humpback_ray.training.speed import Speed
+
+# How often the ranks ask Ray Train together whether a node is about to go.
+PREEMPTION_SECONDS = 5.0
+# Logits of an example after two others, relative to the largest: equal but for rounding.
+LEAK_TOLERANCE = 1e-3
+
+
+def train(config: dict[str, Any]) -> dict[str, Any]:
+    """The training function of one Ray Train worker.
+
+    Args:
+        config: `job` (TrainingJob), `examples` (reference to a TokenizedSet) and `desk` (the actor
+            through which rank 0 and the driver talk).
+
+    Returns:
+        `first_loss` and `last_loss` of the whole training, resumed or not; or `stopped`, why it
+        ended before its last step.
+    """
+    job: TrainingJob = config["job"]
+    desk = config["desk"]
+    rank = ray.train.get_context().get_world_rank()
+    checkpoints.discard(job, rank)
+    capacity, refusal = ray.get(desk.begin.remote(rank))
+    if refusal:
+        return {"stopped": refusal}
+    with _exhaustion(desk):
+        return _train(job, ray.get(config["examples"]), desk, capacity)
+
+
+def _train(job: TrainingJob, examples: TokenizedSet, desk: Any, capacity: int) -> dict[str, Any]:
+    context = ray.train.get_context()
+    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    layout = Layout(num_workers, job.zero_stage)
+    collate = batches.packed if job.placement.packing else batches.padded
+    talk = _Talk(desk, rank)
+
+    if refusal := refuse_kernels(job):
+        return {"stopped": refusal}
+    with checkpoints.latest(layout, rank) as found:
+        engine = build_engine(job, num_workers, universal=found is not None and found.is_universal)
+        progress = checkpoints.load(engine, found)
+    if job.placement.packing and (refusal := refuse_leak(engine)):
+        return {"stopped": refusal}
+    try_largest(engine, job, capacity)
+    speed = Speed(engine, job)
+    losses: list[float] = progress["losses"]
+    saving = 0.0  # seconds of the checkpoint before this step
+
+    for step in range(progress["step"] + 1, job.num_steps + 1):
+        speed.begin()
+        batch = batch_indices(step, job.batch_size, examples.num_examples, job.random_seed)
+        num_target_tokens = examples.num_target_tokens(batch)
+        lengths = examples.lengths[batch].tolist()
+        plan = plan_step(lengths, num_workers, capacity, packed=job.placement.packing)[rank]
+        rate = learning_rate(step, job.num_steps, job.settings)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+
+        negative_log_likelihood = torch.zeros((), device=engine.device)
+        for micro_step, places in enumerate(plan):
+            torch.manual_seed(_dropout_seed(job.random_seed, step, rank, micro_step))
+            micro_batch = collate(examples, [batch[place] for place in places], 0)
+            with speed.phase("forward"):
+                micro_sum = completion_loss(engine, micro_batch)
+            # DeepSpeed averages over the ranks. Undone here, what is left is the mean over the
+            # completion tokens of the global batch: a mean of means would give a token of a short
+            # answer more weight.
+            with speed.phase("backward"):
+                engine.backward(micro_sum * (num_workers / num_target_tokens))
+            negative_log_likelihood += micro_sum.detach()
+        with speed.phase("optimizer"):
+            engine.step()
+        assert engine.global_steps == step, "one optimizer step per batch"
+
+        total, wishes = talk.sum_and_agree(negative_log_likelihood)
+        losses.append(total / num_target_tokens)
+        progress["step"] = step
+        norm = float(engine.get_global_grad_norm())
+        figures = speed.end(examples.lengths[batch], num_target_tokens, num_workers)
+        talk.tell(
+            {
+                "step": step,
+                "num_steps": job.num_steps,
+                "loss": losses[-1],
+                "learning_rate": rate,
+                "gradient_norm": norm,
+                "epoch": step * job.batch_size / examples.num_examples,
+                "num_workers": num_workers,
+                "num_micro_batches": len(plan),
+                "checkpoint_seconds": saving,
+                **figures,
+            }
+        )
+        saving = 0.0
+        if trouble := bad_loss(losses, norm):
+            talk.finish()
+            return {"stopped": trouble}
+        is_due = step % job.placement.checkpoint_every == 0 or wishes.stop or wishes.leave
+        if is_due and step < job.num_steps:
+            talk.finish()  # a step that a restart skips must have been seen by the driver
+            started = time.perf_counter()
+            if refusal := checkpoints.save(engine, job, layout, rank, progress):
+                return {"stopped": refusal}
+            saving = time.perf_counter() - started
+            if wishes.stop:
+                return {"stopped": f"it was told to stop; step {step} is saved"}
+
+    talk.finish()
+    with checkpoints.disk_errors(f"the model was written to {job.output}"):
+        export(engine.module, job, rank)
+    return {"first_loss": losses[0], "last_loss": losses[-1]}
+
+
+def completion_loss(engine: Any, batch: MicroBatch) -> torch.Tensor:
+    """Sum of the negative log-likelihoods of a micro-batch's target tokens, in nats, in fp32."""
+    logits = engine(**batch.to(engine.device), use_cache=False).logits  # (B, P, vocabulary)
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), batch.labels.to(engine.device).flatten(), reduction="sum"
+    )
+
+
+def bad_loss(losses: list[float], gradient_norm: float) -> str:
+    """Why a training must not go on; empty where it may."""
+    step = len(losses)
+    if not all(torch.isfinite(torch.tensor([losses[-1], gradient_norm]))):
+        return (
+            f"step {step} has loss {losses[-1]} and gradient norm {gradient_norm}: lower the "
+            "training's learning_rate or max_gradient_norm, or look for broken examples"
+        )
+    if has_diverged(losses):
+        return (
+            f"the loss diverges: it was {losses[0]:.3f} at the first step and is {losses[-1]:.3f} "
+            f"at step {step}: lower the training's learning_rate"
+        )
+    return ""
+
+
+# --- before the first step ----------------------------------------------------------------------
+
+
+def refuse_leak(engine: Any) -> str:
+    """Why this model's examples must not be packed; empty where they may.
+
+    The logits of an example must be the same whatever stands before it in the row.
+    """
+    import numpy
+
+    ids = numpy.arange(1, 25) % (engine.module.config.vocab_size - 1)
+    logits = []
+    engine.eval()
+    for first in (ids[:16], ids[:16][::-1]):
+        row = numpy.concatenate([first, ids[16:]]).astype(numpy.int32)
+        pair = TokenizedSet(row, numpy.array([0, 16, 24]), numpy.array([1, 1], numpy.int32))
+        batch = batches.packed(pair, [0, 1], 0)
+        with torch.no_grad():
+            found = engine(**batch.to(engine.device), use_cache=False).logits
+        logits.append(found[0, 15:].float())  # of the second example
+    engine.train()
+    difference = (logits[0] - logits[1]).abs().max() / logits[0].abs().max()
+    if difference <= LEAK_TOLERANCE:
+        return ""
+    return (
+        f"{type(engine.module).__name__} lets packed examples see each other (logits differ by "
+        f"{difference:.1%}): set placement.training.packing=false"
+    )
+
+
+def try_largest(engine: Any, job: TrainingJob, capacity: int) -> None:
+    """Run the largest micro-batch there may be, with no weight in the first step's gradients."""
+    largest = batches.full_size(
+        capacity, job.settings.max_length, is_packed=job.placement.packing, token_id=0
+    )
+    engine.backward(completion_loss(engine, largest) * 0.0)
+
+
+@contextmanager
+def _exhaustion(desk: Any) -> Iterator[None]:
+    """Tell the driver when memory runs out, or a disk.
+
+    The next attempt takes smaller micro-batches, or says that there must be none. The error ends
+    this one on all ranks, wherever they wait for each other.
+    """
+    try:
+        yield
+    except checkpoints.DiskFull as error:
+        ray.get(desk.refuse.remote(str(error)))
+        raise
+    except (RuntimeError, MemoryError) as error:
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if is_memory or "can't allocate memory" in str(error):
+            ray.get(desk.out_of_memory.remote())
+        raise
+
+
+# --- with the driver and the other ranks --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the ranks have agreed on, the same on all of them."""
+
+    stop: bool  # the driver wants to end: save and return
+    leave: bool  # a node is about to go: save
+
+
+class _Talk:
+    """Rank 0 tells the driver each step and hears whether to stop; all ranks hear it at once."""
+
+    def __init__(self, desk: Any, rank: int) -> None:
+        self._desk, self._rank = desk, rank
+        self._delivery: Any = None
+        self._must_stop = False
+        self._asked_at = time.monotonic()
+        self._has_left = False
+
+    def tell(self, record: dict[str, Any]) -> None:
+        """Send a step's record; what the driver answered to the one before is now known."""
+        if self._rank == 0:
+            self.finish()
+            self._delivery = self._desk.put.remote(record)
+
+    def finish(self) -> None:
+        """Wait until the driver's side has every record."""
+        if self._delivery is not None:
+            self._must_stop = ray.get(self._delivery)
+            self._delivery = None
+
+    def sum_and_agree(self, value: torch.Tensor) -> tuple[float, Wishes]:
+        """The sum of a scalar over the ranks, and what rank 0 wants, in one all-reduce."""
+        is_time = time.monotonic() - self._asked_at > PREEMPTION_SECONDS
+        signals = [float(self._must_stop), float(is_time)] if self._rank == 0 else [0.0, 0.0]
+        packet = torch.tensor([value, *signals], dtype=torch.float64, device=value.device)
+        torch.distributed.all_reduce(packet)
+        total, stop, look = packet.tolist()
+        return total, Wishes(bool(stop), bool(look) and self._node_leaves())
+
+    def _node_leaves(self) -> bool:
+        """Whether Ray Train has news of a node that is about to go; all ranks ask together."""
+        self._asked_at = time.monotonic()
+        if self._has_left or ray.train.get_preemption_info() is None:
+            return False
+        self._has_left = True  # one checkpoint is enough
+        return True
+
+
+def _dropout_seed(*parts: int) -> int:
+    """One seed per (run, step, rank, micro step), so a resumed run draws the same dropout."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")

@@ -1,0 +1,130 @@
+"""What nodes tell of themselves, on a cluster of two raylets of which one has other files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from benchmarks import raylets
+from humpback_ray.cluster import doctor, nodes
+from humpback_ray.cluster.nodes import Growth, NodeType
+from humpback_ray.config.recipe import load_recipe
+from tests.serving.test_autoscaling import NUM_ENGINES, growing_cluster  # noqa: F401
+
+# A mount of this process's own: root may, and others where user namespaces are allowed.
+IN_OTHER_MOUNTS = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--mount"]
+
+
+@pytest.fixture
+def blind_node(growing_cluster, tmp_path) -> Iterator[str]:  # noqa: F811
+    """The address of a cluster with a node for which `tmp_path/hidden` is another, empty folder."""
+    if subprocess.run([*IN_OTHER_MOUNTS, "true"], check=False).returncode:
+        pytest.skip("no mount namespace may be made here")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    start = raylets.node_command(growing_cluster)
+    script = 'mount -t tmpfs none "$0" && exec "$@"'
+    log = (tmp_path / "node.log").open("wb")
+    node = subprocess.Popen(
+        [*IN_OTHER_MOUNTS, "sh", "-c", script, str(hidden), *start], stdout=log, stderr=log
+    )
+    yield growing_cluster
+    raylets.end(node)
+
+
+def look(address: str, folder: Path) -> dict[str, Any]:
+    """What a driver on the head finds, and what a run of it says."""
+    from rich.console import Console
+
+    from humpback_ray import runner
+    from humpback_ray.cluster import connect
+
+    os.environ["RAY_ADDRESS"] = address
+    recipe = load_recipe("tiny")
+    connect.join_cluster(recipe)
+    deadline = time.monotonic() + 60
+    while len(nodes.alive()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    found: dict[str, Any] = {}
+    found["shared"] = nodes.examine(str(folder / "shared" / "run"), [str(folder)])
+    found["hidden"] = nodes.examine(str(folder / "hidden"), [])
+    with pytest.raises(ValueError, match="is not seen by") as refused:
+        runner.run(recipe, str(folder / "hidden"), Console(quiet=True))
+    found["line"] = str(refused.value)
+    found["gcs_port"] = int(ray.get_runtime_context().gcs_address.rpartition(":")[2])
+    return found
+
+
+@pytest.mark.slow
+def test_a_folder_that_one_node_does_not_see(blind_node, tmp_path):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_process:
+        found = other_process.submit(look, blind_node, tmp_path).result()
+    recipe = load_recipe("tiny")
+
+    hidden = found["hidden"]
+    head, worker = sorted(hidden.nodes, key=lambda node: not node.is_head)
+    assert [head.report.sees_marker, worker.report.sees_marker] == [True, False]
+    assert [head.is_seen_by_driver, worker.is_seen_by_driver] == [True, False]
+    judged = {each.check: each for each in doctor.judge(recipe, str(tmp_path / "hidden"), hidden)}
+    assert judged["run folder"].verdict == "missing"
+    assert worker.name in judged["run folder"].found
+    assert f"1 node(s): {worker.name}" in found["line"]
+    # The run has noted its attempt and begun nothing; no marker is left.
+    assert {path.name for path in (tmp_path / "hidden").iterdir()} == {"attempts", "config.json"}
+
+    shared = found["shared"]
+    assert all(node.report.sees_marker and node.is_seen_by_driver for node in shared.nodes)
+    assert [node.report.missing_paths for node in shared.nodes] == [(), ()]
+    assert not (tmp_path / "shared").exists()
+    for node in shared.nodes:
+        # One clock: whatever was measured is within the error that goes with it.
+        assert abs(node.seconds_ahead) <= node.clock_error < 1.0
+        assert node.report.versions == shared.driver.versions
+        assert node.report.disks["run"].path == str(tmp_path)
+    assert shared.gcs_port == found["gcs_port"]
+    assert shared.gcs_port in head.report.listening
+    device = {"CPU": 1, "GPU": 1, "object_store_memory": 80 * 2**20}
+    assert shared.growth == Growth((NodeType("device", device, NUM_ENGINES),), NUM_ENGINES)
+
+
+def test_versions_and_our_own_code_are_told():
+    told = nodes.versions()
+    assert told["ray"] == ray.__version__
+    assert {"python", "torch", "transformers", "vllm"} <= told.keys()
+    assert len(told["humpback_ray"]) == 8
+
+
+def test_a_port_that_is_listened_on_is_found():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert nodes.listening()[port] == ("127.0.0.1",)
+    assert port not in nodes.listening()
+
+
+def test_the_nearest_folder_stands_for_one_that_is_not_there_yet(tmp_path):
+    found = nodes.disk(str(tmp_path / "not" / "yet"))
+    assert found.path == str(tmp_path)
+    assert 0 < found.free <= found.total
+
+
+def test_gpus_as_the_driver_lists_them(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA L4, 23034'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert nodes.gpus() == (
+        nodes.Gpu("NVIDIA H100 80GB HBM3", 81559 * 2**20), nodes.Gpu("NVIDIA L4", 23034 * 2**20)
+    )  # fmt: skip
+    tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate'\n")
+    assert nodes.gpus() == ()

@@ -1,0 +1,178 @@
+"""Recipes: every shipped one loads; a mistake is one line that names it and the way out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from humpback_ray.config.recipe import load_recipe, recipe_names
+from humpback_ray.config.settings import TrainingSettings
+
+SHIPPED = ["llama-33b", "llama-65b", "llama-7b", "tiny"]
+
+
+def test_the_shipped_recipes_are_those_of_the_readme():
+    assert recipe_names() == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.settings.iterations == 2
+
+
+@pytest.mark.parametrize("name", ["llama-33b", "llama-65b", "llama-7b"])
+def test_the_llama_recipes_keep_the_papers_values(name):
+    settings = load_recipe(name).settings
+    for training in (settings.backward_training, settings.forward_training):
+        assert (training.learning_rate, training.final_learning_rate) == (1e-5, 9e-6)
+        assert (training.weight_decay, training.dropout) == (0.1, 0.1)
+        assert training.batch_size is None
+    assert (settings.augmentation.temperature, settings.augmentation.top_p) == (0.7, 0.9)
+    assert (settings.selection.method, settings.selection.k) == ("threshold", 4.5)
+    assert (settings.corpus.min_characters, settings.corpus.max_characters) == (600, 3000)
+    assert settings.seed.max_pairs == 3200
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("settings.raing.method=text", r"unknown key settings\.raing \(did you mean 'rating'\?\)"),
+        ("settings.rating.metod=text", r"unknown key .*metod \(did you mean 'method'\?\)"),
+        ("settings.base.hiden_size=8", r"unknown key .*hiden_size \(did you mean 'hidden_size'"),
+        ("placement.engine.gpus=1", r"unknown key placement\.engine\.gpus \(valid: .*max_engines"),
+        ("settings.selection.k=7", r"settings\.selection\.k: .*less than or equal to 5"),
+        ("settings.selection.k=0.5", r"settings\.selection\.k: .*greater than or equal to 1"),
+        ("settings.selection.k=high", r"settings\.selection\.k: .*valid number.*'high'"),
+        ("settings.rating.method=vote", r"settings\.rating\.method: .*'expected', 'text'"),
+        (
+            "settings.rating.rubric=points",
+            r"settings\.rating\.rubric: .*'five_grades' or 'additive'",
+        ),
+        ("settings.rating.endpoint={model: m}", r"settings\.rating\.endpoint\.url is missing"),
+        ("settings.rating.endpoint={url: host, model: m}", r"endpoint\.url: .*https.*'host'"),
+        ("placement.endpoint.requests_per_second=0", r"requests_per_second: .*greater than 0"),
+        ("settings.iterations=0", r"settings\.iterations: .*greater than 0"),
+        ("settings.corpus.max_characters=10", "no segment could be kept"),
+        ("placement.training.num_workers=3", "a batch of 8 examples does not divide among 3"),
+        ("placement.engine.min_engines=4", "min_engines 4 is above max_engines 1"),
+        ("settings", "takes a.b=c"),
+        ("settings..k=1", "takes a.b=c"),
+        ("name.first=x", "'name' is a value, not a section"),
+        ("name=a/b", "name: "),
+    ],
+)
+def test_a_mistake_is_one_line(override, message):
+    with pytest.raises(ValueError, match=message) as mistake:
+        load_recipe("tiny", [override])
+    assert "\n" not in str(mistake.value)
+
+
+def test_a_rubric_is_named_or_written_but_not_both():
+    template = "settings.prompts.rating_template=mine.txt"
+    with pytest.raises(ValueError, match=r"rubric=additive and .*leave one of them out") as mistake:
+        load_recipe("tiny", [template, "settings.rating.rubric=additive"])
+    assert "\n" not in str(mistake.value)
+    settings = load_recipe("tiny", [template]).settings
+    assert settings.rating.grades == range(1, 6)
+    additive = load_recipe("tiny", ["settings.rating.rubric=additive"]).settings
+    assert additive.rating.grades == range(6)
+
+
+@pytest.mark.parametrize("key", ["sk-1234567890abcdef", "Bearer ABC", "abc", ""])
+def test_a_key_in_a_recipe_is_refused_and_not_shown(key):
+    with pytest.raises(ValueError, match="name of an environment variable") as mistake:
+        load_recipe("tiny", [f"placement.endpoint.api_key_variable={key!r}"])
+    assert not key or key not in str(mistake.value)
+    recipe = load_recipe("tiny", ["placement.endpoint.api_key_variable=OPENAI_API_KEY"])
+    assert recipe.placement.endpoint.api_key_variable == "OPENAI_API_KEY"
+
+
+def test_an_unknown_recipe_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"no recipe 'lama-7b'.*did you mean 'llama-7b'"):
+        load_recipe("lama-7b")
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "", b"\xff\xfe"])
+def test_a_file_that_is_no_recipe(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match="recipe"):
+        load_recipe(str(path))
+
+
+def test_files_beside_a_recipe_are_found(tmp_path):
+    content = yaml.safe_load(
+        "{name: mine, settings: {base: {model: org/model}, seed: {path: pairs.jsonl},"
+        " corpus: {path: texts}, evaluation: {prompts: s3://bucket/prompts.json}}}"
+    )
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "pairs.jsonl").touch()
+    settings = load_recipe(str(tmp_path / "mine.yaml")).settings
+    assert settings.seed.path == str(tmp_path / "pairs.jsonl")
+    assert settings.corpus.path == "texts"
+    assert settings.evaluation.prompts == "s3://bucket/prompts.json"
+    assert settings.base.model == "org/model"
+
+
+def test_overrides_are_yaml_values():
+    recipe = load_recipe(
+        "tiny", ["settings.selection.method=best", "settings.rating.min_scored_share=null"]
+    )
+    assert recipe.settings.selection.method == "best"
+    assert recipe.settings.rating.min_scored_share is None
+
+
+@pytest.mark.parametrize("module", ["humpback_ray.config", "humpback_ray.cli"])
+def test_light_modules_load_no_heavy_library(module):
+    code = (
+        f"import sys, {module}; "
+        "print([m for m in ('torch', 'vllm', 'ray', 'deepspeed', 'transformers', 'pyarrow')"
+        " if m in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    allowed = "[]" if module.endswith("config") else "['pyarrow']"
+    assert output.strip() in ("[]", allowed)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["settings.long_prompts.policy=route_long"], "context_length belongs to policy=route"),
+        (["settings.long_prompts.context_length=4096"], "context_length belongs to policy=route"),
+        (
+            ["placement.engine.one_stream=true", "settings.rating.method=mean"],
+            "one_stream asks about each candidate once",
+        ),
+        (["settings.base.training.lora.rank=4"], "lora adapts a model that has been trained"),
+        (["placement.training.kernels=liger"], "Liger's kernels are for GPUs"),
+        (["placement.engine.min_engines=3"], "min_engines 3 is above max_engines 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides, line):
+    with pytest.raises(ValueError, match=line):
+        load_recipe("tiny", overrides)
+
+
+def test_an_override_of_one_section_leaves_its_yaml_twin_alone():
+    settings = load_recipe("tiny", ["settings.forward_training.num_steps=3"]).settings
+    assert settings.forward_training.num_steps == 3
+    assert settings.backward_training.num_steps == 24
+
+
+def test_settings_without_adapters_are_what_they_were_before_there_were_any():
+    plain = TrainingSettings()
+    assert "lora" not in plain.model_dump(mode="json")
+    adapters = ["settings.forward_training.lora.rank=8"]
+    training = load_recipe("tiny", adapters).settings.forward_training
+    assert training.model_dump(mode="json")["lora"] == {
+        "rank": 8, "alpha": 32.0, "dropout": 0.05, "target_modules": "all-linear",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"lora\.rang.*did you mean 'rank'"):
+        load_recipe("tiny", ["settings.forward_training.lora.rang=8"])

@@ -1,0 +1,438 @@
+"""Files to documents to segment rows."""
+
+import gzip
+import importlib.metadata
+import io
+import json
+import os
+from collections import Counter
+
+import fsspec
+import pyarrow
+import pyarrow.parquet
+import pytest
+from fastwarc.stream_io import BrotliWriter
+
+from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus.cut import segments_of
+from humpback_ray.corpus.documents import CorpusFile, Document, Unreadable
+from humpback_ray.corpus.files import content_identity, list_files
+from humpback_ray.corpus.readers import read_documents
+from humpback_ray.rows import SegmentOutcome
+
+WHALES = "Whales sing long songs. The songs change a little every year, and nobody knows why. "
+PAGE = f"<html><body><h1>Whales</h1><p>{WHALES}</p></body></html>"
+
+
+def settings(path, **changes):
+    return CorpusSettings(path=str(path), min_characters=40, max_characters=400, **changes)
+
+
+def write(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def documents_of(folder, name, content, **changes):
+    """The documents of one file that holds `content`."""
+    [file] = list_files(str(write(folder, {name: content}) / name))
+    return list(read_documents(file, settings(folder, **changes)))
+
+
+def contents(documents):
+    return [d.content if isinstance(d, Document) else type(d) for d in documents]
+
+
+# --- finding files ------------------------------------------------------------------------------
+
+TREE = {
+    "b.html": PAGE,
+    "a/c.MD": "# x",
+    "a/d/e.warc.gz": b"",
+    "a/f.pdf": "no",
+    "z.txt": "text",
+    ".hidden.md": "no",
+    ".git/g.md": "no",
+    "README": "no",
+}
+
+
+def names(files):
+    return [file.name for file in files]
+
+
+def test_folder_is_listed_recursively(tmp_path):
+    files = list_files(str(write(tmp_path, TREE)))
+    assert names(files) == ["a/c.MD", "a/d/e.warc.gz", "b.html", "z.txt"]
+    assert [file.size for file in files] == [3, 0, len(PAGE), 4]
+    assert all(os.path.isfile(file.path) for file in files)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", ["a/c.MD", "a/d/e.warc.gz", "b.html", "z.txt"]),
+        ("b.html", ["b.html"]),
+        ("*.html", ["b.html"]),
+        ("a*", ["a/c.MD", "a/d/e.warc.gz"]),
+        ("a/*", ["c.MD", "d/e.warc.gz"]),
+        ("**/*.MD", ["a/c.MD"]),
+    ],
+)
+def test_folder_glob_or_file_local_or_remote(tmp_path, pattern, expected):
+    write(tmp_path, TREE)
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{tmp_path}/", "/listing/", recursive=True)
+    local = list_files(f"{tmp_path}/{pattern}")
+    remote = list_files(f"memory://listing/{pattern}")
+    assert names(local) == names(remote) == expected
+    assert content_identity(local) == content_identity(remote)
+    document = next(iter(read_documents(remote[0], settings("memory://listing"))))
+    assert document == next(iter(read_documents(local[0], settings(tmp_path))))
+
+
+def test_names_with_glob_characters_are_files(tmp_path):
+    write(tmp_path, {"a[1].md": "x", "b/c.md": "y"})
+    assert names(list_files(f"{tmp_path}/a[1].md")) == ["a[1].md"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("missing", "nothing at"),
+        ("*.nothing", "nothing at"),
+        ("only", "2 other files"),
+        ("nowhere://x", "Protocol not known"),
+    ],
+)
+def test_nothing_to_read_is_explained_in_one_line(tmp_path, path, words):
+    write(tmp_path, {"only/a.pdf": "x", "only/b.docx": "y"})
+    place = path if "://" in path else f"{tmp_path}/{path}"
+    with pytest.raises(ValueError, match=words) as error:
+        list_files(place)
+    assert "\n" not in str(error.value)
+    assert place in str(error.value)
+
+
+def test_other_suffixes(tmp_path):
+    files = list_files(str(write(tmp_path, TREE)), suffixes=("",))
+    assert names(files) == ["README", "a/c.MD", "a/d/e.warc.gz", "a/f.pdf", "b.html", "z.txt"]
+
+
+# --- identity -----------------------------------------------------------------------------------
+
+
+def test_identity_is_that_of_the_content(tmp_path):
+    first = list_files(str(write(tmp_path / "one", TREE)))
+    second = list_files(str(write(tmp_path / "elsewhere", dict(reversed(TREE.items())))))
+    assert content_identity(first) == content_identity(second) == content_identity(first[::-1])
+    identities = {content_identity(first)}
+    for changed in ({"z.txt": "Text"}, {"z.txt": "texts"}, {"new.txt": ""}, {"z.txt": ""}):
+        identities.add(content_identity(list_files(str(write(tmp_path / "one", changed)))))
+    os.rename(tmp_path / "one/z.txt", tmp_path / "one/y.txt")
+    identities.add(content_identity(list_files(str(tmp_path / "one"))))
+    assert len(identities) == 6
+
+
+@pytest.mark.parametrize("offset", [0, 3 * 2**20, 6 * 2**20 - 1])
+def test_identity_of_large_files_sees_start_middle_and_end(tmp_path, offset):
+    data = bytearray(6 * 2**20)
+    before = list_files(str(write(tmp_path, {"a.txt": bytes(data)})))
+    identity = content_identity(before)
+    data[offset] = 1
+    assert content_identity(list_files(str(write(tmp_path, {"a.txt": bytes(data)})))) != identity
+
+
+def test_document_ids_do_not_depend_on_the_place(tmp_path):
+    ids = set()
+    for place in ("one", "two/three"):
+        [file] = list_files(str(write(tmp_path / place, {"a.jsonl": '{"text": "x"}\n' * 3})))
+        ids |= {d.document_id for d in read_documents(file, settings(tmp_path))}
+    assert len(ids) == 3
+
+
+# --- single documents ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("<p>café".encode(), "<p>café"),
+        (b"\xef\xbb\xbf<p>caf\xc3\xa9", "<p>café"),
+        ("<p>café".encode("utf-16"), "<p>café"),
+        ("<meta charset=iso-8859-2><p>Łódź".encode("iso-8859-2"),
+         "<meta charset=iso-8859-2><p>Łódź"),
+        ("<p>un café crème à la carte, déjà vu".encode("latin-1"),
+         "<p>un café crème à la carte, déjà vu"),
+        (b"<meta charset=utf-8><p>caf\xc3\xa9 \xff!", "<meta charset=utf-8><p>café \ufffd!"),
+        (b"", ""),
+    ],
+)  # fmt: skip
+def test_html_encodings(tmp_path, data, expected):
+    [document] = documents_of(tmp_path, "a.html", data)
+    assert (document.content, document.format, document.url) == (expected, "html", "a.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.htm", "html"), ("a.md", "markdown"), ("a.markdown", "markdown"), ("a.txt", "text")],
+)
+def test_formats_by_suffix(tmp_path, name, kind):
+    [document] = documents_of(tmp_path, name, "x")
+    assert document.format == kind
+
+
+def test_broken_text_is_dropped_with_its_reason(tmp_path):
+    write(
+        tmp_path, {"a.txt": WHALES.encode() + b"\xff", "b.md": b"# A\n" + b"\0" + WHALES.encode()}
+    )
+    segments = [s for f in list_files(str(tmp_path)) for s in segments_of(f, settings(tmp_path))]
+    assert [s.outcome for s in segments] == [SegmentOutcome.INVALID_CHARACTERS] * 2
+
+
+# --- JSONL --------------------------------------------------------------------------------------
+
+LINES = [
+    '{"text": "one", "u": "http://one"}',
+    '{"text": "two", "u": 7}',
+    "",
+    "{not json",
+    '{"other": "x"}',
+    '{"text": null, "u": "http://five"}',
+    '["text"]',
+    "[" * 100_000,
+    '{"text": "lone \\ud800"}',
+    '{"text": "last"}',
+]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_jsonl(tmp_path, compress):
+    name = "a.jsonl" if compress is bytes else "a.jsonl.gz"
+    data = compress("\n".join(LINES).encode())
+    documents = documents_of(tmp_path, name, data, url_column="u", text_format="markdown")
+    assert contents(documents) == [
+        "one", "two", Unreadable, Unreadable, Unreadable, Unreadable, Unreadable, "lone \ud800",
+        "last",
+    ]  # fmt: skip
+    assert [d.url for d in documents][:5] == ["http://one", name, name, name, "http://five"]
+    assert documents[0].format == "markdown"
+    assert len({d.document_id for d in documents}) == len(documents)
+
+
+def test_damaged_gzip_gives_the_lines_before_it(tmp_path):
+    lines = b"".join(b'{"text": "%s"}\n' % os.urandom(500).hex().encode() for _ in range(200))
+    data = bytearray(gzip.compress(lines))
+    truncated = documents_of(tmp_path, "a.jsonl.gz", bytes(data[: len(data) // 2]))
+    data[len(data) // 2 : len(data) // 2 + 100] = b"\xff" * 100
+    corrupt = documents_of(tmp_path, "b.jsonl.gz", bytes(data))
+    for documents in (truncated, corrupt):
+        assert len(documents) > 50
+        assert contents(documents).count(Unreadable) >= 1
+        assert isinstance(documents[-1], Unreadable)
+        assert "damaged" in documents[-1].reason
+
+
+def test_lone_surrogates_become_a_counted_row(tmp_path):
+    text = json.dumps({"text": WHALES + "\ud800"})
+    [file] = list_files(str(write(tmp_path, {"a.jsonl": text})))
+    [segment] = segments_of(file, settings(tmp_path))
+    assert segment.outcome is SegmentOutcome.INVALID_CHARACTERS
+    assert pyarrow.array([segment.text]).to_pylist() == [WHALES + "\ufffd"]
+
+
+# --- Parquet ------------------------------------------------------------------------------------
+
+
+def parquet(columns):
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer, row_group_size=100)
+    return buffer.getvalue()
+
+
+def test_parquet(tmp_path):
+    data = parquet({"body": ["one", None, "two"], "u": ["http://one", "x", None], "n": [1, 2, 3]})
+    documents = documents_of(tmp_path, "a.parquet", data, text_column="body", url_column="u")
+    assert contents(documents) == ["one", Unreadable, "two"]
+    assert [d.url for d in documents] == ["http://one", "x", "a.parquet"]
+
+
+def test_parquet_over_many_batches(tmp_path):
+    documents = documents_of(tmp_path, "a.parquet", parquet({"text": map(str, range(1000))}))
+    assert contents(documents) == [str(number) for number in range(1000)]
+    assert len({d.document_id for d in documents}) == 1000
+
+
+@pytest.mark.parametrize("wanted", [{"text_column": "txt"}, {"url_column": "url"}])
+def test_parquet_without_the_column(tmp_path, wanted):
+    with pytest.raises(ValueError, match=r"has no column '(txt|url)'; it has text, n"):
+        documents_of(tmp_path, "a.parquet", parquet({"text": ["x"], "n": [1]}), **wanted)
+
+
+def test_parquet_with_other_types_and_bytes(tmp_path):
+    bad_text = pyarrow.array([b"ok", b"\xff"]).view(pyarrow.string())
+    assert contents(documents_of(tmp_path, "a.parquet", parquet({"text": bad_text}))) == [
+        "ok",
+        Unreadable,
+    ]
+    assert contents(documents_of(tmp_path, "b.parquet", parquet({"text": [1, 2]}))) == [
+        Unreadable,
+        Unreadable,
+    ]
+
+
+def test_damaged_parquet(tmp_path):
+    data = bytearray(parquet({"text": [os.urandom(50).hex() for _ in range(1000)]}))
+    for name, content in {"no.parquet": b"no", "cut.parquet": bytes(data[:-100])}.items():
+        [row] = documents_of(tmp_path, name, content)
+        assert isinstance(row, Unreadable)
+    data[len(data) // 2 : len(data) // 2 + 2000] = b"\xff" * 2000
+    documents = documents_of(tmp_path, "pages.parquet", bytes(data))
+    assert len(documents) > 100
+    assert contents(documents).count(Unreadable) == 1
+    assert isinstance(documents[-1], Unreadable)
+
+
+# --- WARC ---------------------------------------------------------------------------------------
+
+
+def record(url, body, status="200 OK", content_type="text/html", headers="", kind="response"):
+    http = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{headers}\r\n".encode() + body
+    return (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\n"
+        "WARC-Record-ID: <urn:uuid:12345678-1234-1234-1234-123456789012>\r\n"
+        "WARC-Date: 2026-01-01T00:00:00Z\r\nContent-Type: application/http; msgtype=response\r\n"
+        f"Content-Length: {len(http)}\r\n\r\n"
+    ).encode() + http + b"\r\n\r\n"  # fmt: skip
+
+
+def brotli(data):
+    buffer = io.BytesIO()
+    with BrotliWriter(buffer) as writer:
+        writer.write(data)
+    return buffer.getvalue()
+
+
+ARCHIVE = [
+    record("http://a/", "<p>café".encode(), content_type="text/html; charset=utf-8"),
+    record("http://image/", b"\x89PNG", content_type="image/png"),
+    record("http://gone/", b"<p>gone", status="404 Not Found"),
+    record("http://request/", b"", kind="request"),
+    record("http://latin/", b"<p>\xa3\xf3d\xbc", content_type="text/html; charset=ISO-8859-2"),
+    record("http://gzip/", gzip.compress(b"<p>zip"), headers="Content-Encoding: gzip\r\n"),
+    record("http://not-gzip/", b"<p>zip", headers="Content-Encoding: gzip\r\n"),
+    record("http://brotli/", brotli(b"<p>bro"), headers="Content-Encoding: br\r\n"),
+    record("http://other/", b"<p>?", headers="Content-Encoding: lzma\r\n"),
+    record("http://chunked/", b"6\r\n<p>chu\r\n3\r\nnks\r\n0\r\n\r\n",
+           headers="Transfer-Encoding: chunked\r\n"),
+    record("http://nothing/", b"", status="", content_type=""),
+    record("http://xhtml/", b"<p>x", content_type="application/xhtml+xml"),
+]  # fmt: skip
+
+ARCHIVED = {
+    "http://a/": "<p>café",
+    "http://latin/": "<p>Łódź",
+    "http://gzip/": "<p>zip",
+    "http://not-gzip/": Unreadable,
+    "http://brotli/": "<p>bro",
+    "http://other/": Unreadable,
+    "http://chunked/": "<p>chunks",
+    "http://xhtml/": "<p>x",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.warc", b"".join(ARCHIVE)),
+        ("b.warc.gz", b"".join(map(gzip.compress, ARCHIVE))),
+        ("c.warc.gz", gzip.compress(b"".join(ARCHIVE))),
+    ],
+)
+def test_warc(tmp_path, name, data):
+    documents = documents_of(tmp_path, name, data)
+    assert dict(zip([d.url for d in documents], contents(documents), strict=True)) == ARCHIVED
+    assert len({d.document_id for d in documents}) == len(ARCHIVED)
+
+
+def test_damaged_warc_gives_the_records_before_it(tmp_path):
+    good = gzip.compress(ARCHIVE[0])
+    damaged = {
+        "cut.warc.gz": good + good[:-20],
+        "garbage.warc.gz": good + b"garbage" * 100,
+        "garbage.warc": ARCHIVE[0] + b"garbage\r\n" * 100,
+    }
+    for name, data in damaged.items():
+        documents = documents_of(tmp_path, name, data)
+        assert contents(documents) == ["<p>café", Unreadable], name
+
+
+# --- segments -----------------------------------------------------------------------------------
+
+
+def test_rows_of_every_outcome(tmp_path):
+    repeated = "Our shop sells the very best blue whales in town. " * 2
+    write(
+        tmp_path,
+        {
+            "a.html": PAGE,
+            "b.md": f"# {'LOUD'}\n{WHALES}\n# Forum\n{WHALES}\n#\n{WHALES}\n# Short\n",
+            "c.txt": "long " * 100,
+            "d.md": f"# Shop\n{repeated}",
+            "e.txt": "",
+            "f.jsonl": "{",
+            "g.txt": WHALES + "\0",
+        },
+    )
+    segments = [s for f in list_files(str(tmp_path)) for s in segments_of(f, settings(tmp_path))]
+    expected = Counter(dict.fromkeys(SegmentOutcome, 1)) - Counter(
+        [SegmentOutcome.EXACT_DUPLICATE, SegmentOutcome.NEAR_DUPLICATE]
+    )
+    expected[SegmentOutcome.TOO_SHORT] = 2  # the section, and the document without any
+    assert Counter(s.outcome for s in segments) == expected
+    assert len({(s.document_id, s.start) for s in segments}) == len(segments)
+    assert all(len(s.text) <= 400 for s in segments)
+
+
+def test_fields_of_a_segment(tmp_path):
+    [file] = list_files(str(write(tmp_path, {"x/a.html": PAGE})))
+    [document] = read_documents(file, settings(tmp_path))
+    [segment] = segments_of(file, settings(tmp_path))
+    assert segment.outcome is SegmentOutcome.KEPT
+    assert segment.text == f"Whales\n\n{WHALES.strip()}"
+    assert segment.num_characters == len(segment.text)
+    assert (segment.header, segment.url, segment.start) == ("Whales", "x/a.html", 0)
+    assert segment.document_id == document.document_id
+
+
+def test_unreadable_row_says_why(tmp_path):
+    [file] = list_files(str(write(tmp_path, {"a.jsonl": '{"body": "x"}'})))
+    [segment] = segments_of(file, settings(tmp_path))
+    assert segment.outcome is SegmentOutcome.UNREADABLE
+    assert segment.text == "row 1 has no string in 'text'"
+
+
+# --- installed packages -------------------------------------------------------------------------
+
+
+def test_installed_packages():
+    files = list_files("installed-packages")
+    assert len(files) > 20
+    assert names(files) == sorted(names(files), key=lambda name: name.rpartition("-")[0])
+    assert f"pytest-{importlib.metadata.version('pytest')}" in names(files)
+    assert not any(name.startswith("humpback") for name in names(files))
+    documents = [d for file in files for d in read_documents(file, settings("installed-packages"))]
+    assert [len(d.content) for d in documents] == [file.size for file in files]
+    assert {d.format for d in documents} == {"markdown", "text"}
+    assert sum(len(d.content) > 600 for d in documents) > 10
+    assert content_identity(files) == content_identity(list_files("installed-packages"))
+    assert content_identity(files) != content_identity(files[1:])
+
+
+def test_package_that_is_gone():
+    file = CorpusFile("installed-packages:no-such-thing", "no-such-thing-1", 5)
+    with pytest.raises(ValueError, match="no-such-thing is not installed"):
+        list(read_documents(file, settings("installed-packages")))

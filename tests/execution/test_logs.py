@@ -1,0 +1,64 @@
+"""A run's log: one JSON object a line, each with run, stage and attempt."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from humpback_ray.execution import logs
+
+
+@pytest.fixture(autouse=True)
+def no_log_left():
+    yield
+    for handler in logs._run_logs():
+        logs.logger.removeHandler(handler)
+        handler.close()
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_line_says_where_it_is_from(tmp_path):
+    log = tmp_path / "attempts" / "002" / "run.log"
+    logs.log_to(str(log), "demo", 2)
+    logs.logger.info("between %s", "stages")
+    logs.log_stage("iter-1/model")
+    logging.getLogger("humpback_ray.engine").warning("old → new\nand a second line")
+    before, inside = lines(log)
+    assert before.keys() == {"time", "level", "run", "stage", "attempt", "message"}
+    assert before | {"time": ""} == {
+        "time": "", "level": "INFO", "run": "demo", "stage": "", "attempt": 2,
+        "message": "between stages",
+    }  # fmt: skip
+    assert (inside["level"], inside["stage"]) == ("WARNING", "iter-1/model")
+    assert inside["message"] == "old → new\nand a second line"
+    assert before["time"] <= inside["time"]
+    assert before["time"].endswith("+00:00")
+
+
+def test_an_exception_has_its_text_and_its_stage(tmp_path):
+    logs.log_to(str(tmp_path / "run.log"), "demo", 1)
+    logs.log_stage("candidates")
+    try:
+        raise ValueError("a value that is \udc80 wrong")
+    except ValueError:
+        logs.logger.exception("stopped")
+    (line,) = lines(tmp_path / "run.log")
+    assert (line["level"], line["stage"], line["message"]) == ("ERROR", "candidates", "stopped")
+    assert line["exception"].startswith("Traceback")
+    assert "ValueError: a value that is" in line["exception"]
+
+
+def test_a_second_run_in_one_process_has_a_log_of_its_own(tmp_path):
+    for name in ("first", "second"):
+        logs.log_to(str(tmp_path / f"{name}.log"), name, 1)
+        logs.logger.info(name)
+    for name in ("first", "second"):
+        assert [(line["run"], line["message"]) for line in lines(tmp_path / f"{name}.log")] == [
+            (name, name)
+        ]

@@ -1,0 +1,178 @@
+"""Stages: skipped when done, refused when changed, resumed when begun, recorded last."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from itertools import count
+
+import psutil
+import pytest
+from rich.console import Console
+
+from humpback_ray import storage, tables
+from humpback_ray.config.placement import Placement
+from humpback_ray.execution import lease
+from humpback_ray.execution.stage import PROGRESS, Result, Source, Stage, State, fingerprint
+from humpback_ray.rows import SeedPair
+
+CONSOLE = Console(file=open(os.devnull, "w"))  # noqa: SIM115
+
+
+def pairs_stage(runs: list[str], settings=None, path="seed", corpus="one"):
+    def run(context):
+        runs.append(path)
+        tables.write_rows(context.path("rows"), [SeedPair("a", "x", "y")], SeedPair)
+        return Result(1, {"kept": 1}, {"mean": 1.0})
+
+    return Stage(
+        path, "seed", 1, settings or {"language": "en", "nested": {"k": 4.5}},
+        {"corpus": Source("/somewhere", corpus)}, run,
+    )  # fmt: skip
+
+
+def test_a_stage_is_to_do_then_done_and_the_record_says_what_was_made(tmp_path):
+    runs: list[str] = []
+    stage = pairs_stage(runs)
+    assert stage.find(str(tmp_path)) == (State.TO_DO, None)
+    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    state, record = stage.find(str(tmp_path))
+    assert state is State.DONE
+    assert record["num_rows"] == 1
+    assert record["outcomes"] == {"kept": 1}
+    assert record["provenance"]["versions"]["ray"]
+    assert storage.names(f"{tmp_path}/seed") == {"rows", "record.json"}
+
+
+def test_a_kill_between_rows_and_record_is_resumed(tmp_path):
+    stage = pairs_stage([])
+
+    def killed(context):
+        stage.run(context)
+        raise KeyboardInterrupt
+
+    interrupted = Stage("seed", "seed", 1, stage.settings, stage.inputs, killed)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.execute(str(tmp_path), Placement(), CONSOLE)
+    assert storage.exists(f"{tmp_path}/seed/rows/part-0.parquet")
+    assert stage.find(str(tmp_path)) == (State.STARTED, None)
+    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert stage.find(str(tmp_path))[0] is State.DONE
+    assert tables.num_rows(f"{tmp_path}/seed/rows") == 1
+
+
+@pytest.fixture
+def other_process():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+def leave_state(folder, **driver) -> None:
+    storage.write_json(f"{folder}/seed/{PROGRESS}", {"driver": lease.this_driver() | driver})
+
+
+def test_a_stage_that_another_process_works_on_is_refused_until_that_is_gone(
+    tmp_path, other_process
+):
+    stage = pairs_stage([])
+    stage.begin(str(tmp_path))
+    leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time())
+    before = storage.names(f"{tmp_path}/seed")
+    with pytest.raises(ValueError, match=f"another driver, process {other_process.pid} on"):
+        stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert storage.names(f"{tmp_path}/seed") == before
+    # A process number that has come again is not that driver.
+    leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time() - 60)
+    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert stage.find(str(tmp_path))[0] is State.DONE
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_driver_of_another_machine_is_known_by_its_signs_of_life(tmp_path, monkeypatch, lives):
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 3.0)
+    stage = pairs_stage([])
+    leave_state(tmp_path, host="elsewhere", beat=0)
+    beats, done = count(1), threading.Event()
+
+    def live() -> None:
+        while not done.wait(0.2):
+            leave_state(tmp_path, host="elsewhere", beat=next(beats))
+
+    thread = threading.Thread(target=live)
+    if lives:
+        thread.start()
+    try:
+        if lives:
+            with pytest.raises(ValueError, match="on elsewhere: wait for its end"):
+                stage.execute(str(tmp_path), Placement(), CONSOLE)
+        else:
+            stage.execute(str(tmp_path), Placement(), CONSOLE)
+    finally:
+        done.set()
+    assert (stage.find(str(tmp_path))[0] is State.DONE) is not lives
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"settings": {"language": "de", "nested": {"k": 4.5}}}, 'settings.language: "en" → "de"'),
+        ({"settings": {"language": "en", "nested": {"k": 4.0}}}, "settings.nested.k: 4.5 → 4.0"),
+        ({"settings": {"language": "en"}}, "settings.nested.k: 4.5 → null"),
+        ({"corpus": "two"}, "inputs.corpus: "),
+    ],
+)
+def test_other_settings_or_inputs_are_refused_field_by_field(tmp_path, changed, difference):
+    pairs_stage([]).execute(str(tmp_path), Placement(), CONSOLE)
+    stage = pairs_stage([], **changed)
+    state, begun = stage.find(str(tmp_path))
+    assert state is State.CHANGED
+    (found,) = stage.differences(begun)
+    assert found.startswith(difference)
+
+
+def test_a_begun_stage_of_other_settings_is_not_resumed(tmp_path):
+    stage = pairs_stage([])
+    storage.write_json(
+        f"{tmp_path}/seed/started.json",
+        {"fingerprint": stage.fingerprint, "identity": stage.identity},
+    )
+    assert stage.find(str(tmp_path))[0] is State.STARTED
+    assert pairs_stage([], corpus="two").find(str(tmp_path))[0] is State.CHANGED
+
+
+def test_a_mistake_that_left_nothing_leaves_no_trace(tmp_path):
+    def mistaken(context):
+        raise ValueError("no segment survives")
+
+    stage = Stage("segments", "segments", 1, {}, {}, mistaken)
+    with pytest.raises(ValueError, match="survives"):
+        stage.execute(str(tmp_path), Placement(), CONSOLE)
+    assert stage.find(str(tmp_path)) == (State.TO_DO, None)
+    assert not storage.exists(f"{tmp_path}/segments")
+
+
+def test_the_fingerprint_follows_settings_and_inputs_only():
+    assert pairs_stage([]).fingerprint == pairs_stage([]).fingerprint
+    moved = Stage("elsewhere", "seed", 1, pairs_stage([]).settings,
+                  {"corpus": Source("/other/place", "one")}, print)  # fmt: skip
+    assert moved.fingerprint == pairs_stage([]).fingerprint
+    assert pairs_stage([], corpus="two").fingerprint != moved.fingerprint
+    downstream = [
+        Stage("next", "finetune", 1, {}, {"seed": pairs_stage([], corpus=c)}, print).fingerprint
+        for c in ("one", "two")
+    ]
+    assert downstream[0] != downstream[1]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"bytes"])
+def test_the_fingerprint_refuses_what_has_no_stable_form(value):
+    with pytest.raises((TypeError, ValueError)):
+        fingerprint({"value": value})
+
+
+def test_outcomes_must_add_up():
+    with pytest.raises(AssertionError):
+        Result(3, {"kept": 1, "dropped": 1})

@@ -1,0 +1,113 @@
+"""The rating parser on ugly outputs, and the expected grade."""
+
+import math
+
+import pytest
+
+from humpback_ray.method.rating import expected_grade, grade_probabilities, parse_rating
+from humpback_ray.rows import Finish, RatingOutcome
+
+SCORED = RatingOutcome.SCORED
+NONE = RatingOutcome.NO_SCORE_LINE
+NOT_INTEGER = RatingOutcome.NOT_AN_INTEGER
+RANGE = RatingOutcome.OUT_OF_RANGE
+EMPTY = RatingOutcome.EMPTY
+
+MATRIX = [
+    # the form that was asked for, and harmless dress
+    ("It is clear.\nScore: 4", 4, SCORED),
+    ("Score: 1", 1, SCORED),
+    ("reasons\n\nScore: 5\n\n\n", 5, SCORED),
+    ("reasons\r\nScore: 3\r\n", 3, SCORED),
+    ("reasons\n  score :  2 ", 2, SCORED),
+    ("reasons\nSCORE:5", 5, SCORED),
+    ("reasons\n**Score: 4**", 4, SCORED),
+    ("reasons\n**Score:** 4", 4, SCORED),
+    ("reasons\n### Score: 4", 4, SCORED),
+    ("reasons\n> `Score: 4`", 4, SCORED),
+    ("reasons\nScore: 4.", 4, SCORED),
+    ("Score: 2\nOn second thought.\nScore: 5", 5, SCORED),
+    ("Ça va, 很好.\nScore: 3", 3, SCORED),
+    ("reasons\nScore: +4", 4, SCORED),
+    # no score line
+    ("It is a good answer, I would give it 5.", None, NONE),
+    ("Score: 4\nThat is because it is clear.", None, NONE),
+    ("The final score is 4", None, NONE),
+    ("reasons, so Score: 4", None, NONE),
+    ("4", None, NONE),
+    ("Rating: 4", None, NONE),
+    ("Scores: 4", None, NONE),
+    ("Score 4", None, NONE),
+    ("\\boxed{4}", None, NONE),
+    ('{"Score": 4}', None, NONE),
+    # a score line that holds something else
+    ("reasons\nScore:", None, NOT_INTEGER),
+    ("reasons\nScore: four", None, NOT_INTEGER),
+    ("reasons\nScore: N", None, NOT_INTEGER),
+    ("reasons\nScore: 4.5", None, NOT_INTEGER),
+    ("reasons\nScore: 4/5", None, NOT_INTEGER),
+    ("reasons\nScore: 4 out of 5", None, NOT_INTEGER),
+    ("reasons\nScore: 3 or 4", None, NOT_INTEGER),
+    ("reasons\nScore: 4-5", None, NOT_INTEGER),
+    ("reasons\nScore: [4]", None, NOT_INTEGER),
+    ("reasons\nScore: ٤", None, NOT_INTEGER),
+    ("reasons\nScore: ④", None, NOT_INTEGER),
+    ("reasons\nScore: Score: 4", None, NOT_INTEGER),
+    # numbers that are no grade
+    ("reasons\nScore: 0", None, RANGE),
+    ("reasons\nScore: 6", None, RANGE),
+    ("reasons\nScore: -3", None, RANGE),
+    ("reasons\nScore: 10502", None, RANGE),
+    ("reasons\nScore: 05", None, RANGE),
+    ("reasons\nScore: " + "9" * 5000, None, RANGE),
+    # nothing
+    ("", None, EMPTY),
+    (" \n\t\n", None, EMPTY),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "score", "outcome"), MATRIX)
+def test_parser_matrix(text, score, outcome):
+    assert parse_rating(text, Finish.STOP) == (score, outcome)
+
+
+def test_matrix_covers_every_outcome_of_the_text():
+    assert len(MATRIX) >= 30
+    assert {outcome for _, _, outcome in MATRIX} == {SCORED, NONE, NOT_INTEGER, RANGE, EMPTY}
+
+
+@pytest.mark.parametrize(
+    ("finish", "outcome"),
+    [
+        (Finish.LENGTH, RatingOutcome.TRUNCATED),
+        (Finish.PROMPT_TOO_LONG, RatingOutcome.PROMPT_TOO_LONG),
+        (Finish.ENGINE_ERROR, RatingOutcome.ENGINE_ERROR),
+    ],
+)
+def test_what_did_not_end_by_itself_is_never_a_rating(finish, outcome):
+    assert parse_rating("reasons\nScore: 5", finish) == (None, outcome)
+
+
+def test_expected_grade_of_known_probabilities():
+    probabilities = grade_probabilities([math.log(p) for p in (0.1, 0.1, 0.2, 0.2, 0.4)])
+    assert probabilities == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.4])
+    assert expected_grade(probabilities) == pytest.approx(3.7)
+
+
+def test_probabilities_are_conditional_on_a_grade():
+    # All five grades together may be unlikely; only their proportions count, also far down.
+    probabilities = grade_probabilities([-1000.0, -1000.0, -1000.0, -1000.0, -math.inf])
+    assert probabilities == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.0])
+    assert expected_grade(probabilities) == pytest.approx(2.5)
+
+
+def test_no_probability_at_all_is_no_score():
+    assert grade_probabilities([-math.inf] * 5) is None
+
+
+def test_a_rubric_of_points_has_a_grade_of_nothing():
+    assert parse_rating("reasons\nScore: 0", Finish.STOP) == (None, RANGE)
+    assert parse_rating("reasons\nScore: 0", Finish.STOP, range(6)) == (0, SCORED)
+    assert parse_rating("reasons\nScore: 6", Finish.STOP, range(6)) == (None, RANGE)
+    assert expected_grade([0.5, 0.0, 0.0, 0.0, 0.0, 0.5], range(6)) == pytest.approx(2.5)
+    assert expected_grade([0.0, 0.0, 0.0, 0.0, 0.4, 0.6], range(6)) >= 4.5

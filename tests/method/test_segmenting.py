@@ -1,0 +1,201 @@
+"""Sections of HTML, Markdown and plain text."""
+
+import pytest
+
+from humpback_ray.method.segmenting import (
+    Section,
+    sections_of_html,
+    sections_of_markdown,
+    sections_of_text,
+)
+
+LONG = 10_000
+
+PAGE = """\
+<html><head><title>T</title><style>p { color: red }</style></head><body>
+<nav><h2>Menu</h2><a href="/">Home</a></nav>
+<p>Before any header.</p>
+<div class="content"><div><h1>Main <em>title</em> &amp; more<a class="headerlink">¶</a></h1></div>
+<p>One <b>two</b>,
+   three<br>&lt;tag&gt;&nbsp;caf&eacute;.</p>bare text <code>a &lt; b</code> after
+<pre><code>def f(x):
+    return x
+
+print(1)
+</code></pre>
+<ul><li>a<ul><li>b</li></ul></li><li><p>c</p><p>d</p></li></ul>
+<ol><li>first</li><li>second</li></ol>
+<table><caption>Figures</caption><thead><tr><th>A</th><th>B</th></tr></thead>
+<tr><td><p>1</p><p>2</p></td><td></td></tr><tr><td><img alt="x"></td><td> </td></tr></table>
+<blockquote><p>quoted</p></blockquote><script>var x = "<p>no</p>"</script>
+<p hidden>not shown</p><p style="display:none">not shown</p></div>
+<footer>Imprint</footer></body></html>"""
+
+PAGE_TEXT = """\
+Main title & more
+
+One two, three
+<tag> café.
+
+bare text a < b after
+
+def f(x):
+    return x
+
+print(1)
+
+- a
+  - b
+- c
+  d
+1. first
+2. second
+
+Figures
+
+A | B
+1 2 |
+
+quoted"""
+
+
+def test_page_as_text():
+    [section] = sections_of_html(PAGE, LONG)
+    assert section.header == "Main title & more"
+    assert [line.rstrip() for line in section.text.split("\n")] == PAGE_TEXT.split("\n")
+    assert section.start == 0
+
+
+def outline(sections):
+    return [(section.start, section.header) for section in sections]
+
+
+HEADERS = "<h1>A</h1>a<h3>B</h3>b<h2>C</h2>c<h4>D</h4>d<h2>E</h2>e<h1>F</h1>f"
+
+
+def test_sections_that_fit_do_not_overlap():
+    sections = list(sections_of_html(HEADERS, LONG))
+    assert outline(sections) == [(0, "A"), (5, "F")]
+    assert sections[0].text == "A\n\na\n\nB\n\nb\n\nC\n\nc\n\nD\n\nd\n\nE\n\ne"
+
+
+def test_too_long_sections_are_followed_by_their_parts():
+    sections = list(sections_of_html(HEADERS, 12))
+    assert outline(sections) == [(0, "A"), (1, "B"), (2, "C"), (4, "E"), (5, "F")]
+    assert [s.text for s in sections[1:]] == ["B\n\nb", "C\n\nc\n\nD\n\nd", "E\n\ne", "F\n\nf"]
+    assert len(sections[0].text) > 12
+
+
+def test_every_level_is_reached_when_nothing_fits():
+    sections = list(sections_of_html(HEADERS, 1))
+    assert outline(sections) == list(enumerate("ABCDEF"))
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<h3>A</h3>a<h1>B</h1>b", [(0, "A"), (1, "B")]),  # the first header is not the highest
+        ("<div><div><h2>A</h2></div></div><p>a</p><section><h2>B</h2>b</section>",
+         [(0, "A"), (1, "B")]),
+        ("<h2></h2><p>x</p><h2><img alt='logo'></h2>y", [(0, ""), (1, "")]),
+        ("<table><tr><td><h2>A</h2>a</td><td><h2>B</h2>b</td></tr></table>", [(0, "A"), (1, "B")]),
+        ("<h1><div>A</div><div>B</div></h1>x", [(0, "A B")]),
+    ],
+)  # fmt: skip
+def test_headers_wherever_they_stand(html, expected):
+    assert outline(sections_of_html(html, LONG)) == expected
+
+
+def test_page_without_headers_is_cut_like_text():
+    assert list(sections_of_html("<p>one</p><p>two</p>", 7)) == [
+        Section(None, "one", 0),
+        Section(None, "two", 1),
+    ]
+
+
+@pytest.mark.parametrize("html", ["", "<html></html>", "<p> </p>", "<script>x</script>"])
+def test_page_without_text_has_no_section(html):
+    assert list(sections_of_html(html, LONG)) == []
+
+
+def test_broken_characters_are_not_lost():
+    [section] = sections_of_html("<h1>A</h1>x\0y\ud800z", LONG)
+    assert section.text == "A\n\nx\ufffdy\ufffdz"
+    [section] = sections_of_markdown("# A\nx\0y\ud800z", LONG)
+    assert section.text == "A\n\nx\ufffdy\ufffdz"
+
+
+@pytest.mark.parametrize("tag", ["div", "ul><li", "blockquote", "table><tr><td", "span"])
+def test_deep_nesting_is_read(tag):
+    [section] = sections_of_html(f"<{tag}>" * 2000 + "x<h1>A</h1>y", LONG)
+    assert section.header == "A"
+    assert section.text.split() == ["A", "y"]
+
+
+MARKDOWN = """\
+---
+title: front matter
+---
+<!-- a comment -->
+[![badge](https://b/x.svg)](https://b)
+
+# Title [![badge](https://b/y.svg)](https://b)
+
+A [link](https://l) and `code` &amp; more.
+
+Setext
+------
+| A | B |
+|---|---|
+| 1 | `x` |
+
+```python
+# not a header
+
+x = 1
+```
+<h2 align="center">Raw HTML</h2>
+
+* one
+* two
+"""
+
+
+def test_markdown():
+    assert list(sections_of_markdown(MARKDOWN, 10)) == [
+        Section(
+            "Title",
+            "Title\n\nA link and code & more.\n\nSetext\n\nA | B\n1 | x\n\n"
+            "# not a header\n\nx = 1\n\nRaw HTML\n\n- one\n- two",
+            0,
+        ),
+        Section("Setext", "Setext\n\nA | B\n1 | x\n\n# not a header\n\nx = 1", 1),
+        Section("Raw HTML", "Raw HTML\n\n- one\n- two", 2),
+    ]  # fmt: skip
+
+
+def test_rules_at_the_start_are_not_front_matter():
+    [section] = sections_of_markdown("---\n\nSome text.\n\n---\n\nMore.\n", LONG)
+    assert section == Section(None, "Some text.\n\nMore.", 0)
+
+
+@pytest.mark.parametrize("text", ["one\n\ntwo\n\nthree", "one\r\n\r\ntwo\r\n \r\n\r\nthree\r\n"])
+def test_text_is_joined_up_to_the_limit(text):
+    assert list(sections_of_text(text, LONG)) == [Section(None, "one\n\ntwo\n\nthree", 0)]
+    assert list(sections_of_text(text, 8)) == [
+        Section(None, "one\n\ntwo", 0),
+        Section(None, "three", 1),
+    ]
+    assert [s.text for s in sections_of_text(text, 7)] == ["one", "two", "three"]
+
+
+def test_long_paragraph_is_one_section():
+    paragraph = "word " * 10 + "end"
+    sections = list(sections_of_text(f"a\n\n{paragraph}\n\nb", 20))
+    assert [s.text for s in sections] == ["a", paragraph, "b"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\n\t\n"])
+def test_empty_text_has_no_section(text):
+    assert list(sections_of_text(text, LONG)) == []
+    assert list(sections_of_markdown(text, LONG)) == []

@@ -1,0 +1,302 @@
+"""What a probe makes of its sample: arithmetic on records written by hand, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from humpback_ray import pipeline, tables
+from humpback_ray.cli import app
+from humpback_ray.config.recipe import Recipe, load_recipe
+from humpback_ray.execution.stage import Context
+from humpback_ray.planning import estimate, extrapolate, probe
+from humpback_ray.rows import Segment, SegmentOutcome
+from humpback_ray.sizing.hardware import parse_hardware
+
+RUNNER = CliRunner()
+KINDS = {
+    "seed": "seed", "segments": "segments", "base/examples": "base-examples",
+    "base/model": "finetune", "backward/model": "finetune", "forward-0/model": "finetune",
+    "candidates": "augment", "iter-1/rated": "rate", "iter-1/examples": "curate",
+    "iter-1/model": "finetune", "iter-2/rated": "rate", "iter-2/examples": "curate",
+    "iter-2/model": "finetune", "evaluation/base": "evaluate", "evaluation/M_2": "evaluate",
+}  # fmt: skip
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("tiny", list(overrides))
+
+
+def generated(num_rows: int, seconds: float, busy_seconds: float) -> dict:
+    return {
+        "num_rows": num_rows, "seconds": seconds,
+        "figures": {"engines": {"busy_seconds": busy_seconds}},
+    }  # fmt: skip
+
+
+def trained(seconds: float, num_examples: int = 40, mean_tokens: int = 100) -> dict:
+    figures = {"num_examples": num_examples, "num_tokens": num_examples * mean_tokens}
+    return {"num_rows": num_examples, "seconds": seconds, "figures": figures}
+
+
+def steps(*seconds: float, tokens: float = 800.0, saving: float = 0.0) -> list[dict]:
+    """Step records of a training with one checkpoint, before its third step."""
+    return [
+        {"step": number, "seconds": second, "tokens_per_second": tokens / second,
+         "checkpoint_seconds": saving if number == 3 else 0.0}
+        for number, second in enumerate(seconds, start=1)
+    ]  # fmt: skip
+
+
+STEPS = steps(5.0, 1.0, 2.0, 2.0, 9.0, saving=3.0)
+SAMPLE = extrapolate.Sample(
+    records={
+        "seed": {"seconds": 0.1},
+        "base/examples": {"seconds": 0.5},
+        "base/model": trained(50.0, num_examples=100),
+        "backward/model": trained(50.0),
+        "forward-0/model": trained(50.0),
+        "candidates": generated(64, 40.0, 8.0),
+        "iter-1/rated": generated(64, 30.0, 4.0),
+        "iter-1/examples": {"seconds": 5.0},
+        "evaluation/M_0": generated(44, 35.0, 11.0),
+    },
+    steps={"base/model": STEPS, "backward/model": STEPS, "forward-0/model": STEPS},
+    row_errors={"candidates": 0.1, "iter-1/rated": 0.05},
+    web_tokens=300.0,
+    num_rows=64,
+    num_segments=640,
+    done={"seed": {"seconds": 0.2}, "segments": {"seconds": 33.0}},
+)
+
+
+def stages_of(*overrides: str, **changes) -> dict[str, extrapolate.Measured]:
+    found = extrapolate.measure(recipe(*overrides), KINDS, replace(SAMPLE, **changes))
+    assert [stage.path for stage in found] == list(KINDS)
+    return {stage.path: stage for stage in found}
+
+
+def test_a_generating_stage_is_its_start_and_the_engines_time_by_row():
+    found = stages_of()
+    assert found["candidates"].fixed_seconds == pytest.approx(32.0)
+    assert found["candidates"].seconds == pytest.approx(32.0 + 640 * 8 / 64)
+    assert found["candidates"].interval == pytest.approx((32 + 0.9 * 80, 32 + 1.1 * 80))
+    assert found["iter-1/rated"].seconds == found["iter-2/rated"].seconds == pytest.approx(66.0)
+    # The same prompts as in the probe, whatever the number of segments.
+    assert found["evaluation/base"].seconds == found["evaluation/M_2"].seconds == 35.0
+    assert stages_of("settings.num_candidates=3")["candidates"].num_units == 3 * 640
+
+
+def test_engines_share_the_batches_that_there_are():
+    def candidates(*overrides: str) -> float:
+        overrides = ("placement.engine.max_engines=8", *overrides)
+        return stages_of(*overrides)["candidates"].seconds
+
+    assert candidates() == pytest.approx(32 + 80 / 8)
+    # 640 rows are three batches, and a batch is not split.
+    assert candidates("placement.engine.rows_per_batch=256") == pytest.approx(32 + 80 / 3)
+
+
+def test_an_endpoint_gives_rows_at_its_own_rate():
+    records = {**SAMPLE.records, "iter-1/rated": {"num_rows": 64, "seconds": 32.0, "figures": {}}}
+    found = stages_of("placement.engine.max_engines=8", records=records)
+    assert found["iter-2/rated"].seconds == pytest.approx(320.0)
+
+
+def test_one_stream_takes_as_long_as_the_slower_pass():
+    found = stages_of("placement.engine.one_stream=true")
+    assert found["candidates"].seconds == stages_of()["candidates"].seconds
+    assert found["iter-1/rated"].seconds == 0.0
+    assert found["iter-2/rated"].seconds == pytest.approx(66.0)
+
+
+def test_a_training_is_its_start_its_steps_and_its_checkpoints():
+    overrides = ["settings.backward_training.num_steps=101", "settings.random_seed=1",
+                 "placement.training.checkpoint_every=20"]  # fmt: skip
+    found = stages_of(*overrides)["backward/model"]
+    # The median of the steps after the first is 2 s for 800 tokens, as a batch of 8 has here. Five
+    # steps of the probe took 10 s so; the rest of 50 s is start, but for the checkpoint of 3 s.
+    assert found.fixed_seconds == pytest.approx(50 - 3 - 10)
+    assert found.seconds == pytest.approx(37 + 101 * 2 + 5 * 3)
+    assert found.num_units == 101
+    low, high = found.interval
+    assert low < found.seconds < high
+
+
+def test_the_first_step_warms_up_and_an_interval_needs_several():
+    same = stages_of(steps=SAMPLE.steps | {"backward/model": steps(9.0, 2.0, 2.0, 2.0)})
+    assert same["backward/model"].relative_error == pytest.approx(0.0)
+    assert same["backward/model"].seconds == pytest.approx(50 - 8 + 24 * 2)
+    once = stages_of(steps=SAMPLE.steps | {"backward/model": steps(9.0, 2.0)})
+    assert once["backward/model"].interval[0] == pytest.approx(50 - 4)
+
+
+def test_an_iteration_trains_on_longer_examples_for_the_steps_of_its_set():
+    overrides = ["settings.forward_training.num_steps=null", "settings.selection.share=0.5"]
+    found = stages_of(*overrides)
+    # 40 of 100 tokens and 320 of 300; the paper's Table 18 has 30 steps at 100 and 300 at 800.
+    mean_tokens = (40 * 100 + 320 * 300) / 360
+    assert found["iter-2/model"].num_units == round(30 + 270 * 260 / 700)
+    assert found["forward-0/model"].num_units == 30
+    by_token = 2 / 800
+    steps_alone = 8 * mean_tokens * by_token
+    # One checkpoint of 3 s every 12 steps.
+    num_saves = (found["iter-1/model"].num_units - 1) // 12
+    assert found["iter-1/model"].unit_seconds * found["iter-1/model"].num_units == pytest.approx(
+        steps_alone * found["iter-1/model"].num_units + 3 * num_saves
+    )
+
+
+def test_the_pieces_of_all_segments_count_for_the_base_model():
+    overrides = ["settings.base.training.num_steps=null", "settings.base.training.batch_size=null"]
+    # 100 pieces of a tenth of the segments: 1,000 of them.
+    assert stages_of(*overrides)["base/model"].num_units == round(300 + 300 * 200 / 800)
+    whole = stages_of(*overrides, done={**SAMPLE.done, "base/model": SAMPLE.records["base/model"]})
+    assert whole["base/model"].num_units == 30
+    assert whole["base/model"].is_done
+    assert not whole["backward/model"].is_done
+
+
+def test_other_stages_are_as_recorded():
+    found = stages_of()
+    assert (found["seed"].seconds, found["segments"].seconds) == (0.2, 33.0)
+    assert found["base/examples"].seconds == 0.5
+    assert found["iter-2/examples"].seconds == 5.0
+    assert [path for path, stage in found.items() if stage.is_done] == ["seed", "segments"]
+
+
+def test_relative_errors_of_means():
+    assert extrapolate.relative_error([4.0]) == 1.0
+    assert extrapolate.relative_error([0, 0, 0]) == 0.0
+    # mean 3, standard deviation 1; 100 values
+    assert extrapolate.relative_error([2.0, 4.0] * 50) == pytest.approx(1.96 / 10 / 3, rel=0.01)
+    assert extrapolate.relative_error([2.0, 3.0, 4.0]) == pytest.approx(4.3 / 3**0.5 / 3)
+
+
+def test_the_shortened_recipe_trains_little_and_changes_nothing_that_costs():
+    full = recipe("settings.forward_training.num_steps=5", "placement.engine.max_engines=4")
+    cut = probe.shortened(full)
+    assert cut.settings.base.training.num_steps == 8
+    assert cut.settings.forward_training.num_steps == 5
+    assert cut.placement.engine.max_engines == 1
+    assert cut.settings.augmentation == full.settings.augmentation
+    assert cut.settings.rating.method == full.settings.rating.method
+    assert Recipe.model_validate(cut.model_dump()) == cut
+
+
+def segments(number: int) -> list[Segment]:
+    return [
+        Segment(f"s{n:03}", f"text {n}", "header", "doc", "doc.md", n, 6, SegmentOutcome.KEPT)
+        for n in range(number)
+    ]
+
+
+def test_rows_are_drawn_by_the_seed_and_whole(tmp_path):
+    for part in range(3):
+        rows = segments(30)[part * 10 : part * 10 + 10]
+        tables.write_rows(str(tmp_path / "source"), rows, Segment, name=f"part-{part}")
+
+    def drawn(name: str, random_seed: int) -> list[Segment]:
+        context = Context(str(tmp_path / name), None, None, None)
+        probe._draw(context, source=str(tmp_path / "source"), num_rows=7, random_seed=random_seed)
+        return tables.read_rows(str(tmp_path / name / "rows"), Segment)
+
+    first = drawn("first", 1)
+    assert len(first) == 7
+    assert all(row in segments(30) for row in first)
+    assert drawn("again", 1) == first
+    assert drawn("other", 2) != first
+
+
+def test_what_a_person_is_told():
+    def notes(num_asked: int, *overrides: str, **changes) -> list[str]:
+        return probe._notes(recipe(*overrides), "runs/x", num_asked, replace(SAMPLE, **changes))
+
+    small = ("placement.engine.max_num_seqs=32",)
+    done = SAMPLE.done | {"forward-0/model": SAMPLE.records["forward-0/model"]}
+    assert notes(64, *small, done=done) == []
+    (untrained,) = notes(64, *small)
+    assert "humpback run tiny --run runs/x --until forward-0/model" in untrained
+    (all_taken,) = notes(1000, done=done, num_rows=640)
+    assert all_taken.startswith("--rows 1000: the run has 640 segments; all were taken")
+    (not_full,) = notes(64, "placement.engine.max_num_seqs=512", done=done)
+    assert not_full.endswith("Take --rows 640.")
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def refusal(*arguments: str) -> str:
+    result = RUNNER.invoke(app, ["probe", *arguments])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("rows", ["0", "-3"])
+def test_rows_below_one(tmp_path, rows):
+    assert f"--rows {rows}: at least one segment" in refusal(str(tmp_path), "--rows", rows)
+
+
+def test_a_folder_without_segments_is_told_the_command(tmp_path):
+    command = f"humpback run RECIPE --run {tmp_path} --until segments"
+    assert command in refusal(str(tmp_path))
+    (tmp_path / "config.json").write_text(recipe().model_dump_json())
+    line = refusal(str(tmp_path))
+    assert "no finished segments" in line
+    assert command.replace("RECIPE", "tiny") in line
+
+
+def test_a_price_that_is_none(tmp_path):
+    assert "2.5/gpu-hour" in refusal(str(tmp_path), "--price", "cheap")
+
+
+def probed(folder, plan: Recipe, num_gpus: int) -> None:
+    stages = list(stages_of().values())
+    report = extrapolate.Report(plan, 64, 640, num_gpus, stages, [])
+    extrapolate.write(report, str(folder))
+
+
+def hours(folder, plan: Recipe, hardware: str = "8xH100") -> tuple[dict, str]:
+    machines = parse_hardware(hardware)
+    kinds = {stage.path: stage.kind for stage in pipeline.stages_of(plan, str(folder), missing=[])}
+    rows = estimate.estimate_stages(plan, kinds, {"base/model": {"num_rows": 1}}, machines)
+    found, line = extrapolate.measured_instead(plan, str(folder), machines, rows)
+    return {row.path: row.hours for row in found}, line
+
+
+def test_a_plan_takes_what_was_measured_where_it_is_of_the_same_kind(tmp_path):
+    plan = recipe()
+    published, line = hours(tmp_path, plan)
+    assert line == ""
+    probed(tmp_path, plan, num_gpus=8)
+    found, line = hours(tmp_path, plan)
+    assert "measured" in line
+    assert found["candidates"] == pytest.approx(112 / 3600)
+    assert found["base/model"] == 0.0  # done
+    assert found["evaluation/M_1"] == published["evaluation/M_1"]  # KINDS has none
+    for other in (
+        hours(tmp_path, plan, "4xH100"),
+        hours(tmp_path, recipe("placement.engine.max_engines=2")),
+        hours(tmp_path, recipe("settings.augmentation.max_tokens=9")),
+    ):
+        assert "is not used" in other[1]
+        assert other[0]["candidates"] != found["candidates"]
+    assert hours(tmp_path, recipe("placement.cluster.local_cpus=4"))[0] == found
+
+
+def test_the_plan_command_says_what_was_measured(tmp_path):
+    probed(tmp_path, recipe(), num_gpus=8)
+    arguments = ["plan", "tiny", "--run", str(tmp_path), "--hardware", "8xH100"]
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "measured: " in result.stdout
+    content = json.loads((tmp_path / "probe.json").read_text())
+    assert content["provenance"]["versions"]["ray"]
+    assert content["recipe"]["placement"] == recipe().placement.model_dump(mode="json")
+    # Another number of rows is not what was measured.
+    other = RUNNER.invoke(app, [*arguments, "--rows", "9"])
+    assert "measured: " not in other.stdout

@@ -1,0 +1,188 @@
+"""kill -9 at random moments of whatever a pass runs on: every row once, little done twice.
+
+`HUMPBACK_CHAOS_SEEDS=20 pytest tests/stages/test_chaos.py` for more than the three of every run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from benchmarks import raylets
+from humpback_ray import tables
+from humpback_ray.rows import Candidate
+from tests.support import chaos
+
+pytestmark = pytest.mark.slow
+
+NUM_SEEDS = int(os.environ.get("HUMPBACK_CHAOS_SEEDS", "3"))
+NUM_ENGINES, ROWS_PER_BATCH, NUM_CONCURRENT = 2, 8, 2
+PLACEMENT = {
+    "min_engines": 1, "max_engines": NUM_ENGINES, "rows_per_batch": ROWS_PER_BATCH,
+    "max_concurrent_batches": NUM_CONCURRENT, "max_num_seqs": 8, "stall_seconds": 5.0,
+}  # fmt: skip
+SECONDS = 240  # after which a pass counts as hanging
+
+
+class Run:
+    """A pass in a process of its own on a cluster of several nodes, on a host if one is given."""
+
+    def __init__(self, cluster, folder: Path, model: str, *, host=None, **placement) -> None:
+        self.cluster, self.folder = cluster, folder
+        self._command = [
+            *(host.inside if host else []), sys.executable, "-m", "tests.chaos", str(folder), model,
+            cluster.address, json.dumps(PLACEMENT | placement),
+        ]  # fmt: skip
+        (folder / "counter").touch()
+        self.start()
+
+    def start(self) -> None:
+        log = open(self.folder / "log", "ab")  # noqa: SIM115
+        self.driver = subprocess.Popen(
+            self._command, cwd=Path(__file__).parents[2], stdout=log, stderr=log
+        )
+
+    @property
+    def num_computed(self) -> int:
+        return (self.folder / "counter").stat().st_size
+
+    def wait_for(self, num_computed: int) -> bool:
+        """Whether the pass still runs when so many rows have been computed."""
+        return self.wait(lambda: self.num_computed >= num_computed)
+
+    def wait(self, condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            if self.driver.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, self.tail()
+            time.sleep(0.05)
+        return self.driver.poll() is None
+
+    def tail(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
+
+    def finish(self) -> None:
+        try:
+            assert self.driver.wait(timeout=SECONDS) == 0, self.tail()
+        finally:
+            self.driver.kill()
+
+
+# --- what is killed, and what a person would do then ----------------------------------------------
+
+
+def kill(processes: list[psutil.Process], dice: random.Random) -> None:
+    if processes:
+        dice.choice(processes).kill()
+
+
+def kill_driver(run: Run, dice: random.Random) -> None:
+    run.driver.kill()
+    run.driver.wait()
+    run.start()
+
+
+def kill_engine(run: Run, dice: random.Random) -> None:
+    kill(raylets.processes(raylets.ENGINE_TITLE), dice)
+
+
+def stop_engine(run: Run, dice: random.Random) -> None:
+    if engines := raylets.processes(raylets.ENGINE_TITLE):
+        dice.choice(engines).send_signal(signal.SIGSTOP)
+
+
+def kill_ledger(run: Run, dice: random.Random) -> None:
+    kill(raylets.processes("ray::Ledger"), dice)
+
+
+def kill_worker(run: Run, dice: random.Random) -> None:
+    kill(raylets.processes(*raylets.WORKER_TITLES), dice)
+
+
+def kill_node(run: Run, dice: random.Random) -> None:
+    """The raylet of a node, of one with an engine if there is one; another node comes."""
+    nodes = {raylet(node).pid: node for node in run.cluster.worker_nodes if is_up(node)}
+    engines = {engine.ppid() for engine in raylets.processes(raylets.ENGINE_TITLE)} & nodes.keys()
+    psutil.Process(dice.choice(sorted(engines or nodes))).kill()
+    run.cluster.add_node(num_cpus=2)
+
+
+def raylet(node) -> subprocess.Popen:
+    return node.all_processes["raylet"][0].process
+
+
+def is_up(node) -> bool:
+    return "raylet" in node.all_processes and raylet(node).poll() is None
+
+
+KINDS = [kill_engine, kill_node, stop_engine, kill_driver, kill_worker, kill_ledger]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    head = {"num_cpus": 3, "include_dashboard": False, "object_store_memory": 150 * 2**20,
+            "_system_config": raylets.NOTICED_SOON}  # fmt: skip
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.parametrize("seed", range(NUM_SEEDS))
+def test_every_row_is_there_once_whatever_was_killed(seed, cluster, tmp_path, model_folder):
+    dice = random.Random(seed)
+    # The first three seeds have every kind once; the others have any.
+    kinds = KINDS[2 * seed : 2 * seed + 2] if seed < 3 else dice.sample(KINDS, 3)
+    moments = sorted(dice.uniform(0, 0.8) for _ in kinds)
+    run = Run(cluster, tmp_path, model_folder)
+    num_kills = 0
+    for kind, moment in zip(kinds, moments, strict=True):
+        if run.wait_for(int(moment * chaos.NUM_ROWS)):
+            kind(run, dice)
+            num_kills += 1
+            print(f"seed {seed}: {kind.__name__} at {run.num_computed} rows")
+    run.finish()
+    check_rows(run, num_kills)
+
+
+def check_rows(run: Run, num_kills: int) -> None:
+    """Every row once, and few computed twice."""
+    rows = tables.read_rows(str(run.folder / "candidates" / "rows"), Candidate)
+    times = Counter(row.segment_id for row in rows)
+    assert times == Counter(each.segment_id for each in chaos.segments())
+    in_flight = NUM_ENGINES * NUM_CONCURRENT * ROWS_PER_BATCH
+    assert run.num_computed <= 1.05 * chaos.NUM_ROWS + num_kills * in_flight
+
+
+@pytest.mark.long
+def test_rows_of_an_engine_whose_node_is_gone_for_good_go_to_the_others(tmp_path, model_folder):
+    head = {"num_cpus": 4, "include_dashboard": False, "_system_config": raylets.NOTICED_SOON,
+            "object_store_memory": 150 * 2**20}  # fmt: skip
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 * 2**20)
+        run = Run(cluster, tmp_path, model_folder, device="gpu")
+        run.wait(
+            lambda: len(raylets.processes(raylets.ENGINE_TITLE)) == 2 and run.num_computed > 40
+        )
+        (engine, _) = raylets.processes(raylets.ENGINE_TITLE)
+        engine.parent().kill()
+        run.finish()
+        check_rows(run, 1)
+    finally:
+        cluster.shutdown()

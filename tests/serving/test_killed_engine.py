@@ -1,0 +1,110 @@
+"""kill -9 while a real engine generates: nothing stays behind, no row is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from humpback_ray import tables
+from humpback_ray.rows import Candidate
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+NUM_ROWS = 300
+
+RUN = f"""
+import sys
+from pathlib import Path
+import ray
+from humpback_ray import tables
+from humpback_ray.config import LongPromptSettings, SamplingSettings
+from humpback_ray.records import Segment
+from humpback_ray.stages import augment
+from humpback_ray.engines.request import Model
+from tests.stages.test_generation import context, segment
+ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False,
+         logging_level="ERROR")
+folder, model = Path(sys.argv[1]), sys.argv[2]
+segments = [segment(n, f"A text about topic {{n}}.") for n in range({NUM_ROWS})]
+tables.write_rows(str(folder / "segments"), segments, Segment)
+work = augment.candidates_of(
+    str(folder / "segments"), target=str(folder / "candidates" / "rows"),
+    backward_model=Model(model, 1024, "float32"), tag="A tag.",
+    sampling=SamplingSettings(max_tokens=300), num_candidates=1,
+    long_prompts=LongPromptSettings(), random_seed=0,
+)
+where = context(folder / "candidates", max_num_seqs=32, enforce_eager=True)
+augment.run(where, work=work, rating=None, begin_rating=None)
+ray.shutdown()
+"""
+
+ENGINE_IN_A_PROCESS = """
+import sys, time
+from humpback_ray.config import EnginePlacement
+from humpback_ray.engines.request import Model
+from humpback_ray.engines.vllm_engine import VLLMEngine
+if __name__ == "__main__":
+    placement = EnginePlacement(device="cpu", enforce_eager=True)
+    engine = VLLMEngine(Model(sys.argv[1], 1024, "float32"), placement)
+    print("started", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.long
+def test_a_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
+    command = [sys.executable, "-c", RUN, str(tmp_path), model_folder]
+    rows = tmp_path / "candidates" / "rows"
+    driver = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 240
+    while tables.num_rows(str(rows)) == 0 and time.monotonic() < deadline:
+        assert driver.poll() is None, "the driver ended before a row was written"
+        time.sleep(0.1)
+    # Ray's own agents end by themselves some minutes later; an engine holds a model's memory.
+    started = psutil.Process(driver.pid).children(recursive=True)
+    engines = [process for process in started if "EngineActor" in " ".join(process.cmdline())]
+    assert engines
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    num_saved = tables.num_rows(str(rows))
+    assert 0 < num_saved < NUM_ROWS
+    _, left_over = psutil.wait_procs(engines, timeout=60)
+    assert not left_over
+
+    subprocess.run(command, cwd=ROOT, timeout=300, check=True)
+    candidates = tables.read_rows(str(rows), Candidate)
+    assert len(candidates) == NUM_ROWS
+    assert len({row.segment_id for row in candidates}) == NUM_ROWS
+
+
+@pytest.mark.long
+def test_an_engine_core_in_a_process_of_its_own_ends_with_its_actor(tmp_path, model_folder):
+    program = tmp_path / "engine.py"  # a file: vLLM's spawned process imports the main module
+    program.write_text(ENGINE_IN_A_PROCESS)
+    # As on GPUs, where the engine's core has its own process.
+    variables = {"HUMPBACK_ENGINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+                 "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
+    parent = subprocess.Popen(
+        [sys.executable, str(program), model_folder], env=os.environ | variables,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    while "started" not in (line := parent.stdout.readline()):
+        assert line, "the engine did not start"
+    cores = [
+        process
+        for process in psutil.Process(parent.pid).children(recursive=True)
+        if "EngineCore" in process.name()
+    ]
+    assert cores
+    parent.kill()
+    parent.wait()
+    _, left_over = psutil.wait_procs(cores, timeout=60)
+    assert not left_over

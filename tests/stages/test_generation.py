@@ -1,0 +1,259 @@
+"""Augmentation, rating and evaluation with a scripted engine on a real Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+
+from humpback_ray import tables
+from humpback_ray.config.placement import EnginePlacement, Placement
+from humpback_ray.config.settings import (
+    LongPromptSettings,
+    PromptSettings,
+    RatingSettings,
+    SamplingSettings,
+)
+from humpback_ray.execution import metrics, progress
+from humpback_ray.execution.stage import Context
+from humpback_ray.method import prompts
+from humpback_ray.rows import Candidate, Finish, RatedPair, RatingOutcome, SeedPair, Segment
+from humpback_ray.serving.requests import Model
+from humpback_ray.stages import augment, evaluate, rate
+from tests.support.scripted_engine import ScriptedEngine
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+def segment(number: int, text: str) -> Segment:
+    return Segment(f"segment-{number:04}", text, "A header", "doc", "doc.md", number, len(text),
+                   "kept")  # fmt: skip
+
+
+def context(folder: Path, rows_per_batch: int = 16, **engine) -> Context:
+    engine = EnginePlacement(
+        rows_per_batch=rows_per_batch, **{"device": "cpu", "max_concurrent_batches": 2, **engine}
+    )
+    console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
+    return Context(
+        str(folder), Placement(engine=engine), progress.StageProgress(console, "test"),
+        metrics.Metrics(str(folder / "metrics.jsonl")), "a-run", "candidates",
+    )  # fmt: skip
+
+
+def augmented(
+    folder: Path, segments: list[Segment], model: str, *, num_candidates=1, long_prompts=None,
+    context_length=1024, engine=None, serve=ScriptedEngine, **script,
+):  # fmt: skip
+    """Segments through `augment.run` with a scripted engine."""
+    tables.write_rows(str(folder / "segments"), segments, Segment)
+    work = augment.candidates_of(
+        str(folder / "segments"), target=str(folder / "candidates" / "rows"),
+        backward_model=Model(model, context_length, "float32"), tag="A tag.",
+        sampling=SamplingSettings(max_tokens=32), num_candidates=num_candidates,
+        long_prompts=long_prompts or LongPromptSettings(), random_seed=0,
+        serve=partial(serve, **script) if script else serve,
+    )  # fmt: skip
+    where = context(folder / "candidates", **(engine or {}))
+    return augment.run(where, work=work, rating=None, begin_rating=None)
+
+
+def rated(folder: Path, candidates: list[Candidate], model: str, settings, script: str, **more):
+    tables.write_rows(str(folder / "in"), candidates, Candidate)
+    target = folder / "rated" / ("samples" if settings.method == "mean" else "rows")
+    work = rate.ratings_of(
+        str(folder / "in"), target=str(target), rater=Model(model, 2048, "float32"),
+        template=prompts.RATING_TEMPLATE.template, settings=settings,
+        long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
+        serve=partial(ScriptedEngine, script=script, **more),
+    )  # fmt: skip
+    return rate.run(context(folder / "rated"), work=work, settings=settings)
+
+
+def candidate(
+    number: int, instruction: str = "Why is it so?", response: str = "It is."
+) -> Candidate:
+    response = f"{response} {number}"
+    return Candidate(
+        f"s{number:04}-0", f"s{number:04}", instruction, response, Finish.STOP, False, 9, 0, 9
+    )
+
+
+def test_every_segment_becomes_a_candidate_whatever_is_in_it(tmp_path, model_folder):
+    poisoned = ["", "  \n", "too long " * 2000, "a\x00b", "x" * 5, "braces {x} $y", "</s> <s>"]
+    segments = [segment(n, f"A text about topic {n}.") for n in range(40)]
+    segments += [segment(100 + n, text) for n, text in enumerate(poisoned)]
+    result = augmented(tmp_path, segments, model_folder)
+    rows = {
+        row.segment_id: row for row in tables.read_rows(f"{tmp_path}/candidates/rows", Candidate)
+    }
+    assert rows.keys() == {s.segment_id for s in segments}
+    assert result.outcomes == {"stop": 44, "empty_prompt": 2, "prompt_too_long": 1}
+    assert rows["segment-0003"].instruction.startswith("What is number")
+    assert rows["segment-0102"].finish is Finish.PROMPT_TOO_LONG
+    assert rows["segment-0102"].instruction == ""
+
+
+def test_requests_that_the_engine_refuses_are_rows_with_an_outcome(tmp_path, model_folder):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(20)]
+    segments[7] = segment(7, "Here the engine refuses this.")
+    result = augmented(tmp_path, segments, model_folder)
+    assert result.outcomes == {"stop": 19, "engine_error": 1}
+
+
+def test_expected_ratings_are_floats_with_probabilities(tmp_path, model_folder):
+    pairs = [candidate(n) for n in range(50)] + [candidate(99, instruction="")]
+    result = rated(tmp_path, pairs, model_folder, RatingSettings(), "grades")
+    rows = tables.read_rows(f"{tmp_path}/rated/rows", RatedPair)
+    assert result.outcomes == {"scored": 50, "no_instruction": 1}
+    assert result.figures["scored_share"] == 1.0
+    scored = [row for row in rows if row.outcome is RatingOutcome.SCORED]
+    assert {round(row.score, 2) for row in scored} == {1.5, 2.25, 3.0, 3.75, 4.5}
+    assert all(sum(row.probabilities) == pytest.approx(1) for row in scored)
+    (unrated,) = [row for row in rows if row.outcome is not RatingOutcome.SCORED]
+    assert unrated.score is None
+    assert unrated.probabilities is None
+
+
+def test_text_ratings_are_parsed_and_failures_kept(tmp_path, model_folder):
+    pairs = [candidate(n) for n in range(60)] + [candidate(99, response="long " * 9000)]
+    result = rated(tmp_path, pairs, model_folder, RatingSettings(method="text"), "some_prose")
+    assert result.outcomes["no_score_line"] > 5
+    assert result.outcomes["scored"] + result.outcomes["no_score_line"] == 60
+    assert result.outcomes["prompt_too_long"] == 1
+    rows = tables.read_rows(f"{tmp_path}/rated/rows", RatedPair)
+    assert {row.score for row in rows if row.score is not None} == {1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+def test_a_rater_that_answers_in_prose_stops_the_run_with_five_of_its_answers(
+    tmp_path, model_folder
+):
+    pairs = [candidate(n) for n in range(12)]
+    with pytest.raises(ValueError, match=r"only 0\.0% of the pairs") as stopped:
+        rated(tmp_path, pairs, model_folder, RatingSettings(method="text"), "prose")
+    assert str(stopped.value).count("quite a good answer") == 5
+    assert "12 no_score_line" in str(stopped.value)
+
+
+def test_the_mean_of_samples_has_one_row_a_pair_and_keeps_the_samples(tmp_path, model_folder):
+    pairs = [candidate(n) for n in range(20)]
+    settings = RatingSettings(method="mean", num_samples=3)
+    result = rated(tmp_path, pairs, model_folder, settings, "rating_text")
+    assert result.num_rows == 20
+    samples = tables.read_rows(f"{tmp_path}/rated/samples", RatedPair)
+    assert len(samples) == 60
+    by_pair: dict[str, list[float]] = {}
+    for row in samples:
+        by_pair.setdefault(row.candidate_id.partition("/")[0], []).append(row.score)
+    for row in tables.read_rows(f"{tmp_path}/rated/rows", RatedPair):
+        assert row.score == pytest.approx(sum(by_pair[row.candidate_id]) / 3)
+    assert len({tuple(scores) for scores in by_pair.values()}) > 3
+
+
+def one_stream(folder: Path, model: str, num_segments: int, counter: Path):
+    """Augmentation with the first rating at the same time, by scripted engines."""
+    segments = [segment(n, f"A text about topic {n}.") for n in range(num_segments)]
+    tables.write_rows(str(folder / "segments"), segments, Segment)
+    served = Model(model, 2048, "float32")
+    script = {"counter": str(counter), "seconds_per_row": 0.2}
+    work = augment.candidates_of(
+        str(folder / "segments"), target=str(folder / "candidates" / "rows"),
+        backward_model=served, tag="A tag.", sampling=SamplingSettings(max_tokens=32),
+        num_candidates=2, long_prompts=LongPromptSettings(), random_seed=0,
+        serve=partial(ScriptedEngine, **script),
+    )  # fmt: skip
+    rating = rate.ratings_of(
+        work.target, target=str(folder / "rated" / "rows"), rater=served,
+        template=prompts.RATING_TEMPLATE.template, settings=RatingSettings(),
+        long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
+        serve=partial(ScriptedEngine, script="grades", **script),
+    )  # fmt: skip
+    where = context(folder / "candidates", one_stream=True, max_num_seqs=8)
+    begun: list[str] = []
+    result = augment.run(where, work=work, rating=rating, begin_rating=lambda: begun.append("x"))
+    assert begun == ["x"]
+    return result, rating
+
+
+@pytest.mark.long
+def test_one_stream_writes_both_tables_and_resumes_each(tmp_path, model_folder):
+    counter = tmp_path / "counter"
+    result, rating = one_stream(tmp_path, model_folder, 60, counter)
+    assert result.outcomes == {"stop": 120}
+    assert len(counter.read_bytes()) == 240
+    folders = [tmp_path / "candidates" / "rows", tmp_path / "rated" / "rows"]
+    candidates = tables.read_rows(str(folders[0]), Candidate)
+    pairs = tables.read_rows(str(folders[1]), RatedPair)
+    assert [pair.candidate_id for pair in pairs] == [row.candidate_id for row in candidates]
+    assert {pair.instruction for pair in pairs} == {row.instruction for row in candidates}
+    # Rows were rated while others still waited for their instruction.
+    times = [[file.stat().st_mtime for file in folder.glob("*.parquet")] for folder in folders]
+    assert min(times[1]) < max(times[0])
+
+    # As after a kill: a file is missing in each, and candidates are there that nobody has rated.
+    lost = [sorted(folder.glob("*.parquet"))[0] for folder in folders]
+    num_lost = [tables.read_table(str(folder)).num_rows for folder in folders]
+    for file in lost:
+        file.unlink()
+    num_left = [tables.num_rows(str(folder)) for folder in folders]
+    counter.write_bytes(b"")
+    one_stream(tmp_path, model_folder, 60, counter)
+    asked_again = sum(num_lost) - sum(num_left)
+    assert asked_again <= len(counter.read_bytes()) <= asked_again + 16
+    assert [tables.num_rows(str(folder)) for folder in folders] == [120, 120]
+    rated_after = rate.run(context(tmp_path / "rated"), work=rating, settings=RatingSettings())
+    assert rated_after.outcomes == {"scored": 120}
+    assert len(counter.read_bytes()) <= asked_again + 16
+
+
+def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folder):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
+    found: set[str] = set()
+
+    def look() -> None:
+        (node,) = ray.nodes()
+        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        ours = ('run="a-run"', 'stage="augment"')
+        found.update(line for line in lines if all(tag in line for tag in ours))
+
+    with progress.polling(look):
+        augmented(tmp_path, segments, model_folder, seconds_per_row=2.0, engine={"max_num_seqs": 8})
+    names = {line.partition("{")[0] for line in found}
+    assert names >= {"ray_humpback_rows_total", "ray_humpback_prompt_tokens_total",
+                     "ray_humpback_generated_tokens_total", "ray_humpback_requests",
+                     "ray_humpback_rows_saved", "ray_humpback_rows_wanted",
+                     "ray_humpback_engines_running", "ray_humpback_engines_wanted"}  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "candidates/metrics.jsonl").open()]
+    assert lines[-1]["engines_running"] == lines[-1]["engines_wanted"] == 1
+    assert 0 < lines[-1]["rows"] <= lines[-1]["of"] == 60
+    assert lines[-1]["generated_tokens_per_second"] > 0
+
+
+@pytest.mark.long
+def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(
+    tmp_path, model_folder
+):
+    questions = [{"dataset": "mine", "instruction": f"Question {n}?"} for n in range(5)]
+    (tmp_path / "prompts.json").write_text(json.dumps(questions))
+    pairs = [SeedPair(f"p{n}", "Why?", "Because. " * n) for n in range(1, 4)]
+    tables.write_rows(str(tmp_path / "held_out"), pairs, SeedPair)
+    result = evaluate.run(
+        context(tmp_path / "out"), name="M_1", evaluated_model=Model(model_folder, 1024, "float32"),
+        prompts_file=str(tmp_path / "prompts.json"), held_out=str(tmp_path / "held_out"),
+        tags=PromptSettings(), sampling=SamplingSettings(max_tokens=16),
+        serve=ScriptedEngine, random_seed=0,
+    )  # fmt: skip
+    outputs = json.loads((tmp_path / "out" / "outputs.json").read_text())
+    assert [row["instruction"] for row in outputs] == [q["instruction"] for q in questions]
+    assert {row["generator"] for row in outputs} == {"M_1"}
+    assert result.num_rows == 8
+    assert result.figures["held_out_loss"] == 1.5
+    assert result.figures["num_held_out_tokens"] > 10

@@ -1,0 +1,37 @@
+"""A pass that can be killed: `python -m tests.chaos FOLDER MODEL ADDRESS ENGINE`.
+
+The same command again finishes what is left. ENGINE is the placement of the engines in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import ray
+
+from humpback_ray.rows import Segment
+from tests.stages import test_generation as stages
+
+NUM_ROWS = 240
+SECONDS_PER_ROW = 0.4
+
+
+def segments(num_rows: int = NUM_ROWS) -> list[Segment]:
+    """What the pass asks about."""
+    return [stages.segment(number, f"A text about topic {number}.") for number in range(num_rows)]
+
+
+def main(folder: str, model: str, address: str, engine: str) -> None:
+    """Write the candidates of `segments()` and print the figures of this attempt."""
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    result = stages.augmented(
+        Path(folder), segments(), model, script="answer", engine=json.loads(engine),
+        counter=f"{folder}/counter", seconds_per_row=SECONDS_PER_ROW,
+    )  # fmt: skip
+    print(json.dumps(dict(result.figures)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

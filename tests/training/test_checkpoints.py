@@ -1,0 +1,440 @@
+"""Trainings that are interrupted, moved to other workers, or run out of something."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from humpback_ray.config.settings import TrainingSettings
+from humpback_ray.training import export as export_module
+from humpback_ray.training import loop
+from humpback_ray.training.deepspeed_engine import (
+    TrainingJob,
+    deepspeed_config,
+    export,
+    load_model,
+    refuse_kernels,
+)
+from humpback_ray.training.examples import tokenize
+from humpback_ray.training.mailbox import Desk
+
+from .test_training import (
+    LORA,
+    MAX_LENGTH,
+    PLACEMENT,
+    SEED,
+    SETTINGS,
+    TAG,
+    make_base,
+    make_examples,
+    plain_training,
+    run,
+    write_examples,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_examples(tmp_path_factory.mktemp("examples"), make_examples(26))
+
+
+# --- words with the driver ----------------------------------------------------------------------
+
+
+def test_micro_batches_are_halved_until_one_example_does_not_fit() -> None:
+    desk = Desk(capacity=700, min_capacity=200)
+    sizes = []
+    for _ in range(3):
+        capacity, refusal = desk.begin(0)
+        assert not refusal
+        sizes.append(capacity)
+        for _ in range(2):  # both ranks run out of memory
+            desk.out_of_memory()
+    assert sizes == [700, 350, 200]
+    assert "zero_stage=3" in desk.begin(0)[1]
+    _, notices = desk.take()
+    assert len(notices) == 2
+    assert "700" in notices[0]
+    assert "350" in notices[0]
+
+
+def test_no_attempt_follows_a_refusal() -> None:
+    desk = Desk(capacity=700, min_capacity=200)
+    desk.refuse("a disk filled")
+    assert desk.begin(0) == (700, "a disk filled")
+    assert desk.begin(1) == (700, "a disk filled")
+
+
+def test_kernels_of_a_package_that_is_not_here_are_refused(base: str, tmp_path: Path) -> None:
+    job = job_for(base, tmp_path / "model", zero_stage=1, kernels="liger")
+    refusal = refuse_kernels(job)
+    if importlib.util.find_spec("liger_kernel"):
+        assert refusal == "", "it has kernels for LLaMA"
+    else:
+        assert "install the gpu extra, or set placement.training.kernels to torch" in refusal
+    assert refuse_kernels(job_for(base, tmp_path / "model", zero_stage=1)) == ""
+
+
+def test_a_loss_that_is_none_ends_the_training() -> None:
+    assert loop.bad_loss([2.0, 1.5], 0.3) == ""
+    assert "step 2" in loop.bad_loss([2.0, float("nan")], 0.3)
+    assert "gradient norm inf" in loop.bad_loss([2.0, 1.5], float("inf"))
+    assert "diverges" in loop.bad_loss([1.0] * 20 + [3.0] * 20, 0.3)
+
+
+# --- moved --------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("settings", [SETTINGS, LORA], ids=["all weights", "LoRA"])
+def test_terminated_and_resumed_on_other_workers(
+    base: str, examples: str, tmp_path: Path, settings: TrainingSettings
+) -> None:
+    """Two workers, then one, then two again, with another ZeRO stage each time."""
+    rate = settings.learning_rate / 2
+    settings = settings.model_copy(update={"num_steps": 50, "learning_rate": rate})
+    losses, _, weights = plain_training(base, make_examples(26), settings)
+    seen: list[list[dict[str, Any]]] = []
+
+    def attempt(num_workers: int, zero_stage: int, last_step: int) -> None:
+        steps: list[dict[str, Any]] = []
+        seen.append(steps)
+
+        def take(step: dict[str, Any]) -> None:
+            steps.append(step)
+            if step["step"] == last_step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        placement = PLACEMENT.model_copy(
+            update={"num_workers": num_workers, "zero_stage": zero_stage, "checkpoint_every": 100}
+        )
+        run(base, examples, tmp_path, settings=settings, placement=placement, on_step=take)
+
+    for num_workers, zero_stage, last_step in ((2, 2, 2), (1, 3, 22)):
+        with pytest.raises(SystemExit, match="is saved"):
+            attempt(num_workers, zero_stage, last_step)
+        assert not (tmp_path / "model" / "config.json").exists()
+    num_bytes = sum(file.stat().st_size for file in (tmp_path / "scratch").rglob("*.pt"))
+    is_small = num_bytes < Path(base, "model.safetensors").stat().st_size
+    assert is_small is bool(settings.lora), "checkpoints hold what is trained"
+    attempt(2, 1, 0)
+
+    for before, after in pairwise(seen):
+        assert 1 < len(before) < 45, "it ended in the middle"
+        assert after[0]["step"] == before[-1]["step"] + 1, "not a step was lost"
+    steps = [step for attempt_steps in seen for step in attempt_steps]
+    assert [step["step"] for step in steps] == list(range(1, 51))
+    assert [step["loss"] for step in steps] == pytest.approx(losses, abs=1e-4)
+    assert {step["num_workers"] for step in steps} == {1, 2}
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(exported[name], weight, atol=2e-4, rtol=1e-4, msg=name)
+
+
+# --- what runs out ------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in Path(base).iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    steps: list[dict[str, Any]] = []
+    placement = PLACEMENT.model_copy(update={"num_workers": 1, "packing": False})
+    with pytest.raises(ValueError, match="step 1 has loss nan"):
+        run(str(broken), examples, tmp_path, placement=placement, on_step=steps.append)
+    assert [step["step"] for step in steps] == [1]
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_loss_that_diverges_stops_the_training_and_leaves_no_model(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    steps: list[dict[str, Any]] = []
+    settings = SETTINGS.model_copy(
+        update={"num_steps": 300, "learning_rate": 1.0, "final_learning_rate": 1.0}
+    )
+    placement = PLACEMENT.model_copy(update={"num_workers": 1, "checkpoint_every": 300})
+    with pytest.raises(ValueError, match="the loss diverges"):
+        run(base, examples, tmp_path, settings=settings, placement=placement, on_step=steps.append)
+    assert 20 < len(steps) < 300
+    assert steps[-1]["loss"] > steps[0]["loss"]
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+# Runs in a mount namespace of its own, with a small file system at `disk`. That is filled as soon
+# as the second checkpoint's first file is there; it is still full at the next attempt; then not.
+FULL_DISK = """
+import glob, json, os, sys, threading, time
+import ray
+from humpback_ray.config import TrainingPlacement, TrainingSettings
+from humpback_ray.engines.deepspeed_train import finetune
+arguments = json.loads(sys.argv[1])
+disk, wanted = arguments.pop("disk"), arguments.pop("wanted")
+settings = TrainingSettings(**arguments.pop("settings"))
+placement = TrainingPlacement(**arguments.pop("placement"))
+os.makedirs(os.path.join(disk, "temporary"))
+os.environ["RAY_TMPDIR"] = "/tmp"  # Ray's sockets must have short paths
+os.environ["TMPDIR"] = os.path.join(disk, "temporary")
+ray.init(num_cpus=4, include_dashboard=False, address="local", log_to_driver=False)
+
+
+def fill(name, leave):
+    # In pieces: whoever writes at the same time gets the last of the room, and the rest stays.
+    with open(os.path.join(disk, name), "wb") as file:
+        for piece in (2**24, 2**20, 2**12):
+            while (left := os.statvfs(disk)).f_bavail * left.f_frsize - leave > piece:
+                try:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), piece)
+                except OSError:
+                    break
+
+
+def fill_while_it_writes():
+    while not glob.glob(os.path.join(disk, "scratch", "*", "checkpoint_manager_snapshot.json")):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    fill("filler-1", wanted)
+    while not glob.glob(os.path.join(disk, "temporary", "humpback-*", "state", "*.pt")):
+        time.sleep(0.0005)
+    fill("filler-2", 0)
+
+
+def on_step(step):
+    print("STEP", json.dumps(step), flush=True)
+    if step["step"] == 1 and attempt == 0:
+        threading.Thread(target=fill_while_it_writes, daemon=True).start()
+
+
+for attempt in range(3):
+    print("ATTEMPT", flush=True)
+    try:
+        finetune(
+            settings=settings, placement=placement, chat_tags=("tag",), on_step=on_step,
+            scratch_folder=os.path.join(disk, "scratch"), **arguments,
+        )
+    except ValueError as error:
+        kept = glob.glob(os.path.join(disk, "scratch", "train-*", "checkpoint_*", ""))
+        print("ERROR", json.dumps([str(error), len(kept), os.listdir(os.environ["TMPDIR"])]),
+              flush=True)
+    if attempt == 1:
+        for name in glob.glob(os.path.join(disk, "filler-*")):
+            os.remove(name)
+"""
+
+
+@pytest.mark.long
+def test_a_disk_that_fills_while_a_checkpoint_is_written(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    """One clear line, the checkpoint before it kept, and with room made the same curve again."""
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    large, disk = tmp_path / "large", tmp_path / "disk"
+    num_bytes = make_large_base(large, base, hidden_size=384, num_layers=4)
+    settings = SETTINGS.model_copy(update={"num_steps": 9, "learning_rate": 1e-3})
+    losses, _, _ = plain_training(str(large), make_examples(26), settings)
+    placement = PLACEMENT.model_copy(update={"checkpoint_every": 3})
+    # Of a checkpoint: the first worker's weights, and both workers' optimizers, as if each of the
+    # two had the weights; in the temporary folder, and in storage.
+    wanted = 2 * (2 * num_bytes + 3 * num_bytes)
+    disk.mkdir()
+    arguments = {
+        "examples": examples, "base_model": str(large), "output": str(tmp_path / "model"),
+        "settings": settings.model_dump(), "random_seed": SEED, "disk": str(disk),
+        "placement": placement.model_dump(), "wanted": int(1.05 * wanted),
+    }  # fmt: skip
+    mount = f"mount -t tmpfs -o size={int(1.7 * wanted)} tmpfs {disk}"
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        subprocess.run(
+            [*namespace, "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FULL_DISK,
+             json.dumps(arguments)],
+            stdout=file, stderr=subprocess.STDOUT, check=True,
+        )  # fmt: skip
+    attempts: list[list[tuple[str, Any]]] = []
+    for line in output.read_text().splitlines():
+        kind, _, content = line.partition(" ")
+        if kind == "ATTEMPT":
+            attempts.append([])
+        elif kind in ("STEP", "ERROR"):
+            attempts[-1].append((kind, json.loads(content)))
+
+    for steps, said in zip(attempts, ("a disk filled while", "GiB left"), strict=False):
+        kind, (message, num_kept, temporary) = steps.pop()
+        assert kind == "ERROR"
+        assert said in message
+        assert "make room" in message
+        assert "\n" not in message
+        assert num_kept == 1, "the good one, and nothing half-written beside it"
+        assert not [name for name in temporary if name.startswith("humpback-train")]
+    numbers = [[step["step"] for _, step in steps] for steps in attempts]
+    assert numbers == [[1, 2, 3, 4, 5, 6], [4, 5, 6], [4, 5, 6, 7, 8, 9]]
+    for _, step in (pair for steps in attempts for pair in steps):
+        assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-4)
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def make_large_base(
+    folder: Path, base: str, *, hidden_size: int = 768, num_layers: int = 12
+) -> int:
+    """A model of some size, with `base`'s tokenizer; the bytes of its weights."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_layers, num_attention_heads=12, max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def own_memory(field: str) -> int:
+    """Bytes of this process's memory, as the kernel names it."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if field in line)
+
+
+def limit_memory(num_bytes: int, folder: str) -> None:
+    """End this process as soon as it has so many bytes more than now; its peak goes to a file.
+
+    Files that are read or written do not count: the kernel takes their pages back when it must.
+    """
+    before = own_memory("RssAnon")
+    peak_file = Path(folder, f"peak-{os.getpid()}")
+
+    def watch() -> None:
+        peak = 0
+        while True:
+            if (more := own_memory("RssAnon") - before) > peak:
+                peak = more
+                peak_file.write_text(str(peak))
+            if peak > num_bytes:
+                os._exit(1)
+            time.sleep(0.002)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _load_and_export(config: dict[str, Any]) -> None:
+    """With less memory than the model has weights: load it, write it."""
+    job: TrainingJob = config["job"]
+    load_model(config["small"], deepspeed_config(config["small"], 2))  # the libraries' own memory
+    limit_memory(config["limit"], config["folder"])
+    export_module.SHARD_BYTES = 50 * 2**20
+    model = load_model(job, deepspeed_config(job, 2))
+    export(model, job, ray.train.get_context().get_world_rank())
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_model_larger_than_a_workers_memory(base: str, tmp_path: Path) -> None:
+    num_bytes = make_large_base(tmp_path / "large", base)
+    limit = int(0.8 * num_bytes)
+    job = job_for(str(tmp_path / "large"), tmp_path / "model", zero_stage=3)
+    small = job_for(base, tmp_path / "small", zero_stage=3)
+    TorchTrainer(
+        _load_and_export,
+        train_loop_config={"job": job, "small": small, "limit": limit, "folder": str(tmp_path)},
+        scaling_config=ray.train.ScalingConfig(num_workers=2),
+        run_config=run_config(tmp_path),
+    ).fit()
+    peaks = [int(file.read_text()) for file in tmp_path.glob("peak-*")]
+    assert len(peaks) == 2
+    assert all(0.45 * num_bytes < peak <= limit for peak in peaks), (peaks, num_bytes)
+    before = load_file(tmp_path / "large" / "model.safetensors")
+    files = sorted((tmp_path / "model").glob("*.safetensors"))
+    assert len(files) > 4, "in several files, none of which is large"
+    after = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor), name
+    LlamaForCausalLM.from_pretrained(tmp_path / "model")  # the index is right
+
+
+def job_for(base: str, output: Path, *, zero_stage: int, **update: Any) -> TrainingJob:
+    output.mkdir(exist_ok=True)
+    placement = PLACEMENT.model_copy(update={"checkpoint_every": 100, **update})
+    return TrainingJob(
+        base, None, False, str(output), SETTINGS.model_copy(update={"num_steps": 3}), placement,
+        zero_stage, placement.micro_batch_tokens or MAX_LENGTH, SEED, (TAG,), None, 8, 3,
+        output.name,
+    )  # fmt: skip
+
+
+def run_config(folder: Path, **options: Any) -> Any:
+    # What is freed goes back at once: the tests count what is held, not what malloc keeps.
+    variables = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    return ray.train.RunConfig(
+        storage_path=str(folder / "scratch"),
+        worker_runtime_env={"env_vars": variables},
+        **options,
+    )
+
+
+def _train_with_little_memory(config: dict[str, Any]) -> dict[str, Any]:
+    limit = own_memory("VmData") + config["limit"]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    return loop.train(config)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_memory_that_runs_out_halves_the_micro_batches(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
+    # Of so many tokens the mask alone takes 1.6 GB, and of half as many 0.4 GB.
+    job = job_for(base, tmp_path / "model", zero_stage=1, num_workers=1, micro_batch_tokens=20_000)
+    desk = ray.remote(Desk).options(num_cpus=0).remote(20_000, MAX_LENGTH)
+    result = TorchTrainer(
+        _train_with_little_memory,
+        train_loop_config={
+            "job": job, "desk": desk, "limit": 1800 * 2**20,
+            "examples": ray.put(tokenized),
+        },
+        scaling_config=ray.train.ScalingConfig(num_workers=1),
+        run_config=run_config(tmp_path, failure_config=ray.train.FailureConfig(max_failures=4)),
+    ).fit()  # fmt: skip
+    records, notices = ray.get(desk.take.remote())
+    assert len(notices) >= 1
+    assert "20000 tokens: they are 10000" in notices[0]
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert "stopped" not in result.return_value
+    assert (tmp_path / "model" / "config.json").exists()

@@ -1,0 +1,182 @@
+"""The exported folder has the form of its base, and its template renders what was trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from humpback_ray.config.settings import LoraSettings
+from humpback_ray.method.tokens import prompt_ids
+from humpback_ray.training import lora
+from humpback_ray.training.deepspeed_engine import gathered_weights
+from humpback_ray.training.export import export_model
+
+from .test_training import TAG, make_base
+
+WEB_TAG = 'Answer with "knowledge" from the user\'s web search.'  # quotes must survive the template
+
+
+def export(base: str, output: str, change: float = 0.0, **options: Any) -> None:
+    """Export `base` as the training would: loaded in fp32 with its own dropout, then updated."""
+    config = AutoConfig.from_pretrained(base)
+    config.attention_dropout = 0.3
+    model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(change)
+    export_model(
+        model=model,
+        weights=model.state_dict().items(),
+        base_model=base,
+        revision=None,
+        trust_remote_code=False,
+        output=output,
+        **{"chat_tags": (TAG,), "generation": None, **options},
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_tensors_have_the_names_shapes_and_dtypes_of_the_base(
+    tmp_path: Path, dtype: torch.dtype, tied: bool
+) -> None:
+    base = make_base(tmp_path / "base", dtype=dtype, tied=tied)
+    export(base, str(tmp_path / "out"), change=0.25)
+
+    before = load_file(tmp_path / "base" / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert len(before) > 10
+    assert ("lm_head.weight" in before) is not tied
+    assert {n: (t.shape, t.dtype) for n, t in after.items()} == {
+        n: (t.shape, t.dtype) for n, t in before.items()
+    }
+    for name, tensor in before.items():
+        assert torch.equal(after[name], (tensor.float() + 0.25).to(dtype)), name
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == dtype
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+
+
+@pytest.mark.slow  # imports DeepSpeed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_adapters_are_merged_into_an_ordinary_model(
+    tmp_path: Path, dtype: torch.dtype, tied: bool
+) -> None:
+    base = make_base(tmp_path / "base", dtype=dtype, tied=tied)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    lora.add_adapters(
+        model, LoraSettings(rank=4, alpha=12, target_modules=("v_proj", "up_proj")), 0
+    )
+    model.eval()  # the adapters' dropout too
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(names) == 2 * 2 * 2, "A and B of two layers' two matrices"
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).normal_(std=0.1)
+        logits = model(torch.arange(20)[None]).logits
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        assert (logits - plain(torch.arange(20)[None]).logits).abs().max() > 0.1
+        export_model(
+            model=model, weights=gathered_weights(model), base_model=base, revision=None,
+            trust_remote_code=False, output=str(tmp_path / "out"), chat_tags=(TAG,),
+            generation=None,
+        )  # fmt: skip
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+        found = exported(torch.arange(20)[None]).logits
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(found, logits, atol=tolerance, rtol=tolerance)
+    before = load_file(tmp_path / "base" / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert {n: (t.shape, t.dtype) for n, t in after.items()} == {
+        n: (t.shape, t.dtype) for n, t in before.items()
+    }
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert {name.split(".")[-2] for name in changed} == {"v_proj", "up_proj"}
+    assert len(changed) == 4
+
+
+def test_a_layer_that_shares_its_weight_takes_no_adapter(tmp_path: Path) -> None:
+    source = {"revision": None, "trust_remote_code": False}
+    settings = LoraSettings(target_modules=("q_proj", "lm_head"))
+    lora.check_targets(make_base(tmp_path / "own"), settings, source)
+    with pytest.raises(ValueError, match="'lm_head', which shares its weight with the embedding"):
+        lora.check_targets(make_base(tmp_path / "tied", tied=True), settings, source)
+
+
+def test_each_tensor_keeps_a_dtype_of_its_own(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.bfloat16)
+    path = tmp_path / "base" / "model.safetensors"
+    mixed = load_file(path)
+    mixed["model.norm.weight"] = mixed["model.norm.weight"].float()
+    save_file(mixed, path, metadata={"format": "pt"})
+    export(base, str(tmp_path / "out"))
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert after["model.norm.weight"].dtype == torch.float32
+    assert after["lm_head.weight"].dtype == torch.bfloat16
+    assert all(torch.equal(after[name], mixed[name]) for name in mixed)
+
+
+def test_configs_are_the_bases_with_the_tokenizers_ids(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.bfloat16)
+    export(base, str(tmp_path / "out"), generation={"temperature": 0.7, "top_p": 0.9})
+
+    before, after = (
+        json.loads((tmp_path / n / "config.json").read_text()) for n in ("base", "out")
+    )
+    assert before == after
+    assert after["attention_dropout"] == 0.0
+    generation = GenerationConfig.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert generation.eos_token_id == tokenizer.eos_token_id
+    assert generation.bos_token_id == tokenizer.bos_token_id
+    assert generation.pad_token_id == tokenizer.eos_token_id, "the base has no pad token"
+    assert (generation.temperature, generation.top_p, generation.do_sample) == (0.7, 0.9, True)
+
+
+def test_chat_template_gives_the_ids_of_training(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    export(base, str(tmp_path / "out"), chat_tags=(TAG, WEB_TAG))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in ("What is a whale?", "  spaces and {{ braces }}\n", "both 'quotes\" and \\n"):
+        turn = [{"role": "user", "content": text}]
+        for tags, options in (((TAG, WEB_TAG), {}), ((), {"tags": []}), ((TAG,), {"tags": [TAG]})):
+            ids = tokenizer.apply_chat_template(
+                turn, add_generation_prompt=True, return_dict=False, **options
+            )
+            assert ids == prompt_ids(tokenizer, text, *tags), (text, tags)
+            assert ids[0] == tokenizer.bos_token_id
+            assert len(ids) > 10
+
+
+def test_other_files_stay_and_a_broken_attempt_is_replaced(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    output = tmp_path / "out"
+    (output / ".export-in-progress").mkdir(parents=True)
+    (output / ".export-in-progress" / "half.safetensors").write_text("half")
+    (output / "metrics.jsonl").write_text("kept")
+    export(base, str(output))
+    assert (output / "metrics.jsonl").read_text() == "kept"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(output))
+    assert not [name for name in os.listdir(output) if name.startswith(".") or "half" in name]
+
+
+def test_a_url_gets_the_same_files(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    export(base, str(tmp_path / "path"))
+    export(base, f"file://{tmp_path}/url/deeper")
+    names = sorted(os.listdir(tmp_path / "path"))
+    assert "model.safetensors" in names
+    assert sorted(os.listdir(tmp_path / "url" / "deeper")) == names
+    for name in names:
+        assert (tmp_path / "url" / "deeper" / name).read_bytes() == (
+            tmp_path / "path" / name
+        ).read_bytes()

@@ -1,0 +1,802 @@
+"""Finetuning against an independent loop, through kills, and on bad input; real tiny LLaMAs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow
+import pyarrow.parquet
+import pytest
+import ray
+import ray.train
+import torch
+from peft import LoraConfig, get_peft_model
+from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+)
+
+from humpback_ray.config.placement import TrainingPlacement
+from humpback_ray.config.settings import LoraSettings, TrainingSettings
+from humpback_ray.method.schedule import (
+    batch_indices,
+    epoch_order,
+    has_diverged,
+    learning_rate,
+    schedule,
+)
+from humpback_ray.method.tokens import example_ids
+from humpback_ray.rows import Origin, TrainingExample
+from humpback_ray.training import batches, loop
+from humpback_ray.training.deepspeed_engine import TrainingJob
+from humpback_ray.training.examples import tokenize
+from humpback_ray.training.finetune import TrainingResult, finetune, run_name, settle
+from humpback_ray.training.mailbox import Desk
+
+TAG = "Answer in the style of an AI Assistant."
+MAX_LENGTH = 160
+SETTINGS = TrainingSettings(
+    learning_rate=2e-3,
+    final_learning_rate=5e-4,
+    warmup_steps=2,
+    dropout=0.0,
+    max_gradient_norm=0.5,
+    batch_size=8,
+    num_steps=10,
+    max_length=MAX_LENGTH,
+    precision="fp32",
+)
+PLACEMENT = TrainingPlacement(
+    device="cpu", num_workers=2, zero_stage=2, micro_batch_tokens=200, checkpoint_every=4
+)
+SEED = 7
+
+
+def make_base(folder: Path, *, dtype: torch.dtype = torch.float32, tied: bool = False) -> str:
+    """A tiny LLaMA with a byte-level BPE tokenizer, as a folder. Matrices of 128 x 1024 are large
+    enough that ZeRO-3 really partitions them (its persistence threshold is 100,000)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["### Request ### Answer, the question of the day"], trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(wrapped),
+        hidden_size=128,
+        intermediate_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=wrapped.bos_token_id,
+        eos_token_id=wrapped.eos_token_id,
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return str(folder)
+
+
+def make_examples(num_examples: int) -> list[TrainingExample]:
+    """Examples of very unequal target lengths; one prompt is too long, one completion is cut."""
+    draw = random.Random(0)
+    examples = [
+        TrainingExample(
+            example_id=f"e{i:03}",
+            prompt=f"question {'why ' * draw.randint(0, 8)}{i}",
+            tag=TAG,
+            completion=" ".join(str(draw.randint(0, 99)) for _ in range(draw.choice([1, 4, 20]))),
+            origin=Origin.SEED,
+        )
+        for i in range(num_examples - 2)
+    ]
+    long = "endless " * 200
+    return [
+        *examples,
+        TrainingExample("x-cut", "say much", TAG, long, Origin.WEB),
+        TrainingExample("y-dropped", long, TAG, "short", Origin.WEB),
+    ]
+
+
+def write_examples(folder: Path, examples: list[TrainingExample], num_files: int = 1) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(num_files):
+        rows = [asdict(example) for example in examples[k::num_files]]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{k}.parquet")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_examples(tmp_path_factory.mktemp("examples"), make_examples(26), num_files=2)
+
+
+def run(
+    base: str,
+    examples: str,
+    folder: Path,
+    *,
+    settings: TrainingSettings = SETTINGS,
+    placement: TrainingPlacement = PLACEMENT,
+    on_step: Any = None,
+) -> TrainingResult:
+    return finetune(
+        examples=examples,
+        base_model=base,
+        output=str(folder / "model"),
+        settings=settings,
+        placement=placement,
+        random_seed=SEED,
+        chat_tags=(TAG,),
+        scratch_folder=str(folder / "scratch"),
+        on_step=on_step,
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(base: str) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    return plain_training(base, make_examples(26), SETTINGS)
+
+
+def plain_training(
+    base: str,
+    examples: list[TrainingExample],
+    settings: TrainingSettings,
+    last_step: int | None = None,
+) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    """The same finetuning in one process with nothing but transformers and torch.
+
+    One example at a time without padding, full logits, no DeepSpeed, no project code but the
+    tokens and the order.
+
+    Returns:
+        Loss and gradient norm of each step, and the final weights, with LoRA's merged by peft.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = plain_model(base, settings)
+    tokenized = [
+        example_ids(tokenizer, e.prompt, e.tag, e.completion, MAX_LENGTH)
+        for e in sorted(examples, key=lambda e: e.example_id)
+    ]
+    kept = [t for t in tokenized if t is not None]
+    weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in weights if "norm" not in name]
+    others = [p for name, p in weights if "norm" in name]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        betas=(settings.adam_beta1, settings.adam_beta2),
+    )
+    losses, norms = [], []
+    num_steps, batch_size = settings.num_steps or 0, settings.batch_size or 0
+    for step in range(1, (last_step or num_steps) + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, num_steps, settings)
+        batch = [kept[i] for i in batch_indices(step, batch_size, len(kept), SEED)]
+        num_tokens = sum(t.num_target for t in batch)
+        total = torch.zeros(())
+        for t in batch:
+            logits = model(input_ids=torch.tensor([t.ids])).logits[0]
+            predicted = logits[t.num_prompt - 1 : -1].log_softmax(-1)
+            target = torch.tensor(t.ids[t.num_prompt :])
+            total = total - predicted.gather(1, target[:, None]).sum()
+        (total / num_tokens).backward()
+        norms.append(
+            float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm))
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total.item() / num_tokens)
+    if settings.lora:
+        model = model.merge_and_unload()
+    return losses, norms, {name: t.detach() for name, t in model.state_dict().items()}
+
+
+def plain_model(base: str, settings: TrainingSettings) -> Any:
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+    if not settings.lora:
+        return model
+    torch.manual_seed(SEED)
+    config = LoraConfig(
+        r=settings.lora.rank,
+        lora_alpha=settings.lora.alpha,
+        lora_dropout=settings.lora.dropout,
+        target_modules=settings.lora.target_modules,
+    )
+    return get_peft_model(model, config).train()
+
+
+# --- pure arithmetic ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "expected"),
+    [
+        (1, (8, 30)),
+        (100, (8, 30)),
+        (450, (8, 165)),
+        (800, (8, 300)),
+        (1_600, (8, 600)),
+        (2_400, (8, 550)),
+        (3_200, (32, 500)),
+        (6_400, (32, 600)),
+        (12_800, (32, 600)),
+        (19_200, (32, 900)),
+        (25_600, (32, 1_200)),
+        (51_200, (32, 1_600)),
+        (500_000, (32, 1_600)),
+    ],
+)
+def test_schedule_follows_the_papers_table(num_examples: int, expected: tuple[int, int]) -> None:
+    assert schedule(num_examples, TrainingSettings()) == expected
+
+
+def test_schedule_takes_what_the_settings_fix() -> None:
+    assert schedule(2_999, TrainingSettings())[0] == 8
+    assert schedule(3_000, TrainingSettings())[0] == 32
+    assert schedule(100, TrainingSettings(batch_size=6)) == (6, 30)
+    assert schedule(100, TrainingSettings(num_steps=5)) == (8, 5)
+
+
+def test_batches_walk_through_whole_epochs() -> None:
+    num_examples, batch_size = 10, 4
+    seen = [i for step in range(1, 6) for i in batch_indices(step, batch_size, num_examples, SEED)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:], "every epoch has an order of its own"
+    assert tuple(seen[10:]) == epoch_order(1, num_examples, SEED)
+    assert epoch_order(0, num_examples, SEED) != epoch_order(0, num_examples, SEED + 1)
+    # A batch may be larger than the set: it then sees examples more than once.
+    assert sorted(batch_indices(1, 6, 3, SEED)) == [0, 0, 1, 1, 2, 2]
+
+
+def test_learning_rate_is_linear_between_its_ends() -> None:
+    settings = TrainingSettings(learning_rate=1e-5, final_learning_rate=9e-6)
+    rates = [learning_rate(step, 11, settings) for step in range(1, 12)]
+    assert rates[0] == 1e-5
+    assert rates[-1] == pytest.approx(9e-6)
+    assert rates[5] == pytest.approx(9.5e-6)
+    warm = settings.model_copy(update={"warmup_steps": 4})
+    assert [learning_rate(step, 11, warm) for step in (1, 2, 4)] == pytest.approx(
+        [2.5e-6, 5e-6, 1e-5]
+    )
+    assert learning_rate(11, 11, warm) == pytest.approx(9e-6)
+    assert learning_rate(1, 1, settings) == 1e-5
+
+
+def test_divergence_is_told_from_noise() -> None:
+    draw = random.Random(0)
+    noisy = [2.0 + draw.uniform(-1, 1) for _ in range(200)]
+    assert not any(has_diverged(noisy[:end]) for end in range(1, 200))
+    falling = [5.0 - step / 100 for step in range(200)]
+    assert not has_diverged(falling)
+    assert not has_diverged([4.0] * 20 + [9.0] * 19), "two windows are needed"
+    assert has_diverged([5.7, 5.6, *(60.0 for _ in range(19))]), "broken from the start"
+    assert not has_diverged([5.7, *(60.0 for _ in range(19))]), "one window is needed"
+    assert has_diverged([*falling[:100], *(9.0 for _ in range(20))])
+
+
+# --- tokens and masks ---------------------------------------------------------------------------
+
+
+def test_loss_is_on_the_completion_and_its_end_alone(base: str, examples: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenized, num_truncated, num_dropped = tokenize(examples, tokenizer, MAX_LENGTH)
+    assert (tokenized.num_examples, num_truncated, num_dropped) == (25, 1, 1)
+    by_id = sorted(make_examples(26), key=lambda e: e.example_id)[:-1]
+
+    num_targets = num_padded = 0
+    for indices in ([0, 1, 2], [3], [24, 5, 6, 7]):
+        batch = batches.padded(tokenized, indices, pad_token_id=1)
+        assert batch.attention_mask is not None
+        row = batches.packed(tokenized, indices, pad_token_id=1)
+        assert row.attention_mask is None
+        start = 0
+        for b, index in enumerate(indices):
+            example = by_id[index]
+            labels = batch.labels[b]
+            target = labels[labels != batches.IGNORED].tolist()
+            end = "</s>" if example.example_id != "x-cut" else ""
+            text = tokenizer.decode(target)
+            assert text == (example.completion + end)[: len(text)]
+            assert end or len(text) < len(example.completion)
+            assert text.endswith(end)
+            # Label j is the token after position j, so the id at position + 1 is the label.
+            places = batch.positions[labels != batches.IGNORED] + 1
+            assert batch.input_ids[b, places].tolist() == target
+            length = int(batch.attention_mask[b].sum())
+            assert places[-1] == length - 1
+            assert tokenizer.decode(batch.input_ids[b, : places[0]]).endswith("### Answer\n")
+            # The same in a row that all of them share.
+            assert row.input_ids[0, start : start + length].tolist() == (
+                batch.input_ids[b, :length].tolist()
+            )
+            assert row.position_ids[0, start : start + length].tolist() == list(range(length))
+            mine = (row.positions >= start) & (row.positions < start + length)
+            assert row.labels[0, mine].tolist() == target
+            assert (row.positions[mine] - start + 1).tolist() == places.tolist()
+            start += length
+            num_targets += len(target)
+            num_padded += batch.input_ids.shape[1] - length
+        assert row.input_ids.shape == (1, start), "no padding"
+        assert batch.labels.ne(batches.IGNORED).any(dim=0).all(), "no logits without a loss"
+        assert row.labels.ne(batches.IGNORED).all()
+    assert num_targets == tokenized.num_target_tokens([0, 1, 2, 3, 24, 5, 6, 7]) > 0
+    assert num_padded > 0
+
+
+def test_packed_loss_is_the_sum_of_the_single_losses(base: str, examples: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenized, _, _ = tokenize(examples, tokenizer, MAX_LENGTH)
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
+    engine = _OneProcess(model)
+    indices = [0, 3, 5, 24]
+    with torch.no_grad():
+        single = [
+            loop.completion_loss(engine, batches.packed(tokenized, [index], 0)) for index in indices
+        ]
+        for collate in (batches.packed, batches.padded):
+            together = loop.completion_loss(engine, collate(tokenized, indices, 0))
+            assert together.item() == pytest.approx(sum(map(float, single)), rel=1e-5)
+        nothing = loop.completion_loss(engine, batches.packed(tokenized, [], 0))
+        assert nothing.item() == 0.0
+    assert len({round(float(loss), 3) for loss in single}) == 4
+
+
+class _OneProcess:
+    """What the loop asks of a DeepSpeed engine, around a model of this process."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.module, self.device = model, torch.device("cpu")
+        self.eval, self.train = model.eval, model.train
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+def test_a_model_that_mixes_packed_examples_is_refused(base: str) -> None:
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
+    assert loop.refuse_leak(_OneProcess(model)) == ""
+
+    class Mixing(_OneProcess):
+        def __call__(self, **inputs: Any) -> Any:
+            # Positions that never begin again are one long example.
+            length = inputs["position_ids"].shape[1]
+            return super().__call__(**inputs | {"position_ids": torch.arange(length)[None]})
+
+    assert "packing=false" in loop.refuse_leak(Mixing(model))
+
+
+def test_examples_that_are_too_long_are_cut_or_dropped(base: str, examples: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    cut = tokenize(examples, tokenizer, MAX_LENGTH)
+    whole = tokenize(examples, tokenizer, MAX_LENGTH, cut=False)
+    assert (cut[0].num_examples, *cut[1:]) == (25, 1, 1)
+    assert (whole[0].num_examples, *whole[1:]) == (24, 0, 2)
+
+
+def test_plain_text_without_begin_token_has_no_loss_on_its_first(base: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.bos_token = None
+    rows = [
+        TrainingExample("a", "", "", "the day", Origin.CORPUS),
+        TrainingExample("b", "", "", "", Origin.CORPUS),
+    ]
+    tokenized, _, num_dropped = tokenize(write_examples(tmp_path, rows), tokenizer, MAX_LENGTH)
+    assert num_dropped == 1, "a lone end token cannot be predicted from anything"
+    assert tokenized.num_target_tokens() == len(tokenized.ids) - 1 > 0
+
+
+def test_order_does_not_depend_on_files(base: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rows = make_examples(20)
+    one = write_examples(tmp_path / "one", rows)
+    many = write_examples(tmp_path / "many", rows[::-1], num_files=4)
+    first, second = (tokenize(folder, tokenizer, MAX_LENGTH)[0] for folder in (one, many))
+    assert first.num_examples == 19
+    assert first.ids.tolist() == second.ids.tolist()
+    assert first.starts.tolist() == second.starts.tolist()
+
+
+def test_checkpoints_are_resumed_only_by_the_same_training(base: str, examples: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenized = tokenize(examples, tokenizer, MAX_LENGTH)[0]
+    shorter = tokenize(examples, tokenizer, MAX_LENGTH - 1)[0]
+    mine = run_name(tokenized, SETTINGS, base, SEED)
+    assert mine == run_name(tokenize(examples, tokenizer, MAX_LENGTH)[0], SETTINGS, base, SEED)
+    others = {
+        run_name(shorter, SETTINGS, base, SEED),
+        run_name(tokenized, SETTINGS.model_copy(update={"num_steps": 11}), base, SEED),
+        run_name(tokenized, SETTINGS, base, SEED + 1),
+        run_name(tokenized, SETTINGS, base + "2", SEED),
+    }
+    assert len(others) == 4
+    assert mine not in others
+
+
+# --- training -----------------------------------------------------------------------------------
+
+# Ways to lay the same steps on two workers. Each must give what one plain process gives.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "ZeRO-1, packed, one pass": {"zero_stage": 1, "micro_batch_tokens": 2000},
+    "ZeRO-2, packed, accumulated": {"zero_stage": 2, "micro_batch_tokens": MAX_LENGTH},
+    "ZeRO-3, packed, accumulated, checkpointing": {
+        "zero_stage": 3, "micro_batch_tokens": MAX_LENGTH, "gradient_checkpointing": True,
+    },
+    "ZeRO-1, padded, accumulated": {
+        "zero_stage": 1, "micro_batch_tokens": 2 * MAX_LENGTH, "packing": False,
+    },
+    "ZeRO-3, padded": {"zero_stage": 3, "micro_batch_tokens": 2000, "packing": False},
+}  # fmt: skip
+
+
+def _train_all(config: dict[str, Any]) -> None:
+    """Several trainings, one after the other, in one group of workers: starting it takes long."""
+    for job, desk in zip(config["jobs"], config["desks"], strict=True):
+        loop.train({"job": job, "desk": desk, "examples": config["examples"]})
+
+
+def train_all(
+    base: str,
+    examples: str,
+    folder: Path,
+    num_workers: int,
+    layouts: dict[str, dict[str, Any]],
+    settings: TrainingSettings = SETTINGS,
+) -> dict[str, list[dict[str, Any]]]:
+    """Steps of the same training in several layouts; the models go to `folder`."""
+    tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
+    jobs, desks = [], []
+    for name, update in layouts.items():
+        placement = PLACEMENT.model_copy(
+            update={"num_workers": num_workers, "checkpoint_every": 100, **update}
+        )
+        zero_stage, tokens = settle(base, settings, placement, 8)
+        (folder / name).mkdir()
+        job = TrainingJob(
+            base, None, False, str(folder / name), settings, placement, zero_stage, tokens, SEED,
+            (TAG,), None, 8, 10, f"all-{len(jobs)}",
+        )  # fmt: skip
+        jobs.append(job)
+        desks.append(ray.remote(Desk).options(num_cpus=0).remote(tokens, MAX_LENGTH))
+    TorchTrainer(
+        _train_all,
+        train_loop_config={"jobs": jobs, "desks": desks, "examples": ray.put(tokenized)},
+        scaling_config=ray.train.ScalingConfig(num_workers=num_workers),
+        run_config=ray.train.RunConfig(
+            storage_path=str(folder / "scratch"),
+            worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
+        ),
+    ).fit()
+    return {name: ray.get(desk.take.remote())[0] for name, desk in zip(layouts, desks, strict=True)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_layout_trains_as_one_plain_process(
+    base: str, examples: str, plain: Any, tmp_path: Path
+) -> None:
+    losses, norms, weights = plain
+    assert losses[-1] < losses[0] - 1, "the model must have learned for this to mean anything"
+    assert max(norms) > 2 * 0.5, "clipping must be in play"
+
+    found = train_all(base, examples, tmp_path, 2, LAYOUTS)
+
+    for name, steps in found.items():
+        assert [s["step"] for s in steps] == list(range(1, 11)), name
+        assert [s["loss"] for s in steps] == pytest.approx(losses, abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(norms, rel=1e-3), name
+        exported = load_file(tmp_path / name / "model.safetensors")
+        assert exported.keys() == weights.keys()
+        for tensor, weight in weights.items():
+            torch.testing.assert_close(exported[tensor], weight, atol=2e-4, rtol=1e-4, msg=name)
+    passes = {name: {s["num_micro_batches"] for s in steps} for name, steps in found.items()}
+    assert passes["ZeRO-1, packed, one pass"] == {1}
+    assert max(passes["ZeRO-2, packed, accumulated"]) > 1
+    assert max(passes["ZeRO-1, padded, accumulated"]) > 1
+
+
+OFFLOADED: dict[str, dict[str, Any]] = {
+    "ZeRO-2, optimizer": {"zero_stage": 2, "offload_optimizer": "cpu"},
+    "ZeRO-3, all": {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
+}
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_states_offloaded_to_the_cpu_train_as_one_plain_process(
+    base: str, examples: str, plain: Any, tmp_path: Path
+) -> None:
+    """Through DeepSpeed's own Adam, which is compiled at its first use."""
+    for name, steps in train_all(base, examples, tmp_path, 2, OFFLOADED).items():
+        assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(plain[1], rel=1e-3), name
+
+
+LORA = SETTINGS.model_copy(
+    update={"lora": LoraSettings(rank=4, alpha=8.0, dropout=0.0), "learning_rate": 2e-2}
+)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    "names", [list(LAYOUTS)[2:3], list(LAYOUTS)[:2]], ids=["ZeRO-3", "ZeRO-1 and 2"]
+)
+def test_lora_trains_as_one_plain_peft_process(
+    base: str, examples: str, tmp_path: Path, names: list[str]
+) -> None:
+    losses, norms, weights = plain_training(base, make_examples(26), LORA)
+    assert losses[-1] < losses[0] - 1, "the adapters must have learned for this to mean anything"
+    before = load_file(Path(base, "model.safetensors"))
+    found = train_all(base, examples, tmp_path, 2, {name: LAYOUTS[name] for name in names}, LORA)
+    assert list(found) == names
+    for name, steps in found.items():
+        assert [s["loss"] for s in steps] == pytest.approx(losses, abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(norms, rel=1e-3), name
+        exported = load_file(tmp_path / name / "model.safetensors")
+        assert {n: (t.shape, t.dtype) for n, t in exported.items()} == {
+            n: (t.shape, t.dtype) for n, t in before.items()
+        }
+        for tensor, weight in weights.items():
+            torch.testing.assert_close(exported[tensor], weight, atol=2e-4, rtol=1e-4, msg=name)
+        changed = {n.rpartition(".")[0] for n, t in exported.items() if not t.equal(before[n])}
+        assert len(changed) == 2 * 7, "the linear layers of both blocks, and nothing else"
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("num_workers", [1, 3, 8])
+def test_any_number_of_workers_trains_as_one_plain_process(
+    base: str, examples: str, plain: Any, tmp_path: Path, num_workers: int
+) -> None:
+    layouts = {name: LAYOUTS[name] for name in list(LAYOUTS)[:3]}
+    for name, steps in train_all(base, examples, tmp_path, num_workers, layouts).items():
+        assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4), name
+        assert [s["gradient_norm"] for s in steps] == pytest.approx(plain[1], rel=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_finished_training_leaves_a_model_and_its_figures(
+    base: str, examples: str, plain: Any, tmp_path: Path
+) -> None:
+    steps: list[dict[str, Any]] = []
+    placement = PLACEMENT.model_copy(update={"num_workers": 1})
+    result = run(base, examples, tmp_path, placement=placement, on_step=steps.append)
+    rates = [learning_rate(step, 10, SETTINGS) for step in range(1, 11)]
+    assert [s["learning_rate"] for s in steps] == pytest.approx(rates)
+    for step in steps:
+        assert 0 < step["mfu"] < 1
+        assert 0 < step["output_tokens_per_second"] < step["tokens_per_second"]
+        parts = (step[f"{name}_seconds"] for name in ("forward", "backward", "optimizer"))
+        assert 0 < sum(parts) < step["seconds"]
+        assert step["peak_memory_gib"] > 0.1
+    assert result == TrainingResult(
+        num_examples=25,
+        num_truncated=1,
+        num_dropped=1,
+        num_tokens=result.num_tokens,
+        num_target_tokens=result.num_target_tokens,
+        num_steps=10,
+        batch_size=8,
+        first_loss=steps[0]["loss"],
+        last_loss=steps[-1]["loss"],
+    )
+    assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4)
+    assert not (tmp_path / "scratch").exists()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.attention_dropout == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_killed_worker_resumes_on_the_same_curve(
+    base: str, examples: str, plain: Any, tmp_path: Path
+) -> None:
+    steps: list[dict[str, Any]] = []
+    killed: list[int] = []
+    # Ray Train's controller takes a reported checkpoint at its next poll, and a worker's next
+    # report waits for that: at step 7 the checkpoint of step 4 is certain, that of step 6 likely.
+    placement = PLACEMENT.model_copy(update={"checkpoint_every": 2})
+
+    def kill_once(step: dict[str, Any]) -> None:
+        steps.append(step)
+        if step["step"] >= 7 and not killed:
+            # Descendants of this process alone: other clusters run on the same machine.
+            worker = next(
+                process
+                for process in psutil.Process().children(recursive=True)
+                if any("RayTrainWorker" in word for word in process.cmdline())
+            )
+            killed.append(worker.pid)
+            worker.send_signal(signal.SIGKILL)
+
+    result = run(base, examples, tmp_path, placement=placement, on_step=kill_once)
+    losses, _, weights = plain
+
+    assert len(killed) == 1
+    numbers = [s["step"] for s in steps]
+    restart = next(i for i in range(1, len(numbers)) if numbers[i] <= numbers[i - 1])
+    assert numbers[restart] in (5, 7, 9), "right after a checkpoint, not from the start"
+    for step in steps:
+        assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-4)
+    assert set(numbers) == set(range(1, 11))
+    assert result.first_loss == pytest.approx(losses[0], abs=1e-4)
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(exported[name], weight, atol=2e-4, rtol=1e-4, msg=name)
+
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+import ray
+from humpback_ray.config import LoraSettings, TrainingPlacement, TrainingSettings
+from humpback_ray.engines.deepspeed_train import finetune
+arguments = json.loads(sys.argv[1])
+ray.init(num_cpus=8, include_dashboard=False, address="local", log_to_driver=False)
+finetune(
+    settings=TrainingSettings(**arguments.pop("settings")),
+    placement=TrainingPlacement(**arguments.pop("placement")),
+    chat_tags=tuple(arguments.pop("chat_tags")),
+    on_step=lambda step: print("STEP", json.dumps(step), flush=True),
+    **arguments,
+)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_killed_driver_resumes_when_called_again(
+    base: str, examples: str, plain: Any, tmp_path: Path
+) -> None:
+    # Dropout on: a resumed run must draw the same.
+    settings = SETTINGS.model_copy(update={"dropout": 0.2, "num_steps": 30})
+    placement = PLACEMENT.model_copy(update={"num_workers": 1, "checkpoint_every": 5})
+    arguments = {
+        "examples": examples,
+        "base_model": base,
+        "output": str(tmp_path / "model"),
+        "settings": settings.model_dump(),
+        "placement": placement.model_dump(),
+        "random_seed": SEED,
+        "chat_tags": [TAG],
+        "scratch_folder": str(tmp_path / "scratch"),
+    }
+    first = _steps_until_killed(arguments, last_step=13)
+    assert not (tmp_path / "model" / "config.json").exists()
+    assert abs(first[0]["loss"] - plain[0][0]) > 1e-3, "dropout must be in play"
+
+    second: list[dict[str, Any]] = []
+    seldom = placement.model_copy(update={"checkpoint_every": 100})  # may change between attempts
+    result = run(
+        base, examples, tmp_path, settings=settings, placement=seldom, on_step=second.append
+    )
+
+    start = second[0]["step"]
+    assert start % 5 == 1, "right after a checkpoint"
+    assert 6 <= start <= len(first)
+    assert [s["step"] for s in second] == list(range(start, 31))
+    undisturbed = {s["step"]: s for s in first}
+    again = [s for s in second if s["step"] in undisturbed]
+    assert len(again) > 0, "steps after the checkpoint were seen twice"
+    for step in again:
+        for key in ("loss", "gradient_norm", "learning_rate"):
+            assert step[key] == pytest.approx(undisturbed[step["step"]][key], abs=1e-4)
+    assert result.first_loss == pytest.approx(first[0]["loss"], abs=1e-6)
+    assert not (tmp_path / "scratch").exists()
+
+
+def _steps_until_killed(arguments: dict[str, Any], last_step: int) -> list[dict[str, Any]]:
+    """Run `finetune` in a process of its own and SIGKILL that process after `last_step`."""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), json.dumps(arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    steps = []
+    try:
+        for line in driver.stdout:
+            if line.startswith("STEP"):
+                steps.append(json.loads(line.removeprefix("STEP")))
+                if steps[-1]["step"] >= last_step:
+                    break
+    finally:
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+        driver.wait()
+        # Its Ray processes end with it; any that does not is ended by its own id.
+        _, left = psutil.wait_procs(family, timeout=10)
+        for process in left:
+            process.kill()
+    assert [s["step"] for s in steps] == list(range(1, len(steps) + 1))
+    assert steps[-1]["step"] < arguments["settings"]["num_steps"], (
+        "killed too late to mean anything"
+    )
+    return steps
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def _copy_of(base: str, folder: Path, *, without: str = "-") -> str:
+    folder.mkdir()
+    for path in Path(base).iterdir():
+        if without not in path.name:
+            (folder / path.name).write_bytes(path.read_bytes())
+    return str(folder)
+
+
+def test_bad_input_is_explained(base: str, examples: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no-such-model.*must be a folder"):
+        run(str(tmp_path / "no-such-model"), examples, tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        run(_copy_of(base, tmp_path / "no-tokenizer", without="tokenizer"), examples, tmp_path)
+    with pytest.raises(ValueError, match="safetensors"):
+        run(_copy_of(base, tmp_path / "no-weights", without="safetensors"), examples, tmp_path)
+    endless = _copy_of(base, tmp_path / "endless")
+    config = json.loads(Path(endless, "tokenizer_config.json").read_text())
+    config.pop("eos_token")
+    Path(endless, "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no end token"):
+        run(endless, examples, tmp_path)
+
+    translator = _copy_of(base, tmp_path / "translator")
+    T5Config().save_pretrained(translator)
+    with pytest.raises(ValueError, match=r"a t5 model.*causal"):
+        run(translator, examples, tmp_path)
+
+    os.makedirs(tmp_path / "empty")
+    with pytest.raises(ValueError, match="no Parquet file"):
+        run(base, str(tmp_path / "empty"), tmp_path)
+    with pytest.raises(ValueError, match=r"all 26 examples.*max_length"):
+        run(base, examples, tmp_path, settings=SETTINGS.model_copy(update={"max_length": 4}))
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["x"]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="no column 'completion'"):
+        run(base, str(tmp_path / "other.parquet"), tmp_path)
+
+    with pytest.raises(ValueError, match=r"batch of 8 .* 3 training workers"):
+        run(base, examples, tmp_path, placement=PLACEMENT.model_copy(update={"num_workers": 3}))
+    small = PLACEMENT.model_copy(update={"micro_batch_tokens": MAX_LENGTH - 1})
+    with pytest.raises(ValueError, match="micro-batch of 159 tokens does not hold"):
+        run(base, examples, tmp_path, placement=small)
+    for target, why in (("attention", "no linear layer"), ("embed_tokens", "no linear layer")):
+        adapters = SETTINGS.model_copy(update={"lora": LoraSettings(target_modules=(target,))})
+        with pytest.raises(ValueError, match=rf"'{target}', which is {why}.*q_proj.*all-linear"):
+            run(base, examples, tmp_path, settings=adapters)
+    with pytest.raises(ValueError, match=r"for GPUs: set placement\.training\.kernels to torch"):
+        TrainingPlacement(device="cpu", kernels="liger")
+    with pytest.raises(ValueError, match=r"zero_stage 2.*to 3"):
+        TrainingPlacement(zero_stage=2, offload_parameters="cpu")
+    assert not (tmp_path / "model").exists()
