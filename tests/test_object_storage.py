@@ -22,7 +22,7 @@ from humpback_ray.report import look, run_facts
 from humpback_ray.rows import Candidate, Segment
 from humpback_ray.serving.chat import Chat
 from tests.support.object_storage import BUCKET, ObjectStorage
-from tests.test_pipeline import OVERRIDES
+from tests.support.pipeline import OVERRIDES
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -103,7 +103,9 @@ class Driver:
 @pytest.fixture
 def short_run(store, sources, tmp_path) -> Iterator[Driver]:
     run = f"s3://{BUCKET}/{tmp_path.name}"
-    driver = Driver(tmp_path, run, "tests.stored_run", run, sources, str(tmp_path / "counter"))
+    driver = Driver(
+        tmp_path, run, "tests.support.stored_run", run, sources, str(tmp_path / "counter")
+    )
     yield driver
     driver.close()
 

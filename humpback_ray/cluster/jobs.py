@@ -26,14 +26,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from humpback_ray import storage
-from humpback_ray.cluster.submission import Submission, refuse_credentials
+from humpback_ray.cluster.submission import RUN, SETTINGS, Submission, refuse_credentials
 
 ANSWER_SECONDS = 10.0  # in which a dashboard that is there answers
 RECONNECT_SECONDS = 60.0  # so long is a connection that was lost looked for
 STOP_SECONDS = 90.0  # a training saves a checkpoint first (RAY_JOB_STOP_WAIT_TIME_S in jobs/)
-
-# Keys of a job's metadata.
-RUN, SETTINGS = "humpback_run", "humpback_settings"
 
 
 # --- the cluster --------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 
-from humpback_ray.cluster.jobs import RUN, SETTINGS
 from humpback_ray.config.recipe import Recipe, recipe_names
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.installed_packages import INSTALLED_PACKAGES
+
+# Keys of a job's metadata.
+RUN, SETTINGS = "humpback_run", "humpback_settings"
 
 PACKAGE = Path(__file__).parents[1]
 JOBS = PACKAGE.parent / "jobs"

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from benchmarks import raylets
-from tests.serving.test_chaos import Run, check_rows
+from tests.support.killed_pass import Run, check_rows
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 GCS_PORT, DASHBOARD_PORT = 6379, 8265

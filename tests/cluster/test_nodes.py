@@ -18,7 +18,7 @@ from benchmarks import raylets
 from humpback_ray.cluster import doctor, nodes
 from humpback_ray.cluster.nodes import Growth, NodeType
 from humpback_ray.config.recipe import load_recipe
-from tests.serving.test_autoscaling import NUM_ENGINES, growing_cluster  # noqa: F401
+from tests.support.growing_cluster import NUM_ENGINES, growing_cluster  # noqa: F401
 
 # A mount of this process's own: root may, and others where user namespaces are allowed.
 IN_OTHER_MOUNTS = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--mount"]

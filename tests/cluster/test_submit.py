@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from benchmarks.raylets import free_port
-from tests.test_pipeline import OVERRIDES, corpus  # noqa: F401
+from tests.support.pipeline import OVERRIDES, corpus  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]

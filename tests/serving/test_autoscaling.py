@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,19 +19,12 @@ from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
 from humpback_ray.rows import Candidate, Segment
 from humpback_ray.serving.requests import Model
 from humpback_ray.stages import augment
-from tests.stages.test_generation import context, segment
+from tests.support.generation import context, segment
 from tests.support.scripted_engine import ScriptedEngine
 
 pytestmark = pytest.mark.slow
 
 NUM_ROWS, NUM_ENGINES = 160, 4
-
-
-@pytest.fixture
-def growing_cluster(tmp_path) -> Iterator[str]:
-    """The address of a cluster with a head alone."""
-    with raylets.growing_cluster(tmp_path, NUM_ENGINES) as address:
-        yield address
 
 
 def run_a_pass(address: str, folder: Path, model: str) -> dict:

@@ -12,7 +12,7 @@ from humpback_ray import tables
 from humpback_ray.config.settings import LongPromptSettings
 from humpback_ray.execution.stage import Result
 from humpback_ray.rows import Candidate, Finish
-from tests.stages.test_generation import augmented, segment
+from tests.support.generation import augmented, segment
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

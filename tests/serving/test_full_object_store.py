@@ -13,7 +13,7 @@ import ray
 from humpback_ray import tables
 from humpback_ray.config.settings import LongPromptSettings
 from humpback_ray.rows import Candidate
-from tests.stages.test_generation import augmented, segment
+from tests.support.generation import augmented, segment
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 NUM_ROWS, NUM_CHARACTERS = 320, 500_000

@@ -18,7 +18,7 @@ from ray.util import placement_group_table
 from humpback_ray import tables
 from humpback_ray.cluster import capacity
 from humpback_ray.rows import Candidate
-from tests.stages.test_generation import augmented, segment
+from tests.support.generation import augmented, segment
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from humpback_ray import tables
 from humpback_ray.config.settings import PromptSettings, SelectionSettings
 from humpback_ray.rows import Origin, RatedPair, RatingOutcome, SeedPair, TrainingExample
 from humpback_ray.stages import curate
-from tests.stages.test_generation import context
+from tests.support.generation import context
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

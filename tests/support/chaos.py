@@ -1,4 +1,4 @@
-"""A pass that can be killed: `python -m tests.chaos FOLDER MODEL ADDRESS ENGINE`.
+"""A pass that can be killed: `python -m tests.support.chaos FOLDER MODEL ADDRESS ENGINE`.
 
 The same command again finishes what is left. ENGINE is the placement of the engines in JSON.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from humpback_ray.rows import Segment
-from tests.stages import test_generation as stages
+from tests.support import generation
 
 NUM_ROWS = 240
 SECONDS_PER_ROW = 0.4
@@ -20,13 +20,15 @@ SECONDS_PER_ROW = 0.4
 
 def segments(num_rows: int = NUM_ROWS) -> list[Segment]:
     """What the pass asks about."""
-    return [stages.segment(number, f"A text about topic {number}.") for number in range(num_rows)]
+    return [
+        generation.segment(number, f"A text about topic {number}.") for number in range(num_rows)
+    ]
 
 
 def main(folder: str, model: str, address: str, engine: str) -> None:
     """Write the candidates of `segments()` and print the figures of this attempt."""
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    result = stages.augmented(
+    result = generation.augmented(
         Path(folder), segments(), model, script="answer", engine=json.loads(engine),
         counter=f"{folder}/counter", seconds_per_row=SECONDS_PER_ROW,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A short run that can be killed: `python -m tests.stored_run RUN SOURCES COUNTER`.
+"""A short run that can be killed: `python -m tests.support.stored_run RUN SOURCES COUNTER`.
 
 Seed, segments and candidates as the command line walks over them, with a scripted engine. The same
 command again goes on. SOURCES is a folder with `model` and `corpus`.

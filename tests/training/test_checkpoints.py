@@ -35,31 +35,17 @@ from humpback_ray.training.deepspeed_engine import (
 )
 from humpback_ray.training.examples import tokenize
 from humpback_ray.training.mailbox import Desk
-
-from .test_training import (
+from tests.support.training import (
     LORA,
     MAX_LENGTH,
     PLACEMENT,
     SEED,
     SETTINGS,
     TAG,
-    make_base,
     make_examples,
     plain_training,
     run,
-    write_examples,
 )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_examples(tmp_path_factory.mktemp("examples"), make_examples(26))
-
 
 # --- words with the driver ----------------------------------------------------------------------
 

@@ -15,9 +15,15 @@ import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks import raylets
-
-from .test_training import PLACEMENT, SETTINGS, make_base, make_examples, plain_training, run
-from .test_training import write_examples as write
+from tests.support.training import (
+    PLACEMENT,
+    SETTINGS,
+    make_base,
+    make_examples,
+    plain_training,
+    run,
+)
+from tests.support.training import write_examples as write
 
 NOTICE_SECONDS = 20
 

@@ -17,8 +17,7 @@ from humpback_ray.method.tokens import prompt_ids
 from humpback_ray.training import lora
 from humpback_ray.training.deepspeed_engine import gathered_weights
 from humpback_ray.training.export import export_model
-
-from .test_training import TAG, make_base
+from tests.support.training import TAG, make_base
 
 WEB_TAG = 'Answer with "knowledge" from the user\'s web search.'  # quotes must survive the template
 
