@@ -22,7 +22,7 @@ import scripted
 from full_size import Walk, drive, write_segments, write_tokenizer
 
 from humpback_ray.config.placement import EnginePlacement
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 
 STEPS = ("augment", "rate-1")
 SECONDS_OF_AN_ANSWER, NUM_PLACES = 1.0, 16
@@ -66,7 +66,7 @@ class Watch:
 
 
 def measure(
-    address: str, folder: Path, rows: int, num_engines: int, model: Model
+    address: str, folder: Path, rows: int, num_engines: int, model: ServedModel
 ) -> list[dict[str, Any]]:
     """Lags and node-seconds of each pass."""
     raylets.connect(address)

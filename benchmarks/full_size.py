@@ -37,7 +37,7 @@ from humpback_ray.execution import metrics, progress
 from humpback_ray.execution.stage import Context, Result
 from humpback_ray.method import prompts
 from humpback_ray.rows import SeedPair, Segment, SegmentOutcome
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import augment, curate, rate
 
 NUM_ROWS = 502_133  # the paper's
@@ -66,13 +66,13 @@ def write_segments(folder: Path, num_rows: int) -> None:
     tables.write_rows(str(folder / "seed"), pairs, SeedPair)
 
 
-def write_tokenizer(folder: Path) -> Model:
+def write_tokenizer(folder: Path) -> ServedModel:
     """A byte-level tokenizer without weights: all that the pool takes of a model here."""
     from humpback_ray.training.scratch_model import train_tokenizer
 
     location = str(folder / "tokenizer")
     train_tokenizer(models.texts(), 4096).save_pretrained(location)
-    return Model(location, 2048, "auto")
+    return ServedModel(location, 2048, "auto")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Walk:
 
     folder: Path  # where the steps write
     source: Path  # with segments and seed
-    model: Model
+    model: ServedModel
     engine: EnginePlacement
     steps: tuple[str, ...] = STEPS
     seconds: float = 0.2  # of an answer
@@ -90,7 +90,7 @@ class Walk:
     address: str = ""  # of a cluster; else one is started for it
     autoscaling: bool = False
 
-    def serve(self) -> Callable[..., LatencyEngine]:
+    def make_engine(self) -> Callable[..., LatencyEngine]:
         return partial(LatencyEngine, seconds=self.seconds, sigma=self.sigma, log=self.log)
 
     def run(self, step: str) -> Result:
@@ -113,7 +113,7 @@ class Walk:
         work = augment.candidates_of(
             str(self.source / "segments"), target=context.path("rows"), backward_model=self.model,
             tag=PromptSettings().web_tag, sampling=SamplingSettings(), num_candidates=1,
-            long_prompts=LongPromptSettings(), random_seed=0, serve=self.serve(),
+            long_prompts=LongPromptSettings(), random_seed=0, make_engine=self.make_engine(),
         )  # fmt: skip
         return augment.run(context, work=work, rating=None, begin_rating=None)
 
@@ -123,7 +123,7 @@ class Walk:
             str(self.folder / "augment" / "rows"), target=context.path("rows"), rater=self.model,
             template=prompts.RATING_TEMPLATE.template, settings=settings,
             long_prompts=LongPromptSettings(), iteration=iteration, random_seed=0,
-            serve=self.serve(),
+            make_engine=self.make_engine(),
         )  # fmt: skip
         return rate.run(context, work=work, settings=settings)
 
@@ -165,7 +165,7 @@ def run_steps(walk: Walk) -> list[dict[str, Any]]:
     return figures
 
 
-def memory(options: Any, folder: Path, model: Model) -> harness.Comparison:
+def memory(options: Any, folder: Path, model: ServedModel) -> harness.Comparison:
     """A tenth of the rows, and all of them."""
     engine = EnginePlacement(
         device="cpu", min_engines=2, max_engines=2, max_num_seqs=1024,
@@ -185,7 +185,7 @@ def memory(options: Any, folder: Path, model: Model) -> harness.Comparison:
     return comparison
 
 
-def long_tail(folder: Path, model: Model) -> dict[str, Any]:
+def long_tail(folder: Path, model: ServedModel) -> dict[str, Any]:
     """Four engines and answers of log-normal length: how long engines wait, and for whom."""
     log = folder / "log-tail"
     log.mkdir()

@@ -28,7 +28,7 @@ from humpback_ray.config.settings import SamplingSettings
 from humpback_ray.method import prompts
 from humpback_ray.rows import Candidate
 from humpback_ray.serving import vllm_engine
-from humpback_ray.serving.requests import Exchange, Model, load_tokenizer
+from humpback_ray.serving.requests import RowTask, ServedModel, load_tokenizer
 from humpback_ray.stages import augment
 
 GOALS = {"5M": 0.85, "63M": 0.97}
@@ -39,7 +39,7 @@ TAG = "Answer in the style of an AI Assistant."
 class Case:
     """What all sides are given."""
 
-    model: Model
+    model: ServedModel
     placement: EnginePlacement
     sampling: SamplingSettings
     texts: tuple[str, ...]
@@ -51,8 +51,8 @@ class Case:
             for at, text in enumerate(texts)
         ]
 
-    def exchange(self) -> Exchange:
-        return Exchange(
+    def task(self) -> RowTask:
+        return RowTask(
             self.model, "candidate_id", Candidate,
             partial(augment.to_request, tag=TAG, sampling=self.sampling, random_seed=0),
             augment.to_candidate, "text",
@@ -65,7 +65,7 @@ def bare(case: Case) -> Generator[dict[str, Any], Any, None]:
 
     begin = load_tokenizer(case.model).bos_token
     engine = LLM(**vllm_engine.arguments(case.model, case.placement))
-    to_request = case.exchange().to_request
+    to_request = case.task().to_request
 
     def generate(texts: Sequence[str]) -> list[Any]:
         sampling = [
@@ -94,26 +94,26 @@ def bare(case: Case) -> Generator[dict[str, Any], Any, None]:
 
 
 def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
-    """The rows through a `Pool`, as a stage sends them."""
+    """The rows through a `EnginePool`, as a stage sends them."""
     import pyarrow as pa
     import ray
     import ray.data
 
-    from humpback_ray.serving.pool import Pool
+    from humpback_ray.serving.pool import EnginePool
 
     ray.init(
         address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
         logging_level="ERROR",
     )  # fmt: skip
-    tokenizer, exchange = load_tokenizer(case.model), case.exchange()
-    warm_up = [exchange.to_request(row, tokenizer) for row in case.rows(case.warm_up)]
+    tokenizer, task = load_tokenizer(case.model), case.task()
+    warm_up = [task.to_request(row, tokenizer) for row in case.rows(case.warm_up)]
     ready = folder / f"ready-{os.getpid()}"
-    serve = partial(WarmEngine, warm_up=warm_up, ready_file=str(ready))
+    make_engine = partial(WarmEngine, warm_up=warm_up, ready_file=str(ready))
     size = case.placement.rows_per_batch
     rows = case.rows(case.texts)
     blocks = [pa.Table.from_pylist(rows[at : at + size]) for at in range(0, len(rows), size)]
     yield {}
-    with Pool(exchange, case.placement, "benchmark", serve) as pool:
+    with EnginePool(task, case.placement, "benchmark", make_engine) as pool:
         answered = pool.through(ray.data.from_arrow(blocks))
         tables = [ray.get(ref) for ref in answered.to_arrow_refs()]
         finished = time.monotonic()
@@ -127,7 +127,7 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
         sum(answers["num_generated_tokens"]),
         sum(answers["num_prompt_tokens"]),
         used.user + used.system - cpu_began,
-    ) | {"engine_busy_seconds": engine.tally.busy_seconds}
+    ) | {"engine_busy_seconds": engine.counters.busy_seconds}
 
 
 def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
@@ -160,7 +160,7 @@ def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, Non
         runtime_env={"env_vars": vllm_engine.environment(case.placement)},
     )
     begin = load_tokenizer(case.model).bos_token
-    tokenizer, to_request = load_tokenizer(case.model), case.exchange().to_request
+    tokenizer, to_request = load_tokenizer(case.model), case.task().to_request
     size = case.placement.rows_per_batch
     warm_up, is_warm = case.warm_up[:size], folder / f"warm-{os.getpid()}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from humpback_ray.config.settings import CorpusSettings, ScratchBase, TrainingSettings
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.readers import read_documents
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 
 CONTEXT_LENGTH = 2048
 # Hidden size, size between the two matrices of a layer, layers, heads, arithmetic.
@@ -28,7 +28,7 @@ def texts() -> list[str]:
     ]
 
 
-def create(size: str, folder: Path) -> Model:
+def create(size: str, folder: Path) -> ServedModel:
     """A model of a size in a folder, as the engines serve it."""
     from humpback_ray.training import scratch_model
 
@@ -42,4 +42,4 @@ def create(size: str, folder: Path) -> Model:
     scratch_model.create(
         texts(), settings, context_length=CONTEXT_LENGTH, random_seed=0, output=output
     )
-    return Model(output, CONTEXT_LENGTH, dtype)
+    return ServedModel(output, CONTEXT_LENGTH, dtype)

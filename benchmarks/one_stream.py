@@ -31,8 +31,8 @@ from humpback_ray.config.settings import (
 from humpback_ray.execution import metrics, progress
 from humpback_ray.execution.stage import Context
 from humpback_ray.method import prompts
-from humpback_ray.serving.generate import Pass
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.generate import GenerationPass
+from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import augment, rate
 
 NUM_ENGINES = 2
@@ -45,7 +45,7 @@ class Run:
 
     source: Path
     target: Path
-    model: Model
+    model: ServedModel
     num_tokens: int
     one_stream: bool
 
@@ -61,7 +61,7 @@ class Run:
             metrics.Metrics(str(self.target / name / "metrics.jsonl")),
         )
 
-    def passes(self) -> tuple[Pass, Pass]:
+    def passes(self) -> tuple[GenerationPass, GenerationPass]:
         work = augment.candidates_of(
             str(self.source / "segments"), target=self.context("augment").path("rows"),
             backward_model=self.model, tag=PromptSettings().web_tag,

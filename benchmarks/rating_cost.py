@@ -22,7 +22,7 @@ import models
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.method import tokens
 from humpback_ray.serving import vllm_engine
-from humpback_ray.serving.requests import Model, Request, load_tokenizer
+from humpback_ray.serving.requests import Request, ServedModel, load_tokenizer
 
 GOAL = 6.0
 NUM_SHARED, NUM_OWN = 512, 480
@@ -34,7 +34,7 @@ CACHE_GIB = 4
 class Case:
     """What both sides are given."""
 
-    model: Model
+    model: ServedModel
     placement: EnginePlacement
 
     def prompts(self, num_pairs: int, seed: int) -> list[list[int]]:

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from humpback_ray import tables
 from humpback_ray.config.placement import EnginePlacement
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 
 NUM_NODES = 2
 ENGINE = EnginePlacement(
@@ -80,10 +80,10 @@ class Machines:
         )  # fmt: skip
 
 
-class Pass:
+class GenerationPass:
     """A pass in a driver of its own, watched through what its engines write."""
 
-    def __init__(self, folder: Path, num_rows: int, model: Model, machines: Machines) -> None:
+    def __init__(self, folder: Path, num_rows: int, model: ServedModel, machines: Machines) -> None:
         self.folder, self.num_rows, self._model = folder, num_rows, model
         self._machines = machines
         self.log = folder / "log"
@@ -131,7 +131,7 @@ class Pass:
         return self.num_rows - tables.num_rows(rows)
 
 
-def kill(kind: str, work: Pass, machines: Machines) -> None:
+def kill(kind: str, work: GenerationPass, machines: Machines) -> None:
     """Kill one process of a kind, and do what a person or a cloud would do then."""
     if kind == DRIVER:
         work.kill_driver()
@@ -160,10 +160,10 @@ def kill(kind: str, work: Pass, machines: Machines) -> None:
 
 
 def measure(
-    kind: str, folder: Path, num_rows: int, model: Model, machines: Machines
+    kind: str, folder: Path, num_rows: int, model: ServedModel, machines: Machines
 ) -> dict[str, Any]:
     """A pass in which something is killed."""
-    work = Pass(folder / kind.replace(" ", "-"), num_rows, model, machines)
+    work = GenerationPass(folder / kind.replace(" ", "-"), num_rows, model, machines)
     began = work.began
     work.wait_for(1)
     first = work.first_answer(0.0, set())
@@ -184,7 +184,7 @@ def measure(
     return {"value": num_begun / num_rows, "num_begun_again": again, **figures}
 
 
-def submission(folder: Path, model: Model, machines: Machines) -> dict[str, float]:
+def submission(folder: Path, model: ServedModel, machines: Machines) -> dict[str, float]:
     """Seconds from `ray job submit` of a small pass to its first answer, and to the job's end."""
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -208,7 +208,8 @@ def submission(folder: Path, model: Model, machines: Machines) -> dict[str, floa
 def run_job(folder: Path, location: str) -> None:
     """What the submitted job runs."""
     walk = Walk(
-        folder, folder, Model(location, 2048, "auto"), ENGINE, ("augment",), SECONDS_OF_AN_ANSWER,
+        folder, folder, ServedModel(location, 2048, "auto"), ENGINE, ("augment",),
+        SECONDS_OF_AN_ANSWER,
         log=str(folder / "log"), address="auto",
     )  # fmt: skip
     for _ in drive(walk):

@@ -19,7 +19,7 @@ import scripted
 from full_size import Walk, run_steps, write_segments, write_tokenizer
 
 from humpback_ray.config.placement import EnginePlacement
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 
 ENGINES_PER_NODE = 4
 NUM_PLACES = 64  # of an engine
@@ -43,7 +43,7 @@ def nodes(num_engines: int) -> Iterator[str]:
             cluster.shutdown()
 
 
-def measure(num_engines: int, rows: int, folder: Path, model: Model) -> dict[str, Any]:
+def measure(num_engines: int, rows: int, folder: Path, model: ServedModel) -> dict[str, Any]:
     """Rows/s of each engine while all are at work."""
     source = folder / f"{num_engines}"
     (log := source / "log").mkdir(parents=True)

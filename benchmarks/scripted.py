@@ -17,7 +17,7 @@ from pathlib import Path
 
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.rows import Finish
-from humpback_ray.serving.requests import Generation, Model, Request
+from humpback_ray.serving.requests import Generation, Request, ServedModel
 
 BEGUN = ".begun"
 INSTRUCTION = (
@@ -37,7 +37,7 @@ class LatencyEngine:
     """
 
     def __init__(
-        self, model: Model, placement: EnginePlacement, *, seconds: float, sigma: float = 0.0,
+        self, model: ServedModel, placement: EnginePlacement, *, seconds: float, sigma: float = 0.0,
         log: str = "",
     ) -> None:  # fmt: skip
         self._log = Path(log) / f"{os.getpid()}" if log else None

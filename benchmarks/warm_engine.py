@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from humpback_ray.config.placement import EnginePlacement
-from humpback_ray.serving.requests import Model, Request
+from humpback_ray.serving.requests import Request, ServedModel
 from humpback_ray.serving.vllm_engine import VLLMEngine
 
 
@@ -15,7 +15,12 @@ class WarmEngine(VLLMEngine):
     """Answers some requests of its own first, then writes the time and its processor seconds."""
 
     def __init__(
-        self, model: Model, placement: EnginePlacement, *, warm_up: list[Request], ready_file: str
+        self,
+        model: ServedModel,
+        placement: EnginePlacement,
+        *,
+        warm_up: list[Request],
+        ready_file: str,
     ) -> None:
         super().__init__(model, placement)
         for number, request in enumerate(warm_up):

@@ -179,7 +179,7 @@ def plan(
         )
         line = ""
         if rows is None:
-            estimates, line = extrapolate.measured_instead(loaded, folder, machines, estimates)
+            estimates, line = extrapolate.replace_by_probe(loaded, folder, machines, estimates)
         _print_estimates(loaded.name, estimates, machines, gpu_hour, line)
         return
     columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
@@ -259,7 +259,7 @@ def _print_probe(report: extrapolate.Report, gpu_hour: float | None) -> None:
         if name != "money" or gpu_hour is not None:
             table.add_column(name, no_wrap=name not in ("rows or steps", "95%"))
 
-    def add(name: str, stages: list[extrapolate.Measured], *cells: str) -> None:
+    def add(name: str, stages: list[extrapolate.StageForecast], *cells: str) -> None:
         seconds = sum(stage.seconds for stage in stages)
         low, high = (sum(stage.interval[at] for stage in stages) for at in (0, 1))
         between = f"{clock.duration(low)} to {clock.duration(high)}" if low < high else ""
@@ -295,15 +295,15 @@ def doctor(
     """Look at a cluster and say what is missing for a recipe; exit code 2 if something is."""
     from humpback_ray import pipeline
     from humpback_ray.cluster import connect, nodes
-    from humpback_ray.cluster.doctor import exit_code, judge, paths_to_see
+    from humpback_ray.cluster.doctor import exit_code, find_problems, paths_to_see
 
     loaded = load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
     sources: list[str] = []
     pipeline.stages_of(loaded, folder, missing=sources)
     connect.join_cluster(loaded)
-    cluster = nodes.examine(folder, paths_to_see(loaded))
-    findings = judge(loaded, folder, cluster, sources)
+    cluster = nodes.inspect_nodes(folder, paths_to_see(loaded))
+    findings = find_problems(loaded, folder, cluster, sources)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:

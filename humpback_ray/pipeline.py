@@ -32,8 +32,8 @@ from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.execution.stage import Source, Stage
 from humpback_ray.method import prompts
 from humpback_ray.rows import Direction
-from humpback_ray.serving.generate import Pass
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.generate import GenerationPass
+from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import (
     augment,
     base,
@@ -259,7 +259,7 @@ class _Method:
             ),
         )
 
-    def rating(self, t: int, candidates: str, rater: Stage) -> Pass:
+    def rating(self, t: int, candidates: str, rater: Stage) -> GenerationPass:
         settings = self.settings.rating
         quantization = None if settings.weights == "as_stored" else settings.weights
         return rate.ratings_of(
@@ -338,8 +338,8 @@ class _Method:
             "random_seed": self.settings.random_seed,
         }
 
-    def served(self, model: Stage | Source) -> Model:
-        return Model(
+    def served(self, model: Stage | Source) -> ServedModel:
+        return ServedModel(
             self.folder(model),
             self.settings.context_length,
             self.settings.dtype,

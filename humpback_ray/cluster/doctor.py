@@ -1,8 +1,8 @@
 """Whether a cluster has what a recipe needs: found, wanted, verdict, and the way out.
 
-The judgement is arithmetic over what `nodes.py` has found, and starts nothing. A run makes its
-must-haves sure by `check_room` and `check_shared` before its first stage; `humpback doctor` shows
-all of it. Importing this loads neither ray nor torch nor vllm.
+The judgement is arithmetic over what `nodes.py` has found, and starts nothing. A run checks its
+must-haves (`preflight.py`) before its first stage; `humpback doctor` shows all of it. Importing
+this loads neither ray nor torch nor vllm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from humpback_ray import storage
 from humpback_ray.cluster import capacity, nodes
-from humpback_ray.cluster.nodes import Cluster, Node
+from humpback_ray.cluster.nodes import ClusterReport, Node
 from humpback_ray.cluster.preflight import within_reach
 from humpback_ray.config.placement import EnginePlacement, TrainingPlacement
 from humpback_ray.config.recipe import Recipe
@@ -67,8 +67,8 @@ def paths_to_see(recipe: Recipe) -> list[str]:
     return [path for path in map(storage.absolute, locations) if os.path.exists(path)]
 
 
-def judge(
-    recipe: Recipe, run_folder: str, cluster: Cluster, sources: Sequence[str] = ()
+def find_problems(
+    recipe: Recipe, run_folder: str, cluster: ClusterReport, sources: Sequence[str] = ()
 ) -> list[Finding]:
     """What there is of all that a run of this recipe needs.
 
@@ -78,7 +78,7 @@ def judge(
         cluster: as `nodes.examine` has found it.
         sources: a line for each source of the recipe that is not there.
     """
-    return _Judgement(recipe, run_folder, cluster).findings() + _sources(sources)
+    return _Inspection(recipe, run_folder, cluster).findings() + _sources(sources)
 
 
 def _sources(missing: Sequence[str]) -> list[Finding]:
@@ -92,10 +92,10 @@ def _sources(missing: Sequence[str]) -> list[Finding]:
 
 
 @dataclass(frozen=True)
-class _Judgement:
+class _Inspection:
     recipe: Recipe
     run_folder: str
-    cluster: Cluster
+    cluster: ClusterReport
 
     def findings(self) -> list[Finding]:
         parts = (
@@ -175,7 +175,7 @@ class _Judgement:
         least, most = placement.min_engines, placement.max_engines
         wanted = _from_to(least, most)
         wanted += f" with {capacity.describe(bundles, placement.across_nodes)} each"
-        return self.room_for(
+        return self.capacity_for(
             "engines", wanted + (", twice" if num_pools > 1 else ""), count, least, most,
             bundles[0],
             "placement.engine (device, tensor_parallel_size, accelerator_type)",
@@ -190,13 +190,13 @@ class _Judgement:
             return sum(capacity.num_bundles(bundle, resources) for resources in there)
 
         wanted = f"{_from_to(least, most)} with {capacity.describe([bundle], across=True)} each"
-        return self.room_for(
+        return self.capacity_for(
             "training workers", wanted, count, least, most, bundle,
             "placement.training (device, num_workers, accelerator_type)",
             asks_for_nodes=True,
         )  # fmt: skip
 
-    def room_for(
+    def capacity_for(
         self,
         check: str,
         wanted: str,
@@ -209,12 +209,12 @@ class _Judgement:
         asks_for_nodes: bool,
     ) -> list[Finding]:
         """Whether so many fit now, or when the autoscaler has brought what it may."""
-        now, growth = count(self.resources), self.cluster.growth
+        now, autoscaler_limits = count(self.resources), self.cluster.autoscaler_limits
         found = f"room for {min(now, most)}: {capacity.describe_nodes(self.resources)}"
         if now >= most:
             return [Finding(check, found, wanted)]
-        if growth is not None:
-            later = count(within_reach(self.cluster.nodes, growth, bundle))
+        if autoscaler_limits is not None:
+            later = count(within_reach(self.cluster.nodes, autoscaler_limits, bundle))
             found += f"; with all that the autoscaler may bring, room for {min(later, most)}"
             if later >= least and asks_for_nodes:
                 return [Finding(check, found, wanted)]
@@ -362,18 +362,20 @@ class _Judgement:
         if self.cluster.run_problem:
             found = f"cannot be written: {self.cluster.run_problem}"
             return [Finding(check, found, wanted, Verdict.MISSING, "choose another with --run")]
-        blind = [
+        not_seeing = [
             node.name for node in self.answering if node.report and not node.report.sees_marker
         ]
         unseen = [node.name for node in self.answering if not node.is_seen_by_driver]
-        if blind or unseen:
-            found = (
-                f"{self.run_folder}: the driver's file is not seen by {', '.join(blind)}" if blind
-                else f"{self.run_folder}: the driver does not see what {', '.join(unseen)} wrote"
-            )  # fmt: skip
+        if not_seeing or unseen:
+            found = f"{self.run_folder}: the driver does not see what {', '.join(unseen)} wrote"
+            if not_seeing:
+                names = ", ".join(not_seeing)
+                found = f"{self.run_folder}: the driver's file is not seen by {names}"
             return [Finding(check, found, wanted, Verdict.MISSING, way_out)]
         found = f"{self.run_folder}: {len(self.answering)} of {len(self.answering)} nodes"
-        grows = self.cluster.growth is not None or self.recipe.placement.cluster.autoscaling
+        grows = (
+            self.cluster.autoscaler_limits is not None or self.recipe.placement.cluster.autoscaling
+        )
         if grows and "://" not in self.run_folder:
             later = f"nodes that come later must see it too: {way_out}"
             return [Finding(check, found, wanted, Verdict.WARNING, later)]

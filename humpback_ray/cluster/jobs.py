@@ -63,7 +63,7 @@ def address_in_environment() -> str | None:
     return os.environ.get("RAY_API_SERVER_ADDRESS") or default
 
 
-class Cluster(JobSubmissionClient):
+class JobServer(JobSubmissionClient):
     """The job server of a cluster with this machine's versions of Ray and Python."""
 
     def data(self, path: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Cluster(JobSubmissionClient):
         return socket.gethostname() in self.data("/nodes?view=hostNameList")["hostNameList"]
 
 
-def connect(given: str | None) -> Cluster:
+def connect(given: str | None) -> JobServer:
     """Reach a cluster's job server.
 
     Raises:
@@ -87,7 +87,7 @@ def connect(given: str | None) -> Cluster:
     # Ray takes this variable before the address that it is given.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
-        cluster = Cluster(address)
+        cluster = JobServer(address)
         _check_versions(address, cluster.data("/api/v0/cluster_metadata"))
     except AuthenticationError as error:
         is_missing = "Authentication failed" not in str(error)
@@ -135,7 +135,7 @@ def _check_versions(address: str, cluster: dict[str, Any]) -> None:
     )
 
 
-def run_on(cluster: Cluster, run: str) -> str:
+def run_on(cluster: JobServer, run: str) -> str:
     """The run's folder as the cluster's nodes name it, without a slash at its end.
 
     Raises:
@@ -152,7 +152,7 @@ def run_on(cluster: Cluster, run: str) -> str:
 # --- the jobs of a run --------------------------------------------------------------------------
 
 
-def submit(cluster: Cluster, submission: Submission) -> tuple[JobDetails, bool]:
+def submit(cluster: JobServer, submission: Submission) -> tuple[JobDetails, bool]:
     """Start the job, unless the run is running; returns the job, and whether it was started now.
 
     Raises:
@@ -206,7 +206,7 @@ def _check_joinable(job: JobDetails, submission: Submission) -> None:
         )
 
 
-def jobs_of(cluster: Cluster, run: str) -> list[JobDetails]:
+def jobs_of(cluster: JobServer, run: str) -> list[JobDetails]:
     """Jobs and drivers of a run on the cluster, in the order in which they began.
 
     Args:
@@ -233,7 +233,7 @@ def run_of(job: JobDetails) -> str | None:
     return run.rstrip("/") if run and is_ours else None
 
 
-def job_of(cluster: Cluster, run: str) -> JobDetails:
+def job_of(cluster: JobServer, run: str) -> JobDetails:
     """The last job of a run.
 
     Raises:
@@ -247,7 +247,7 @@ def job_of(cluster: Cluster, run: str) -> JobDetails:
     raise ValueError(f"no run {run} was submitted to {cluster.get_address()}: {known}")
 
 
-def follow(cluster: Cluster, name: str, write: Callable[[str], None]) -> JobDetails:
+def follow(cluster: JobServer, name: str, write: Callable[[str], None]) -> JobDetails:
     """Hand over a job's log as it comes, from its beginning, until the job has ended.
 
     A connection that is lost is made again, and goes on where it was.
@@ -278,7 +278,7 @@ def follow(cluster: Cluster, name: str, write: Callable[[str], None]) -> JobDeta
 class _Log:
     """What of a job's log has been handed over."""
 
-    def __init__(self, cluster: Cluster, name: str, write: Callable[[str], None]) -> None:
+    def __init__(self, cluster: JobServer, name: str, write: Callable[[str], None]) -> None:
         self._cluster, self._name, self._write = cluster, name, write
         self._num_written = 0  # characters
         self.last_heard = 0.0
@@ -294,7 +294,7 @@ class _Log:
                 self._num_written = num_read
 
 
-def stop(cluster: Cluster, name: str) -> JobDetails:
+def stop(cluster: JobServer, name: str) -> JobDetails:
     """Stop a job and wait until it has ended; a training saves a checkpoint first.
 
     Raises:
@@ -318,7 +318,7 @@ def exit_code(job: JobDetails) -> int:
     return job.driver_exit_code if job.driver_exit_code in (1, 2, 130) else 1
 
 
-def view(cluster: Cluster, job: JobDetails, num_lines: int = 10) -> dict[str, Any]:
+def view(cluster: JobServer, job: JobDetails, num_lines: int = 10) -> dict[str, Any]:
     """What the job server knows of a job, for people and programs; times in seconds since 1970."""
     lines = cluster.get_job_logs(job.submission_id).splitlines()
     message = (job.message or "").strip().splitlines()

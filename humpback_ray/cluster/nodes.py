@@ -65,7 +65,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Gpu:
+class NodeGpu:
     """One GPU as its driver names it."""
 
     name: str
@@ -86,14 +86,14 @@ class NodeReport:
     """What a process on a node finds there."""
 
     versions: Mapping[str, str]  # of `PACKAGES` that are installed, of Python and of our own code
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[NodeGpu, ...]
     disks: Mapping[str, Disk]  # `temporary` (TMPDIR), `ray` (its sessions and spilled objects), run
     shared_memory: int | None  # size of /dev/shm; None where there is none
     uses_token: bool
     listening: Mapping[int, tuple[str, ...]]  # addresses on which a port is listened on
     sees_marker: bool  # the file that the driver has put into the run's folder
     missing_paths: tuple[str, ...]  # of those asked about
-    growth: Growth | None  # of an autoscaler that runs here
+    autoscaler_limits: AutoscalerLimits | None  # of an autoscaler that runs here
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class NodeType:
 
 
 @dataclass(frozen=True)
-class Growth:
+class AutoscalerLimits:
     """What an autoscaler may have beside the head."""
 
     types: tuple[NodeType, ...]
@@ -128,7 +128,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterReport:
     """All nodes, seen from the driver."""
 
     nodes: tuple[Node, ...]
@@ -136,13 +136,15 @@ class Cluster:
     gcs_port: int = 0
     dashboard_port: int = 0
     run_problem: str = ""  # why the driver cannot write into the run's folder
-    growth: Growth | None = None  # None: there is no autoscaler, or it does not say
+    autoscaler_limits: AutoscalerLimits | None = (
+        None  # None: there is no autoscaler, or it does not say
+    )
 
 
 # --- asking -------------------------------------------------------------------------------------
 
 
-def examine(run_folder: str, paths: Sequence[str]) -> Cluster:
+def inspect_nodes(run_folder: str, paths: Sequence[str]) -> ClusterReport:
     """Ask every living node of the cluster that this process has joined.
 
     Args:
@@ -165,19 +167,23 @@ def examine(run_folder: str, paths: Sequence[str]) -> Cluster:
         reports = ask("")
     examined = zip(living, reports, seen, strict=True)
     found = tuple(_examined(node, report, is_seen) for node, report, is_seen in examined)
-    told = (node.report.growth for node in found if node.report and node.report.growth)
-    return Cluster(
+    told = (
+        node.report.autoscaler_limits
+        for node in found
+        if node.report and node.report.autoscaler_limits
+    )
+    return ClusterReport(
         found, _report(run_folder, list(paths), gcs_address, ""), _port(gcs_address),
         _port(get_dashboard_url() or ""), problem, next(told, None),
     )  # fmt: skip
 
 
-def alive() -> list[Node]:
+def living_nodes() -> list[Node]:
     """The living nodes, without asking them anything."""
     return [_node(node) for node in _living()]
 
 
-def blind(run_folder: str) -> list[str]:
+def nodes_not_seeing(run_folder: str) -> list[str]:
     """Names of the nodes that do not see what the driver writes into the run's folder."""
     living = _living()
     with _marker(run_folder) as marker:
@@ -186,13 +192,13 @@ def blind(run_folder: str) -> list[str]:
     return [_name(node) for node, sees in zip(living, answers, strict=True) if sees is False]
 
 
-def growth() -> Growth | None:
+def autoscaler_limits() -> AutoscalerLimits | None:
     """What an autoscaler on the head node may have at most; None where none says so."""
     import ray
 
     heads = [node for node in _living() if _is_head(node)]
-    answers = _on_each(heads, read_growth, ray.get_runtime_context().gcs_address)
-    return next((found for found in answers if isinstance(found, Growth)), None)
+    answers = _on_each(heads, read_autoscaler_limits, ray.get_runtime_context().gcs_address)
+    return next((found for found in answers if isinstance(found, AutoscalerLimits)), None)
 
 
 def _living() -> list[dict[str, Any]]:
@@ -345,7 +351,7 @@ def _report(run_folder: str, paths: list[str], gcs_address: str, marker: str) ->
         listening=listening(),
         sees_marker=bool(marker) and _sees(marker),
         missing_paths=tuple(path for path in paths if not os.path.exists(path)),
-        growth=read_growth(gcs_address),
+        autoscaler_limits=read_autoscaler_limits(gcs_address),
     )
 
 
@@ -370,14 +376,14 @@ def _code() -> str:
     return digest.hexdigest()[:8]
 
 
-def gpus() -> tuple[Gpu, ...]:
+def gpus() -> tuple[NodeGpu, ...]:
     """All GPUs of this node, given to this process or not, as NVIDIA's driver lists them."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     if shutil.which(command[0]) is None:
         return ()
     listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     rows = [line.rpartition(", ") for line in listed.stdout.splitlines()]
-    return tuple(Gpu(name, int(mib) * MIB) for name, _, mib in rows if mib.isdigit())
+    return tuple(NodeGpu(name, int(mib) * MIB) for name, _, mib in rows if mib.isdigit())
 
 
 def disk(folder: str) -> Disk:
@@ -397,7 +403,7 @@ def listening() -> dict[int, tuple[str, ...]]:
     return {port: tuple(sorted(addresses)) for port, addresses in found.items()}
 
 
-def read_growth(gcs_address: str) -> Growth | None:
+def read_autoscaler_limits(gcs_address: str) -> AutoscalerLimits | None:
     """What the autoscaler of this cluster may start, where its process runs on this node.
 
     Ray 2.60 keeps it nowhere else that a driver could read: the file is in the arguments of the
@@ -411,11 +417,11 @@ def read_growth(gcs_address: str) -> Growth | None:
         if is_ours and "--autoscaling-config" in given:
             path = os.path.expanduser(given["--autoscaling-config"])
             with suppress(OSError), open(path, encoding="utf-8") as file:
-                return growth_of(yaml.safe_load(file))
+                return limits_in(yaml.safe_load(file))
     return None
 
 
-def growth_of(config: Mapping[str, Any]) -> Growth:
+def limits_in(config: Mapping[str, Any]) -> AutoscalerLimits:
     """The worker types of a cluster's configuration, each with its limit and that of all."""
     limit = int(config.get("max_workers", 2))  # Ray's default, for a type too
     types = (
@@ -423,4 +429,4 @@ def growth_of(config: Mapping[str, Any]) -> Growth:
         for name, kind in config.get("available_node_types", {}).items()
         if name != config.get("head_node_type")
     )
-    return Growth(tuple(types), limit)
+    return AutoscalerLimits(tuple(types), limit)

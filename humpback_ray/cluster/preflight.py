@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from humpback_ray.cluster import capacity, nodes
-from humpback_ray.cluster.nodes import Growth, Node
+from humpback_ray.cluster.nodes import AutoscalerLimits, Node
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.sizing.architecture import known_architecture
 from humpback_ray.sizing.memory import check_engine_fits
@@ -17,29 +17,37 @@ GENERATING = frozenset({"augment", "rate", "evaluate"})
 
 
 def within_reach(
-    there: Iterable[Node], growth: Growth, bundle: capacity.Resources
+    there: Iterable[Node], autoscaler_limits: AutoscalerLimits, bundle: capacity.Resources
 ) -> list[capacity.Resources]:
     """What there may be at most: the head, and the autoscaler's best for a bundle up to its limit.
 
     Nodes that are there now are the autoscaler's own, of its types.
     """
     heads = [node.resources for node in there if node.is_head]
-    return heads + _best(growth, bundle)
+    return heads + _best(autoscaler_limits, bundle)
 
 
-def _best(growth: Growth, bundle: capacity.Resources) -> list[capacity.Resources]:
+def _best(
+    autoscaler_limits: AutoscalerLimits, bundle: capacity.Resources
+) -> list[capacity.Resources]:
     types = sorted(
-        growth.types, key=lambda kind: capacity.num_bundles(bundle, kind.resources), reverse=True
+        autoscaler_limits.types,
+        key=lambda kind: capacity.num_bundles(bundle, kind.resources),
+        reverse=True,
     )
-    found = [kind.resources for kind in types for _ in range(min(kind.max_nodes, growth.max_nodes))]
-    return found[: growth.max_nodes]
+    found = [
+        kind.resources
+        for kind in types
+        for _ in range(min(kind.max_nodes, autoscaler_limits.max_nodes))
+    ]
+    return found[: autoscaler_limits.max_nodes]
 
 
-def check_room(
+def check_capacity(
     recipe: Recipe,
     kinds: Collection[str],
     there: Sequence[Node],
-    ask_growth: Callable[[], Growth | None],
+    ask_autoscaler_limits: Callable[[], AutoscalerLimits | None],
 ) -> None:
     """Refuse engines and training workers that the cluster and its autoscaler can never have.
 
@@ -72,22 +80,23 @@ def check_room(
         try:
             check([node.resources for node in there], grown=False)
         except ValueError:
-            growth = ask_growth()
-            if growth is not None:
-                check(within_reach(there, growth, bundle), grown=True)
+            autoscaler_limits = ask_autoscaler_limits()
+            if autoscaler_limits is not None:
+                check(within_reach(there, autoscaler_limits, bundle), grown=True)
             elif not placement.cluster.autoscaling:
                 raise
 
 
-def check_shared(run_folder: str, blind: Sequence[str]) -> None:
+def check_shared(run_folder: str, nodes_not_seeing: Sequence[str]) -> None:
     """Refuse a run folder that nodes do not see.
 
     Raises:
         ValueError: the nodes, and the ways out.
     """
-    if blind:
+    if nodes_not_seeing:
         raise ValueError(
-            f"the run folder {run_folder} is not seen by {len(blind)} node(s): {', '.join(blind)}; "
+            f"the run folder {run_folder} is not seen by {len(nodes_not_seeing)} node(s): "
+            f"{', '.join(nodes_not_seeing)}; "
             "mount it on every node at the same path, or give a URL that all nodes reach "
             "(s3://, gs://) with --run"
         )
@@ -99,10 +108,10 @@ def check_cluster(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> No
     Raises:
         ValueError: no room for engines or workers, or a node that does not see the run's folder.
     """
-    there = nodes.alive()
-    check_room(recipe, kinds, there, nodes.growth)
+    there = nodes.living_nodes()
+    check_capacity(recipe, kinds, there, nodes.autoscaler_limits)
     if len(there) > 1:
-        check_shared(run_folder, nodes.blind(run_folder))
+        check_shared(run_folder, nodes.nodes_not_seeing(run_folder))
 
 
 def check_engines_fit(recipe: Recipe) -> None:

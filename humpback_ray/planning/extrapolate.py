@@ -38,7 +38,7 @@ HALF_WIDTHS = (12.7, 4.3, 3.2, 2.8, 2.6, 2.4, 2.4, 2.3, 2.3)
 
 
 @dataclass(frozen=True)
-class Measured:
+class StageForecast:
     """A stage of the real run: fixed + number of units x seconds of each."""
 
     path: str
@@ -81,7 +81,7 @@ class Report:
     num_rows: int
     num_segments: int
     num_gpus: int  # of the cluster: all are paid for as long as the run lasts
-    stages: list[Measured]
+    stages: list[StageForecast]
     notes: list[str]
 
 
@@ -97,7 +97,7 @@ def relative_error(values: Sequence[float]) -> float:
     return width * statistics.stdev(values) / math.sqrt(len(values)) / mean if mean else 0.0
 
 
-def measure(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> list[Measured]:
+def extrapolate(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> list[StageForecast]:
     """Every stage of the real run as the sample says.
 
     Args:
@@ -113,7 +113,7 @@ def measure(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> list[Me
             stage = _training(recipe, path, sample)
         else:
             record = sample.done.get(path) or sample.records.get(_stand_in(path))
-            stage = Measured(path, record["seconds"] if record else 0.0)
+            stage = StageForecast(path, record["seconds"] if record else 0.0)
         stages.append(replace(stage, is_done=path in sample.done))
     return _overlapped(stages) if recipe.placement.engine.one_stream else stages
 
@@ -126,7 +126,7 @@ def _stand_in(path: str) -> str:
     return "forward-0/model" if path == "iter-1/model" else path
 
 
-def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> Measured:
+def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> StageForecast:
     record = sample.records[_stand_in(path)]
     engine, num_rows = recipe.placement.engine, record["num_rows"]
     if kind != "evaluate":
@@ -136,7 +136,7 @@ def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> Measure
     busy = min(engines["busy_seconds"] if engines else record["seconds"], record["seconds"])
     # A batch goes to one engine.
     num_engines = min(engine.max_engines, -(-num_rows // engine.rows_per_batch)) if engines else 1
-    return Measured(
+    return StageForecast(
         path,
         fixed_seconds=record["seconds"] - busy,
         unit="rows",
@@ -147,7 +147,7 @@ def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> Measure
     )
 
 
-def _training(recipe: Recipe, path: str, sample: Sample) -> Measured:
+def _training(recipe: Recipe, path: str, sample: Sample) -> StageForecast:
     record, steps = sample.records[_stand_in(path)], sample.steps[_stand_in(path)]
     rates = [1 / step["tokens_per_second"] for step in steps[1:] or steps]
     token_seconds = statistics.median(rates)
@@ -157,7 +157,7 @@ def _training(recipe: Recipe, path: str, sample: Sample) -> Measured:
     batch_size, num_steps = schedule(num_examples, estimate.training_settings(recipe, path))
     num_saves = (num_steps - 1) // recipe.placement.training.checkpoint_every
     saving = num_saves * statistics.mean(saves) if saves else 0.0
-    return Measured(
+    return StageForecast(
         path,
         fixed_seconds=max(record["seconds"] - sum(saves) - num_tokens * token_seconds, 0.0),
         unit="steps",
@@ -181,10 +181,10 @@ def _examples(recipe: Recipe, path: str, sample: Sample) -> tuple[int, float]:
     return num_examples, num_tokens / num_examples
 
 
-def _overlapped(stages: list[Measured]) -> list[Measured]:
+def _overlapped(stages: list[StageForecast]) -> list[StageForecast]:
     """The first rating while the candidates come: the slower of the two, and nothing after it."""
     (rating,) = (stage for stage in stages if stage.path == "iter-1/rated")
-    changes: dict[str, Measured] = {rating.path: Measured(rating.path, 0.0)}
+    changes: dict[str, StageForecast] = {rating.path: StageForecast(rating.path, 0.0)}
     (candidates,) = (stage for stage in stages if stage.path == "candidates")
     slower = max(candidates, rating, key=lambda stage: stage.unit_seconds)
     changes["candidates"] = replace(slower, path="candidates", is_done=candidates.is_done)
@@ -212,7 +212,7 @@ def write(report: Report, run_folder: str) -> None:
     storage.write_json(storage.join(run_folder, RESULT), content)
 
 
-def measured_instead(
+def replace_by_probe(
     recipe: Recipe,
     run_folder: str,
     hardware: Hardware,

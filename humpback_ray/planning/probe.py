@@ -31,7 +31,7 @@ from humpback_ray.method.tokens import example_ids
 from humpback_ray.planning import extrapolate
 from humpback_ray.planning.extrapolate import Records, Sample
 from humpback_ray.rows import SegmentOutcome
-from humpback_ray.serving.requests import Model, load_tokenizer
+from humpback_ray.serving.requests import ServedModel, load_tokenizer
 
 FOLDER = "_probe"  # in the run's folder
 NUM_STEPS = 8  # of a training: the first warms up, the others are measured
@@ -69,7 +69,7 @@ def run(run_folder: str, num_rows: int, console: Console) -> extrapolate.Report:
         sample.num_rows,
         sample.num_segments,
         _num_gpus(recipe),
-        extrapolate.measure(recipe, {stage.path: stage.kind for stage in stages}, sample),
+        extrapolate.extrapolate(recipe, {stage.path: stage.kind for stage in stages}, sample),
         _notes(recipe, run_folder, num_rows, sample),
     )
     extrapolate.write(report, run_folder)
@@ -222,7 +222,7 @@ def _web_tokens(cut: Recipe, folder: str) -> float:
     max_length = settings.forward_training.max_length
     trusted = isinstance(settings.base, PretrainedBase) and settings.base.trust_remote_code
     location = storage.join(folder, "forward-0/model")
-    model = Model(location, settings.context_length, settings.dtype, trusted)
+    model = ServedModel(location, settings.context_length, settings.dtype, trusted)
     tokenizer = load_tokenizer(model)
     table = tables.read_table(storage.join(folder, "candidates/rows"), ["instruction", "response"])
     examples = [

@@ -147,7 +147,7 @@ class Endpoint:
         """None of ours."""
         return []
 
-    def num_deaths(self) -> int:
+    def num_restarts(self) -> int:
         """None of ours can die."""
         return 0
 
@@ -167,12 +167,12 @@ def _key(limits: EndpointPlacement) -> SecretStr | None:
 def _try_endpoint(client: Client, settings: RatingSettings) -> None:
     """One request before all others: a wrong url, key or model is one line, not one a row."""
 
-    async def ask() -> Reply:
+    async def prepare_request() -> Reply:
         async with client() as session:
             return (await session.post(client.url, data=payload)).reply
 
     payload = _Body.of(Prompt("Reply with one line: Score: 3", 0), settings).model_dump_json()
-    generation = generation_of(asyncio.run(ask()), settings)
+    generation = generation_of(asyncio.run(prepare_request()), settings)
     if generation.finish not in (Finish.STOP, Finish.LENGTH):
         raise ValueError(
             f"{client.url} cannot rate as {client.endpoint.model}: {generation.text} (see "

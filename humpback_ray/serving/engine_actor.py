@@ -27,15 +27,21 @@ from ray.util import (
 from humpback_ray import tables
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.rows import Finish
-from humpback_ray.serving.engine_registry import Tally
+from humpback_ray.serving.engine_registry import EngineCounters
 from humpback_ray.serving.failures import EngineFailed
-from humpback_ray.serving.requests import Exchange, Generation, Request, ask, load_tokenizer
+from humpback_ray.serving.requests import (
+    Generation,
+    Request,
+    RowTask,
+    load_tokenizer,
+    prepare_request,
+)
 from humpback_ray.serving.watchdog import Watchdog
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 # A batch that was inside when an engine died may have had nothing to do with it. After as many
 # deaths it is asked alone, and after one more in parts, until the row that ends engines is found.
-DEATHS_BEFORE_ALONE = 2
+KILLS_BEFORE_ALONE = 2
 NUM_PARTS = 8
 
 logger = logging.getLogger("humpback_ray.engine")
@@ -46,25 +52,25 @@ class EngineActor:
 
     def __init__(
         self,
-        exchange: Exchange,
+        task: RowTask,
         placement: EnginePlacement,
         tags: dict[str, str],
-        serve: Callable[..., Any],
-        ledger: Any,
+        make_engine: Callable[..., Any],
+        registry: Any,
         save: Callable[[pa.Table], pa.Table] | None,
     ) -> None:
         self._save = save
-        self._exchange, self._placement, self._ledger = exchange, placement, ledger
+        self._task, self._placement, self._registry = task, placement, registry
         self._id = ray.get_runtime_context().get_actor_id()
-        self._tally, self._num_steps = Tally(), 0
-        self._exported, self._metrics = Tally(), _Metrics(tags)
+        self._counters, self._num_steps = EngineCounters(), 0
+        self._exported, self._metrics = EngineCounters(), _Metrics(tags)
         self._inbox: queue.SimpleQueue[tuple[Request, Future[Generation]]] = queue.SimpleQueue()
         self._tokenizing = threading.Lock()
-        self._turns = _Turns()
+        self._turns = SharedOrExclusive()
         self._began = time.monotonic()
         self._engine: Any = None
         self._failure = ray.get(
-            ledger.starting.remote(
+            registry.starting.remote(
                 self._id,
                 socket.gethostname(),
                 os.getpid(),
@@ -75,31 +81,31 @@ class EngineActor:
         if self._failure:
             return
         self._watchdog = Watchdog(placement.stall_seconds)
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
-        self._failure = self._start(serve)
+        threading.Thread(target=self._send_heartbeats, name="beat", daemon=True).start()
+        self._failure = self._start(make_engine)
 
-    def _start(self, serve: Callable[..., Any]) -> str:
+    def _start(self, make_engine: Callable[..., Any]) -> str:
         """Start the engine in the thread that will step it; returns why it cannot start, if so."""
         ready: Future[None] = Future()
         # Threads of PyTorch's pool belong to the thread that first used them: an engine stepped by
         # another one than has built it is 7% slower on CPUs (benchmarks/LOG.md).
         threading.Thread(
-            target=self._serve, args=(serve, ready), name="engine", daemon=True
+            target=self._build_and_step, args=(make_engine, ready), name="engine", daemon=True
         ).start()
         try:
             ready.result()
         except Exception as error:  # whatever an engine dies of at its start is said
             logger.exception("the engine cannot start")
             message = f"the engine cannot start on {socket.gethostname()}: {_one_line(error)}"
-            ray.get(self._ledger.not_started.remote(self._id, message))
+            ray.get(self._registry.not_started.remote(self._id, message))
             # An engine on a good node takes longer to start than one on a bad node to fail.
-            while (can_start := ray.get(self._ledger.can_start.remote())) is None:
-                time.sleep(BEAT_SECONDS)
+            while (can_start := ray.get(self._registry.can_start.remote())) is None:
+                time.sleep(HEARTBEAT_SECONDS)
             if can_start:
                 # This is a matter of this node, and Ray starts the engine again.
                 os._exit(1)
             return message
-        ray.get(self._ledger.started.remote(self._id, time.monotonic() - self._began))
+        ray.get(self._registry.started.remote(self._id, time.monotonic() - self._began))
         return ""
 
     # --- batches: called by Ray Data, in several threads --------------------------------------
@@ -108,31 +114,33 @@ class EngineActor:
         if self._failure:
             raise EngineFailed(self._failure)
         rows = batch.to_pylist()
-        num_deaths = ray.get(self._ledger.deaths.remote(self._key(rows)))
-        if num_deaths < DEATHS_BEFORE_ALONE:
+        num_restarts = ray.get(self._registry.num_kills_with.remote(self._key(rows)))
+        if num_restarts < KILLS_BEFORE_ALONE:
             with self._turns.together():
                 made = self._answer_inside(rows)
         else:
             with self._turns.alone():
-                made = self._answer_in_parts(rows, num_deaths - DEATHS_BEFORE_ALONE)
-        answers = tables.to_table(made, self._exchange.row_type)
+                made = self._answer_in_parts(rows, num_restarts - KILLS_BEFORE_ALONE)
+        answers = tables.to_table(made, self._task.row_type)
         return self._save(answers) if self._save else answers
 
     def _key(self, rows: Sequence[dict[str, Any]]) -> str:
-        ids = "\n".join(row[self._exchange.id_column] for row in rows)
+        ids = "\n".join(row[self._task.id_column] for row in rows)
         return hashlib.sha256(ids.encode()).hexdigest()
 
     def _answer_inside(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer rows; the ledger knows that they, and no batch that waits, are in the engine."""
         key = self._key(rows)
-        ray.get(self._ledger.begin.remote(self._id, key))
+        ray.get(self._registry.begin.remote(self._id, key))
         made = self._answer(rows)
-        ray.get(self._ledger.end.remote(self._id, key, replace(self._tally)))
+        ray.get(self._registry.end.remote(self._id, key, replace(self._counters)))
         return made
 
-    def _answer_in_parts(self, rows: list[dict[str, Any]], num_deaths: int) -> list[dict[str, Any]]:
+    def _answer_in_parts(
+        self, rows: list[dict[str, Any]], num_restarts: int
+    ) -> list[dict[str, Any]]:
         """Answer rows with which engines have died: all at once, then in parts, to single rows."""
-        if not num_deaths:
+        if not num_restarts:
             return self._answer_inside(rows)
         if len(rows) == 1:
             return self._refuse(rows[0])
@@ -140,42 +148,42 @@ class EngineActor:
         size = -(-len(rows) // NUM_PARTS)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            deaths_of_part = ray.get(self._ledger.deaths.remote(self._key(part)))
+            deaths_of_part = ray.get(self._registry.num_kills_with.remote(self._key(part)))
             made += self._answer_in_parts(part, deaths_of_part)
         return made
 
     def _refuse(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """A row that has ended engines is not asked again."""
         with self._tokenizing:
-            asked = ask(row, self._exchange, self._tokenizer)
-        generation = Generation("", Finish.ENGINE_ERROR, len(asked.request.prompt_ids))
-        return [self._exchange.to_row(row | {"was_cut": asked.was_cut}, generation)]
+            prepared = prepare_request(row, self._task, self._tokenizer)
+        generation = Generation("", Finish.ENGINE_ERROR, len(prepared.request.prompt_ids))
+        return [self._task.to_row(row | {"was_cut": prepared.was_cut}, generation)]
 
     def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        exchange = self._exchange
+        task = self._task
         waiting: list[tuple[dict[str, Any], Future[Generation]]] = []
         for row in rows:
             # One at a time: a tokenizer is not made for several threads.
             with self._tokenizing:
-                asked = ask(row, exchange, self._tokenizer)
-            if asked.refusal is Finish.PROMPT_TOO_LONG and exchange.leave_long:
+                prepared = prepare_request(row, task, self._tokenizer)
+            if prepared.refusal is Finish.PROMPT_TOO_LONG and task.leave_long:
                 continue
             answer: Future[Generation] = Future()
-            if asked.refusal:
-                num_prompt = len(asked.request.prompt_ids)
-                answer.set_result(Generation("", asked.refusal, num_prompt))
+            if prepared.refusal:
+                num_prompt = len(prepared.request.prompt_ids)
+                answer.set_result(Generation("", prepared.refusal, num_prompt))
             else:
-                self._inbox.put((asked.request, answer))
-            waiting.append((row | {"was_cut": asked.was_cut}, answer))
-        return [exchange.to_row(row, answer.result()) for row, answer in waiting]
+                self._inbox.put((prepared.request, answer))
+            waiting.append((row | {"was_cut": prepared.was_cut}, answer))
+        return [task.to_row(row, answer.result()) for row, answer in waiting]
 
     # --- the engine's own thread --------------------------------------------------------------
 
-    def _serve(self, serve: Callable[..., Any], ready: Future[None]) -> None:
+    def _build_and_step(self, make_engine: Callable[..., Any], ready: Future[None]) -> None:
         """Build, feed and step the engine for ever; if it breaks, Ray restarts the process."""
         try:
-            self._tokenizer = load_tokenizer(self._exchange.model)
-            self._engine = serve(self._exchange.model, self._placement)
+            self._tokenizer = load_tokenizer(self._task.model)
+            self._engine = make_engine(self._task.model, self._placement)
         except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
             ready.set_exception(error)
             return
@@ -184,7 +192,7 @@ class EngineActor:
             self._loop()
         except Exception as error:  # an engine that has raised can answer no more
             logger.exception("the engine has died")
-            ray.get(self._ledger.failed.remote(_one_line(error)))
+            ray.get(self._registry.failed.remote(_one_line(error)))
             os._exit(1)
 
     def _loop(self) -> None:
@@ -196,7 +204,7 @@ class EngineActor:
             else:
                 request, answer = self._inbox.get()
                 if not answers:
-                    self._tally.idle_seconds += time.monotonic() - began
+                    self._counters.idle_seconds += time.monotonic() - began
                     began = time.monotonic()
                 try:
                     self._engine.add(str(number), request)
@@ -205,21 +213,21 @@ class EngineActor:
                     logger.warning("the engine refuses a request: %s", error)
                     num_prompt = len(request.prompt_ids)
                     answer.set_result(Generation("", Finish.ENGINE_ERROR, num_prompt))
-            self._tally.busy_seconds += time.monotonic() - began
+            self._counters.busy_seconds += time.monotonic() - began
 
     def _step(self, answers: dict[str, Future[Generation]]) -> None:
         for key, generation in self._engine.step():
-            tally = self._tally
-            tally.num_rows += 1
-            tally.num_prompt_tokens += generation.num_prompt_tokens
-            tally.num_generated_tokens += generation.num_generated_tokens
-            tally.num_cached_tokens += generation.num_cached_tokens
+            counters = self._counters
+            counters.num_rows += 1
+            counters.num_prompt_tokens += generation.num_prompt_tokens
+            counters.num_generated_tokens += generation.num_generated_tokens
+            counters.num_cached_tokens += generation.num_cached_tokens
             answers.pop(key).set_result(generation)
         self._num_steps += 1
 
     # --- the beat -----------------------------------------------------------------------------
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         """Tell the watchdog, the ledger and the metrics every second how far the engine is."""
         while True:
             num_requests = self._engine.num_unfinished if self._engine is not None else 0
@@ -228,14 +236,14 @@ class EngineActor:
                 self._watchdog.tell(self._num_steps, num_requests)
             elif time.monotonic() - self._began < self._placement.start_seconds:
                 self._watchdog.tell(0, 0)
-            now = replace(self._tally)
-            self._ledger.beat.remote(self._id, now, num_requests)
+            now = replace(self._counters)
+            self._registry.heartbeat.remote(self._id, now, num_requests)
             self._metrics.export(self._exported, now, num_requests)
             self._exported = now
-            time.sleep(BEAT_SECONDS)
+            time.sleep(HEARTBEAT_SECONDS)
 
 
-class _Turns:
+class SharedOrExclusive:
     """Many batches share the engine, or one has it alone."""
 
     def __init__(self) -> None:
@@ -293,7 +301,7 @@ class _Metrics:
         for metric in [*self._counters.values(), self._requests]:
             metric.set_default_tags(tags)
 
-    def export(self, before: Tally, now: Tally, num_requests: int) -> None:
+    def export(self, before: EngineCounters, now: EngineCounters, num_requests: int) -> None:
         for name, counter in self._counters.items():
             if (more := getattr(now, name) - getattr(before, name)) > 0:
                 counter.inc(more)

@@ -13,7 +13,7 @@ from typing import Any
 
 
 @dataclass
-class Tally:
+class EngineCounters:
     """What one engine, or all of them, have done. Sums, so tallies can be added up."""
 
     num_rows: int = 0
@@ -23,8 +23,10 @@ class Tally:
     busy_seconds: float = 0.0  # with at least one request in the engine
     idle_seconds: float = 0.0  # started, with none
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: EngineCounters) -> EngineCounters:
+        return EngineCounters(
+            *(getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
+        )
 
     @property
     def idle_share(self) -> float:
@@ -44,28 +46,28 @@ class Engine:
     group: str = ""  # id of its placement group
     is_starting: bool = False
     is_running: bool = False
-    num_lives: int = 0
+    num_starts: int = 0
     start_seconds: float = 0.0  # of its last life
-    before: Tally = field(default_factory=Tally)  # of earlier lives
-    now: Tally = field(default_factory=Tally)
+    before: EngineCounters = field(default_factory=EngineCounters)  # of earlier lives
+    now: EngineCounters = field(default_factory=EngineCounters)
     num_requests: int = 0  # in the engine at the last beat
     in_flight: dict[str, float] = field(default_factory=dict)  # batch to the time it was begun
 
     @property
-    def tally(self) -> Tally:
+    def counters(self) -> EngineCounters:
         """What it has done in all its lives."""
         return self.before + self.now
 
 
-class Ledger:
+class EngineRegistry:
     """The ledger; `pool.py` runs it as an actor, tests call it as it is."""
 
-    def __init__(self, max_deaths: int) -> None:
-        self._max_deaths = max_deaths
+    def __init__(self, max_restarts: int) -> None:
+        self._max_restarts = max_restarts
         self._engines: dict[str, Engine] = {}
-        self._deaths: Counter[str] = Counter()  # of an engine while it held a batch
-        self._deaths_in_a_row = 0
-        self._num_deaths = 0
+        self._kills_with: Counter[str] = Counter()  # of an engine while it held a batch
+        self._restarts_in_a_row = 0
+        self._num_restarts = 0
         self._has_started = False
         self._last_error = ""
 
@@ -78,18 +80,18 @@ class Ledger:
             Why it must not go on, or nothing.
         """
         engine = self._engines.setdefault(engine_id, Engine(engine_id))
-        if engine.num_lives:
-            self._deaths.update(engine.in_flight.keys())
-            self._deaths_in_a_row += 1
-            self._num_deaths += 1
-            engine.before, engine.now = engine.tally, Tally()
+        if engine.num_starts:
+            self._kills_with.update(engine.in_flight.keys())
+            self._restarts_in_a_row += 1
+            self._num_restarts += 1
+            engine.before, engine.now = engine.counters, EngineCounters()
         engine.in_flight.clear()
         engine.is_starting, engine.is_running = True, False
-        engine.num_lives += 1
+        engine.num_starts += 1
         engine.host, engine.pid, engine.actor, engine.group = host, pid, actor, group
-        if self._deaths_in_a_row > self._max_deaths:
+        if self._restarts_in_a_row > self._max_restarts:
             return (
-                f"engines have died {self._deaths_in_a_row} times without finishing a batch in "
+                f"engines have died {self._restarts_in_a_row} times without finishing a batch in "
                 f"between; the last error: {self._last_error or 'none was reported (killed?)'}"
             )
         return ""
@@ -121,22 +123,22 @@ class Ledger:
         """An engine is about to die, of this."""
         self._last_error = error
 
-    def deaths(self, batch: str) -> int:
+    def num_kills_with(self, batch: str) -> int:
         """How often an engine has died with a batch inside."""
-        return self._deaths[batch]
+        return self._kills_with[batch]
 
     def begin(self, engine_id: str, batch: str) -> None:
         """A batch goes into an engine."""
         self._engines[engine_id].in_flight[batch] = time.time()
 
-    def end(self, engine_id: str, batch: str, now: Tally) -> None:
+    def end(self, engine_id: str, batch: str, now: EngineCounters) -> None:
         """A batch has come out of an engine, which has done this much in this life."""
         engine = self._engines[engine_id]
         engine.in_flight.pop(batch, None)
         engine.now = now
-        self._deaths_in_a_row = 0
+        self._restarts_in_a_row = 0
 
-    def beat(self, engine_id: str, now: Tally, num_requests: int) -> None:
+    def heartbeat(self, engine_id: str, now: EngineCounters, num_requests: int) -> None:
         """An engine is alive and has done this much in this life."""
         engine = self._engines[engine_id]
         engine.now, engine.num_requests = now, num_requests
@@ -145,6 +147,6 @@ class Ledger:
         """Every engine that has ever begun."""
         return list(self._engines.values())
 
-    def num_deaths(self) -> int:
+    def num_restarts(self) -> int:
         """Engines that died and were started again."""
-        return self._num_deaths
+        return self._num_restarts

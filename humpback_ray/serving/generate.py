@@ -31,10 +31,10 @@ from humpback_ray.execution.gauges import OF_GENERATION, Gauges
 from humpback_ray.execution.progress import polling
 from humpback_ray.execution.stage import Context
 from humpback_ray.serving.endpoint import Endpoint
-from humpback_ray.serving.engine_registry import Engine, Tally
+from humpback_ray.serving.engine_registry import Engine, EngineCounters
 from humpback_ray.serving.failures import explain
-from humpback_ray.serving.pool import Pool
-from humpback_ray.serving.requests import Exchange
+from humpback_ray.serving.pool import EnginePool
+from humpback_ray.serving.requests import RowTask
 from humpback_ray.serving.vllm_engine import VLLMEngine
 
 CPU_ENGINE_START_SECONDS = 30.0  # of a small model on two cores, up to the first rows
@@ -49,46 +49,48 @@ TAIL_SHARE = 0.02  # of the rows: engines run empty at the end, which says nothi
 
 
 @dataclass(frozen=True)
-class Pass:
+class GenerationPass:
     """Rows of one folder through engines into another, one row in, one row out."""
 
     name: str  # of the stage, for people and metrics
     source: str
     target: str
-    exchange: Exchange
+    task: RowTask
     long_prompts: LongPromptSettings
     expand: Callable[[pa.Table], pa.Table] | None = None  # of source rows, before they are asked
-    serve: Callable[..., Any] = VLLMEngine
+    make_engine: Callable[..., Any] = VLLMEngine
     endpoint: Callable[[Placement], Endpoint] | None = None  # answers in place of our engines
 
-    def pool(self, placement: Placement, num_pools: int = 1, run: str = "") -> Pool | Endpoint:
+    def pool(
+        self, placement: Placement, num_pools: int = 1, run: str = ""
+    ) -> EnginePool | Endpoint:
         """What answers the rows of a run, by its name; `num_pools` share the cluster."""
         if self.endpoint is not None:
             return self.endpoint(placement)
-        return Pool(
-            self.exchange,
+        return EnginePool(
+            self.task,
             placement.engine,
             self.name,
-            self.serve,
+            self.make_engine,
             autoscaling=placement.cluster.autoscaling,
             num_pools=num_pools,
             run=run,
         )
 
-    def exchanges(self) -> list[Exchange]:
+    def tasks(self) -> list[RowTask]:
         """What to ask first, and what for the rows that this leaves out."""
-        exchange, long_prompts = self.exchange, self.long_prompts
+        task, long_prompts = self.task, self.long_prompts
         if long_prompts.policy == "truncate_response":
-            return [replace(exchange, cut_long=True)]
+            return [replace(task, cut_long=True)]
         if long_prompts.policy == "drop":
-            return [exchange]
+            return [task]
         assert long_prompts.context_length is not None
-        model = replace(exchange.model, context_length=long_prompts.context_length)
-        return [replace(exchange, leave_long=True), replace(exchange, model=model)]
+        model = replace(task.model, context_length=long_prompts.context_length)
+        return [replace(task, leave_long=True), replace(task, model=model)]
 
 
 @dataclass(frozen=True)
-class Standing:
+class PassState:
     """How far a pass is, from the rows on disk."""
 
     num_wanted: int
@@ -101,7 +103,7 @@ class Standing:
         return self.num_wanted - self.num_saved
 
 
-def run_pass(context: Context, work: Pass) -> dict[str, Any]:
+def run_pass(context: Context, work: GenerationPass) -> dict[str, Any]:
     """Bring every row of `work.source` into `work.target` once; returns figures for the record.
 
     Raises:
@@ -109,12 +111,14 @@ def run_pass(context: Context, work: Pass) -> dict[str, Any]:
             be written: one line.
     """
     report = _Report()
-    for exchange in work.exchanges():
-        _stream_until_saved(context, [replace(work, exchange=exchange)], report)
+    for task in work.tasks():
+        _stream_until_saved(context, [replace(work, task=task)], report)
     return report.figures()
 
 
-def run_passes_at_once(context: Context, first: Pass, second: Pass) -> dict[str, Any]:
+def run_passes_at_once(
+    context: Context, first: GenerationPass, second: GenerationPass
+) -> dict[str, Any]:
     """Two passes as one stream: what the first has answered, the second asks about at once."""
     assert second.source == first.target, "the second pass starts from what the first one saves"
     report = _Report()
@@ -122,14 +126,14 @@ def run_passes_at_once(context: Context, first: Pass, second: Pass) -> dict[str,
     return report.figures()
 
 
-def _stream_until_saved(context: Context, works: list[Pass], report: _Report) -> None:
+def _stream_until_saved(context: Context, works: list[GenerationPass], report: _Report) -> None:
     num_failures = 0
     found = [standing(work, repair=True) for work in works]
     while any(each.num_missing for each in found):
         before = sum(each.num_saved for each in found)
         try:
             _stream(context, works, found, report)
-            if works[-1].exchange.leave_long:
+            if works[-1].task.leave_long:
                 return
         except RayError as error:
             if line := explain(error):
@@ -146,11 +150,13 @@ def _stream_until_saved(context: Context, works: list[Pass], report: _Report) ->
         assert num_failures <= MAX_FAILURES, f"rows stay missing: {found}"
 
 
-def _stream(context: Context, works: list[Pass], found: list[Standing], report: _Report) -> None:
+def _stream(
+    context: Context, works: list[GenerationPass], found: list[PassState], report: _Report
+) -> None:
     """Send the rows that are not saved yet through the engines of each pass."""
     placement = context.placement.engine
     with ExitStack() as stack:
-        pools: list[Pool | Endpoint] = [
+        pools: list[EnginePool | Endpoint] = [
             work.pool(context.placement, len(works), context.run) for work in works
         ]
         for pool in pools:
@@ -175,7 +181,7 @@ def _stream(context: Context, works: list[Pass], found: list[Standing], report: 
         report.add(pools, progress)
 
 
-def _rows_to_do(work: Pass, rows_per_batch: int) -> ray.data.Dataset | None:
+def _rows_to_do(work: GenerationPass, rows_per_batch: int) -> ray.data.Dataset | None:
     """The rows of the source that are not in the target, in blocks of one batch."""
     filesystem, path = storage.arrow_filesystem(work.source)
     files = tables.parquet_files(filesystem, path)
@@ -184,12 +190,12 @@ def _rows_to_do(work: Pass, rows_per_batch: int) -> ray.data.Dataset | None:
     rows = ray.data.read_parquet(files, filesystem=filesystem)
     if work.expand is not None:
         rows = rows.map_batches(work.expand, batch_format="pyarrow")
-    saved = tables.id_column(work.target, work.exchange.id_column)
+    saved = tables.id_column(work.target, work.task.id_column)
     if len(saved):
         rows = rows.map_batches(
             _not_saved,
             batch_format="pyarrow",
-            fn_kwargs={"saved": saved, "id_column": work.exchange.id_column},
+            fn_kwargs={"saved": saved, "id_column": work.task.id_column},
         )
     # A batch is the unit of resume; the reader alone would make one block of a small file.
     return rows.repartition(target_num_rows_per_block=rows_per_batch)
@@ -199,10 +205,10 @@ def _not_saved(table: pa.Table, saved: pa.Array, id_column: str) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table[id_column], value_set=saved)))
 
 
-def _save(table: pa.Table, work: Pass, keep: bool) -> pa.Table:
+def _save(table: pa.Table, work: GenerationPass, keep: bool) -> pa.Table:
     """Write a batch as one file named by its ids: written again, it is the same file."""
-    id_column = work.exchange.id_column
-    table = tables.conform(table, work.exchange.row_type)
+    id_column = work.task.id_column
+    table = tables.conform(table, work.task.row_type)
     if table.num_rows:
         ids = "\n".join(sorted(table[id_column].to_pylist()))
         name = f"part-{hashlib.sha256(ids.encode()).hexdigest()[:16]}"
@@ -213,14 +219,14 @@ def _save(table: pa.Table, work: Pass, keep: bool) -> pa.Table:
 # --- looking at what is saved: in a task, so that the driver holds no ids -------------------------
 
 
-def standing(work: Pass, *, repair: bool = False) -> Standing:
+def standing(work: GenerationPass, *, repair: bool = False) -> PassState:
     """Compare the target's ids with the source's; `repair` first drops rows that came twice."""
     return ray.get(_standing.remote(work, repair))
 
 
 @ray.remote
-def _standing(work: Pass, repair: bool) -> Standing:
-    id_column = work.exchange.id_column
+def _standing(work: GenerationPass, repair: bool) -> PassState:
+    id_column = work.task.id_column
     wanted = _wanted_ids(work)
     saved = tables.id_column(work.target, id_column)
     distinct = pc.unique(saved)
@@ -228,14 +234,14 @@ def _standing(work: Pass, repair: bool) -> Standing:
         _drop_repeated(work.target, id_column)
     unknown = pc.sum(pc.invert(pc.is_in(distinct, value_set=wanted))).as_py() or 0
     assert not unknown, f"{unknown} rows of {work.target} are not of {work.source}"
-    return Standing(len(wanted), len(distinct), len(saved) - len(distinct), unknown)
+    return PassState(len(wanted), len(distinct), len(saved) - len(distinct), unknown)
 
 
-def _wanted_ids(work: Pass) -> pa.Array:
+def _wanted_ids(work: GenerationPass) -> pa.Array:
     if work.expand is None:
-        return tables.id_column(work.source, work.exchange.id_column)
+        return tables.id_column(work.source, work.task.id_column)
     batches = [
-        work.expand(pa.Table.from_batches([batch]))[work.exchange.id_column].combine_chunks()
+        work.expand(pa.Table.from_batches([batch]))[work.task.id_column].combine_chunks()
         for batch in tables.scan(work.source)
     ]
     return pa.concat_arrays(batches) if batches else pa.array([], pa.string())
@@ -265,18 +271,18 @@ class _Progress:
     def __init__(
         self,
         context: Context,
-        work: Pass,
+        work: GenerationPass,
         num_wanted: int,
         num_saved: int,
-        pools: list[Pool | Endpoint],
+        pools: list[EnginePool | Endpoint],
     ) -> None:
         self._context, self._name, self._pools = context, work.name, pools
         self._num_wanted, self.num_saved = num_wanted, num_saved
         self._num_to_do = num_wanted - num_saved
         self._num_engines = sum(pool.num_wanted for pool in pools)
-        self._then = (time.monotonic(), num_saved, Tally())
+        self._then = (time.monotonic(), num_saved, EngineCounters())
         self._gauges = Gauges(OF_GENERATION, context.run, work.name)
-        self.before_tail = Tally()
+        self.before_tail = EngineCounters()
 
     def end(self) -> None:
         """Show that no engine is left; a gauge would keep its last value for ever."""
@@ -284,10 +290,10 @@ class _Progress:
 
     def poll(self) -> None:
         for pool in self._pools:
-            if isinstance(pool, Pool):
+            if isinstance(pool, EnginePool):
                 pool.give_up_stranded()
         engines = [engine for pool in self._pools for engine in pool.engines()]
-        tally, num_running = total(engines), sum(engine.is_running for engine in engines)
+        counters, num_running = total(engines), sum(engine.is_running for engine in engines)
         self._gauges.set(
             {
                 "rows_saved": self.num_saved,
@@ -297,8 +303,8 @@ class _Progress:
             }
         )
         if self._num_wanted - self.num_saved > TAIL_SHARE * self._num_to_do:
-            self.before_tail = tally
-        if not tally.num_rows and self._num_engines:
+            self.before_tail = counters
+        if not counters.num_rows and self._num_engines:
             on_cpu = self._context.placement.engine.device == "cpu"
             waiting = "" if engines else self._waiting()
             self._context.progress.say(
@@ -307,7 +313,7 @@ class _Progress:
                 CPU_ENGINE_START_SECONDS if on_cpu and engines else None,
             )
             return
-        rates = self._rates(tally)
+        rates = self._rates(counters)
         self._context.progress.update(
             self.num_saved,
             self._num_wanted,
@@ -316,7 +322,7 @@ class _Progress:
             f"{num_running} of {self._num_engines} engines{straggler(engines, time.time())}",
         )
         if time.monotonic() - self._then[0] >= METRICS_SECONDS:
-            self._then = (time.monotonic(), self.num_saved, tally)
+            self._then = (time.monotonic(), self.num_saved, counters)
             self._context.metrics.add(
                 stage=self._name,
                 rows=self.num_saved,
@@ -328,17 +334,18 @@ class _Progress:
 
     def _waiting(self) -> str:
         """What the cluster must have room for before an engine can begin."""
-        needs = {pool.need for pool in self._pools if isinstance(pool, Pool)}
+        needs = {pool.need for pool in self._pools if isinstance(pool, EnginePool)}
         return f"; waiting for a place with {' and '.join(sorted(needs))}"
 
-    def _rates(self, tally: Tally) -> dict[str, float]:
+    def _rates(self, counters: EngineCounters) -> dict[str, float]:
         """Per second since the last line of metrics."""
         then, num_saved, last = self._then
         seconds = max(time.monotonic() - then, 1e-3)
         counts = {
             "rows_per_second": self.num_saved - num_saved,
-            "prompt_tokens_per_second": tally.num_prompt_tokens - last.num_prompt_tokens,
-            "generated_tokens_per_second": tally.num_generated_tokens - last.num_generated_tokens,
+            "prompt_tokens_per_second": counters.num_prompt_tokens - last.num_prompt_tokens,
+            "generated_tokens_per_second": counters.num_generated_tokens
+            - last.num_generated_tokens,
         }
         return {name: round(count / seconds, 2) for name, count in counts.items()}
 
@@ -354,9 +361,9 @@ def straggler(engines: list[Engine], now: float) -> str:
     return f", a batch since {clock.duration(now - begun)} on {host} (process {pid})"
 
 
-def total(engines: list[Engine]) -> Tally:
+def total(engines: list[Engine]) -> EngineCounters:
     """What engines have done together, in all their lives."""
-    return sum((engine.tally for engine in engines), Tally())
+    return sum((engine.counters for engine in engines), EngineCounters())
 
 
 class _Report:
@@ -364,13 +371,13 @@ class _Report:
 
     def __init__(self) -> None:
         self._engines: list[Engine] = []
-        self._num_deaths = 0
-        self._before_tail = Tally()
+        self._num_restarts = 0
+        self._before_tail = EngineCounters()
 
-    def add(self, pools: list[Pool | Endpoint], progress: _Progress) -> None:
+    def add(self, pools: list[EnginePool | Endpoint], progress: _Progress) -> None:
         for pool in pools:
             self._engines += pool.engines()
-            self._num_deaths += pool.num_deaths()
+            self._num_restarts += pool.num_restarts()
         self._before_tail += progress.before_tail
 
     def figures(self) -> dict[str, Any]:
@@ -383,7 +390,7 @@ class _Report:
             **determinism,
             "engines": {
                 "num_engines": len(self._engines),
-                "num_restarts": self._num_deaths,
+                "num_restarts": self._num_restarts,
                 "longest_start_seconds": round(start, 1),
                 "idle_share_before_tail": round(self._before_tail.idle_share, 4),
                 "busy_seconds": round(done.busy_seconds, 2),

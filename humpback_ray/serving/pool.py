@@ -33,11 +33,11 @@ from humpback_ray.cluster import capacity
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.serving import vllm_engine
 from humpback_ray.serving.engine_actor import EngineActor
-from humpback_ray.serving.engine_registry import Engine, Ledger
-from humpback_ray.serving.requests import Exchange
+from humpback_ray.serving.engine_registry import Engine, EngineRegistry
+from humpback_ray.serving.requests import RowTask
 
 
-class Pool:
+class EnginePool:
     """The engines of one pass, from the first to the last row. A context manager.
 
     Args:
@@ -53,16 +53,16 @@ class Pool:
 
     def __init__(
         self,
-        exchange: Exchange,
+        task: RowTask,
         placement: EnginePlacement,
         name: str,
-        serve: Callable[..., Any] = vllm_engine.VLLMEngine,
+        make_engine: Callable[..., Any] = vllm_engine.VLLMEngine,
         *,
         autoscaling: bool = False,
         num_pools: int = 1,
         run: str = "",
     ) -> None:
-        self._exchange, self._placement, self._serve = exchange, placement, serve
+        self._task, self._placement, self._build_and_step = task, placement, make_engine
         self._tags = {"run": run, "stage": name}
         self._autoscaling, self._num_pools = autoscaling, num_pools
         self.num_wanted = placement.max_engines  # engines that are asked for
@@ -70,12 +70,12 @@ class Pool:
         self._num_placed = 0
         self._stranded: dict[str, float] = {}  # placement groups by when they lost their node
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> EnginePool:
         if not self._autoscaling:
             self.num_wanted = min(self.num_wanted, self._num_engines_that_fit())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._ledger = (
-            ray.remote(Ledger)
+        self._registry = (
+            ray.remote(EngineRegistry)
             .options(num_cpus=0, scheduling_strategy=here)
             .remote(self._placement.max_restarts)
         )
@@ -90,7 +90,7 @@ class Pool:
         # Ray Data removes no placement group: without this the next stage finds the devices taken.
         for group in self._groups:
             remove_placement_group(group)
-        ray.kill(self._ledger)
+        ray.kill(self._registry)
 
     def through(
         self, rows: ray.data.Dataset, save: Callable[[pa.Table], pa.Table] | None = None
@@ -107,11 +107,11 @@ class Pool:
         return rows.map_batches(
             EngineActor,
             fn_constructor_kwargs={
-                "exchange": self._exchange,
+                "task": self._task,
                 "placement": placement,
                 "tags": self._tags,
-                "serve": self._serve,
-                "ledger": self._ledger,
+                "make_engine": self._build_and_step,
+                "registry": self._registry,
                 "save": save,
             },
             batch_size=None,
@@ -186,8 +186,8 @@ class Pool:
 
     def engines(self) -> list[Engine]:
         """Every engine that has begun, with what it has done."""
-        return ray.get(self._ledger.engines.remote())
+        return ray.get(self._registry.engines.remote())
 
-    def num_deaths(self) -> int:
+    def num_restarts(self) -> int:
         """Engines that died and were started again."""
-        return ray.get(self._ledger.num_deaths.remote())
+        return ray.get(self._registry.num_restarts.remote())

@@ -12,7 +12,7 @@ from humpback_ray.rows import Finish
 
 
 @dataclass(frozen=True)
-class Model:
+class ServedModel:
     """A model as the engines serve it. Every field decides what is generated."""
 
     location: str  # folder, URL or hub id
@@ -49,13 +49,13 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class RowTask:
     """How a table's rows become requests and the answers become another table's rows.
 
     One row in, one row out: a row that cannot be asked or answered comes out with its reason.
     """
 
-    model: Model
+    model: ServedModel
     id_column: str  # unique, and the same before and after
     row_type: type  # of the rows that come out
     to_request: Callable[[dict[str, Any], Any], Request]  # (row, tokenizer)
@@ -72,7 +72,7 @@ def row_seed(random_seed: int, row_id: str, round_: str) -> int:
 
 
 @cache
-def load_tokenizer(model: Model) -> Any:
+def load_tokenizer(model: ServedModel) -> Any:
     """The tokenizer of a model, loaded once in each process."""
     from transformers import AutoTokenizer
 
@@ -84,7 +84,7 @@ def load_tokenizer(model: Model) -> Any:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreparedRequest:
     """A row's request as it goes to the engine, or the reason why it must not."""
 
     request: Request
@@ -92,36 +92,36 @@ class Asked:
     was_cut: bool = False  # the long text was shortened until the prompt fitted
 
 
-def ask(row: dict[str, Any], exchange: Exchange, tokenizer: Any) -> Asked:
+def prepare_request(row: dict[str, Any], task: RowTask, tokenizer: Any) -> PreparedRequest:
     """The request of a row under the exchange's context length.
 
     Where the exchange says so, the long text of a prompt that does not fit is cut at its end. The
     cut depends on the row, the tokenizer and the context alone, so it is the same wherever the row
     is asked.
     """
-    limit = exchange.model.context_length
-    request = exchange.to_request(row, tokenizer)
+    limit = task.model.context_length
+    request = task.to_request(row, tokenizer)
     if not request.prompt_ids:
-        return Asked(request, Finish.EMPTY_PROMPT)
+        return PreparedRequest(request, Finish.EMPTY_PROMPT)
     was_cut = False
-    if exchange.cut_long and len(request.prompt_ids) >= limit:
-        request, was_cut = _cut(row, request, exchange, tokenizer), True
+    if task.cut_long and len(request.prompt_ids) >= limit:
+        request, was_cut = _cut(row, request, task, tokenizer), True
     num_prompt = len(request.prompt_ids)
     if num_prompt >= limit:
-        return Asked(request, Finish.PROMPT_TOO_LONG)
+        return PreparedRequest(request, Finish.PROMPT_TOO_LONG)
     # What is left of the context bounds the answer.
     fitting = replace(request, max_tokens=max(min(request.max_tokens, limit - num_prompt), 1))
-    return Asked(fitting, was_cut=was_cut)
+    return PreparedRequest(fitting, was_cut=was_cut)
 
 
-def _cut(row: dict[str, Any], request: Request, exchange: Exchange, tokenizer: Any) -> Request:
-    limit = exchange.model.context_length
+def _cut(row: dict[str, Any], request: Request, task: RowTask, tokenizer: Any) -> Request:
+    limit = task.model.context_length
     room = limit - min(request.max_tokens, limit // 2)
-    text = row[exchange.long_column]
+    text = row[task.long_column]
     while text and len(request.prompt_ids) > room:
         num_prompt = len(request.prompt_ids)
         # By the prompt's mean characters per token, and by at least one character for each token.
         num_kept = min(len(text) * room // num_prompt, len(text) - (num_prompt - room))
         text = text[: max(num_kept, 0)]
-        request = exchange.to_request(row | {exchange.long_column: text}, tokenizer)
+        request = task.to_request(row | {task.long_column: text}, tokenizer)
     return request

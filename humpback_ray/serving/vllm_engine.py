@@ -16,7 +16,7 @@ from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.model_folders import first_alone, local_folder
 from humpback_ray.rows import Finish
 from humpback_ray.serving import vllm_plugin
-from humpback_ray.serving.requests import Generation, Model, Request, load_tokenizer
+from humpback_ray.serving.requests import Generation, Request, ServedModel, load_tokenizer
 
 
 def environment(placement: EnginePlacement) -> dict[str, str]:
@@ -40,7 +40,7 @@ def environment(placement: EnginePlacement) -> dict[str, str]:
     return variables
 
 
-def arguments(model: Model, placement: EnginePlacement) -> dict[str, Any]:
+def arguments(model: ServedModel, placement: EnginePlacement) -> dict[str, Any]:
     """vLLM's engine arguments for a model at a placement."""
     parallel = placement.tensor_parallel_size * placement.pipeline_parallel_size
     found: dict[str, Any] = {
@@ -73,7 +73,7 @@ def arguments(model: Model, placement: EnginePlacement) -> dict[str, Any]:
 class VLLMEngine:
     """Takes requests at any time and gives whole answers back, in the order they are finished."""
 
-    def __init__(self, model: Model, placement: EnginePlacement) -> None:
+    def __init__(self, model: ServedModel, placement: EnginePlacement) -> None:
         from vllm import EngineArgs, LLMEngine
         from vllm.usage.usage_lib import UsageContext
 

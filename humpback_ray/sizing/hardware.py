@@ -13,7 +13,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuModel:
     """One kind of GPU as its data sheet has it."""
 
     name: str
@@ -47,13 +47,13 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A100-40", 39.5, 312, 1555, 300, 200),
-        Gpu("A100-80", 79.1, 312, 2039, 300, 200),
-        Gpu("H100", 79.1, 989, 3350, 450, 400),
-        Gpu("H200", 139.0, 989, 4800, 450, 400),
-        Gpu("L40S", 44.4, 362, 864, 32, 12.5),
-        Gpu("L4", 22.0, 121, 300, 32, 12.5),
-        Gpu("A10G", 22.0, 70, 600, 32, 12.5),
+        GpuModel("A100-40", 39.5, 312, 1555, 300, 200),
+        GpuModel("A100-80", 79.1, 312, 2039, 300, 200),
+        GpuModel("H100", 79.1, 989, 3350, 450, 400),
+        GpuModel("H200", 139.0, 989, 4800, 450, 400),
+        GpuModel("L40S", 44.4, 362, 864, 32, 12.5),
+        GpuModel("L4", 22.0, 121, 300, 32, 12.5),
+        GpuModel("A10G", 22.0, 70, 600, 32, 12.5),
     )
 }
 
@@ -62,7 +62,7 @@ GPUS = {
 class Hardware:
     """Nodes of equal GPUs."""
 
-    gpu: Gpu
+    gpu: GpuModel
     gpus_per_node: int
     num_nodes: int = 1
 

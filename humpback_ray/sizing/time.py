@@ -9,7 +9,7 @@ from humpback_ray.config.settings import (
     LoraSettings,
 )
 from humpback_ray.sizing.architecture import Architecture, bytes_of_dtype
-from humpback_ray.sizing.hardware import Gpu, Hardware
+from humpback_ray.sizing.hardware import GpuModel, Hardware
 from humpback_ray.sizing.memory import EngineFit, TrainingFit
 
 # --- efficiencies: shares of the data sheet's peak that a whole run reaches -----------------------
@@ -37,7 +37,7 @@ class GenerationWork:
 
 def generation_seconds(
     architecture: Architecture,
-    gpu: Gpu,
+    gpu: GpuModel,
     fit: EngineFit,
     *,
     num_engines: int,

@@ -14,13 +14,17 @@ from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
 from humpback_ray.execution.stage import Context, Result
 from humpback_ray.method import prompts, tokens
 from humpback_ray.rows import Candidate
-from humpback_ray.serving.generate import Pass, run_pass, run_passes_at_once
-from humpback_ray.serving.requests import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.serving.generate import GenerationPass, run_pass, run_passes_at_once
+from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
 from humpback_ray.serving.vllm_engine import VLLMEngine
 
 
 def run(
-    context: Context, *, work: Pass, rating: Pass, begin_rating: Callable[[], object]
+    context: Context,
+    *,
+    work: GenerationPass,
+    rating: GenerationPass,
+    begin_rating: Callable[[], object],
 ) -> Result:
     """Write the candidates of every segment; a generation that failed is one without instruction.
 
@@ -44,16 +48,16 @@ def candidates_of(
     segments: str,
     *,
     target: str,
-    backward_model: Model,
+    backward_model: ServedModel,
     tag: str,
     sampling: SamplingSettings,
     num_candidates: int,
     long_prompts: LongPromptSettings,
     random_seed: int,
-    serve: Callable[..., Any] = VLLMEngine,
-) -> Pass:
+    make_engine: Callable[..., Any] = VLLMEngine,
+) -> GenerationPass:
     """The pass that asks M_yx for `num_candidates` instructions for each segment."""
-    exchange = Exchange(
+    task = RowTask(
         model=backward_model,
         id_column="candidate_id",
         row_type=Candidate,
@@ -61,14 +65,14 @@ def candidates_of(
         to_row=to_candidate,
         long_column="text",
     )
-    return Pass(
+    return GenerationPass(
         "augment",
         segments,
         target,
-        exchange,
+        task,
         long_prompts,
         expand=partial(_numbered, num_candidates=num_candidates),
-        serve=serve,
+        make_engine=make_engine,
     )
 
 

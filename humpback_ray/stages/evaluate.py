@@ -18,8 +18,8 @@ from humpback_ray.config.settings import LongPromptSettings, PromptSettings, Sam
 from humpback_ray.execution.stage import Context, Result
 from humpback_ray.method import prompts, tokens
 from humpback_ray.rows import Evaluated, SeedPair, Task, TaskKind
-from humpback_ray.serving.generate import Pass, run_pass
-from humpback_ray.serving.requests import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.serving.generate import GenerationPass, run_pass
+from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
 from humpback_ray.serving.vllm_engine import VLLMEngine
 
 
@@ -27,13 +27,13 @@ def run(
     context: Context,
     *,
     name: str,
-    evaluated_model: Model,
+    evaluated_model: ServedModel,
     prompts_file: str,
     held_out: str,
     tags: PromptSettings,
     sampling: SamplingSettings,
     random_seed: int,
-    serve: Callable[..., Any] = VLLMEngine,
+    make_engine: Callable[..., Any] = VLLMEngine,
 ) -> Result:
     """Write `rows` and `outputs.json` of one model."""
     tasks = [
@@ -41,7 +41,7 @@ def run(
         *_pairs_to_score(tables.read_rows(held_out, SeedPair)),
     ]
     tables.write_rows(context.path("_tasks"), tasks, Task)
-    exchange = Exchange(
+    task = RowTask(
         model=evaluated_model,
         id_column="task_id",
         row_type=Evaluated,
@@ -50,13 +50,13 @@ def run(
     )
     engines = run_pass(
         context,
-        Pass(
+        GenerationPass(
             "evaluate",
             context.path("_tasks"),
             context.path("rows"),
-            exchange,
+            task,
             LongPromptSettings(),
-            serve=serve,
+            make_engine=make_engine,
         ),
     )
     storage.delete(context.path("_tasks"))

@@ -19,8 +19,8 @@ from humpback_ray.execution.stage import Context, Result
 from humpback_ray.method import prompts, rating, tokens
 from humpback_ray.rows import Finish, RatedPair, RatingOutcome
 from humpback_ray.serving import endpoint
-from humpback_ray.serving.generate import Pass, run_pass
-from humpback_ray.serving.requests import Exchange, Generation, Model, Request, row_seed
+from humpback_ray.serving.generate import GenerationPass, run_pass
+from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
 from humpback_ray.serving.vllm_engine import VLLMEngine
 
 # Outcomes of pairs that no rater could have scored; they do not speak against the rater.
@@ -28,7 +28,7 @@ NOT_PUT_TO_RATER = (RatingOutcome.NO_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG)
 NUM_SHOWN_FAILURES = 5
 
 
-def run(context: Context, *, work: Pass, settings: RatingSettings) -> Result:
+def run(context: Context, *, work: GenerationPass, settings: RatingSettings) -> Result:
     """Write one `RatedPair` for each candidate, whatever became of its rating.
 
     `mean` rates every candidate several times: the samples are rows of their own under `samples`,
@@ -50,16 +50,16 @@ def ratings_of(
     candidates: str,
     *,
     target: str,
-    rater: Model,
+    rater: ServedModel,
     template: str,
     settings: RatingSettings,
     long_prompts: LongPromptSettings,
     iteration: int,
     random_seed: int,
-    serve: Callable[..., Any] = VLLMEngine,
-) -> Pass:
+    make_engine: Callable[..., Any] = VLLMEngine,
+) -> GenerationPass:
     """The pass that asks M_(t-1) for one rating of each candidate, or for several with `mean`."""
-    exchange = Exchange(
+    task = RowTask(
         model=rater,
         id_column="candidate_id",
         row_type=RatedPair,
@@ -75,15 +75,15 @@ def ratings_of(
         random_seed=random_seed,
     )  # fmt: skip
     samples = partial(_repeated, num_samples=settings.num_samples)
-    return Pass(
+    return GenerationPass(
         f"rate-{iteration}",
         candidates,
         target,
-        exchange,
+        task,
         long_prompts,
         expand=samples if settings.method == "mean" else None,
-        serve=serve,
-        endpoint=partial(_endpoint, settings=settings, to_prompt=to_prompt, to_row=exchange.to_row)
+        make_engine=make_engine,
+        endpoint=partial(_endpoint, settings=settings, to_prompt=to_prompt, to_row=task.to_row)
         if settings.endpoint
         else None,
     )

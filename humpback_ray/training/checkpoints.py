@@ -43,7 +43,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocalCheckpoint:
     """A checkpoint as a folder of this node."""
 
     folder: str
@@ -176,7 +176,7 @@ def _first(message: str, layout: Layout) -> str:
 
 
 @contextmanager
-def latest(layout: Layout, rank: int) -> Iterator[Found | None]:
+def latest(layout: Layout, rank: int) -> Iterator[LocalCheckpoint | None]:
     """The training's latest checkpoint on this node's disk, in a form that `layout` can load.
 
     All ranks must enter and leave together.
@@ -190,10 +190,12 @@ def latest(layout: Layout, rank: int) -> Iterator[Found | None]:
     step = written_by.pop("step")
     with ExitStack() as stack:
         if Layout(**written_by) == layout:
-            yield Found(stack.enter_context(_own_files(checkpoint, rank)), is_universal=False)
+            yield LocalCheckpoint(
+                stack.enter_context(_own_files(checkpoint, rank)), is_universal=False
+            )
         else:
             folder = stack.enter_context(checkpoint.as_directory())
-            yield Found(stack.enter_context(_converted(folder, step)), is_universal=True)
+            yield LocalCheckpoint(stack.enter_context(_converted(folder, step)), is_universal=True)
 
 
 @contextmanager
@@ -284,7 +286,7 @@ def _fit_all_stages(folder: str, step: int) -> None:
         torch.save(num_steps, os.path.join(folder_of_tensor, "step.pt"))
 
 
-def load(engine: Any, found: Found | None) -> dict[str, Any]:
+def load(engine: Any, found: LocalCheckpoint | None) -> dict[str, Any]:
     """Restore the engine.
 
     Returns:

@@ -38,7 +38,7 @@ from humpback_ray.training.base_model import load_tokenizer
 from humpback_ray.training.batches import TokenizedSet
 from humpback_ray.training.deepspeed_engine import TrainingJob
 from humpback_ray.training.examples import tokenize
-from humpback_ray.training.mailbox import Desk
+from humpback_ray.training.mailbox import TrainingMailbox
 
 # Ray Train's guard of placement groups asks the dashboard whether the controller lives. Where there
 # is none, as on a cluster of one process, each training would wait 12 s for the guard to stop
@@ -132,7 +132,9 @@ def finetune(
             f"a batch of {batch_size} examples does not divide among {placement.num_workers} "
             f"training workers: set placement.training.num_workers to a divisor of {batch_size}"
         )
-    zero_stage, micro_batch_tokens = settle(base_model, settings, placement, batch_size)
+    zero_stage, micro_batch_tokens = choose_zero_and_micro_batch(
+        base_model, settings, placement, batch_size
+    )
     job = TrainingJob(
         base_model=base_model,
         revision=revision,
@@ -163,7 +165,7 @@ def finetune(
     )
 
 
-def settle(
+def choose_zero_and_micro_batch(
     base_model: str, settings: TrainingSettings, placement: TrainingPlacement, batch_size: int
 ) -> tuple[int, int]:
     """ZeRO stage and tokens of a micro-batch: what the placement says, or else what fits.
@@ -209,13 +211,13 @@ def _run_workers(
     min_capacity = min(job.settings.max_length, job.micro_batch_tokens)
     # On the driver's own node, so that it lives exactly as long as the driver can ask it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here)
-    desk = actor.remote(job.micro_batch_tokens, min_capacity)
+    actor = ray.remote(TrainingMailbox).options(num_cpus=0, scheduling_strategy=here)
+    mailbox = actor.remote(job.micro_batch_tokens, min_capacity)
     # Each halving of the micro-batches ends an attempt, and so does the last one that fails.
     num_halvings = (job.micro_batch_tokens // min_capacity).bit_length()
     trainer = TorchTrainer(
         loop.train,
-        train_loop_config={"job": job, "examples": ray.put(tokenized), "desk": desk},
+        train_loop_config={"job": job, "examples": ray.put(tokenized), "mailbox": mailbox},
         scaling_config=_scaling_config(job.placement),
         run_config=ray.train.RunConfig(
             # Ray Train finds the checkpoints of an earlier driver by storage path and name.
@@ -230,9 +232,9 @@ def _run_workers(
     )
     finished = threading.Event()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as pool:
-        delivery = pool.submit(_deliver, desk, on_step, on_notice, finished)
+        delivery = pool.submit(_deliver, mailbox, on_step, on_notice, finished)
         try:
-            with _terminated(desk.stop.remote) as was_terminated:
+            with _terminated(mailbox.stop.remote) as was_terminated:
                 fitted = trainer.fit()
         finally:
             finished.set()
@@ -280,7 +282,7 @@ def _terminated(stop: Callable[[], Any]) -> Iterator[threading.Event]:
 
 
 def _deliver(
-    desk: Any,
+    mailbox: Any,
     on_step: Callable[[dict[str, Any]], None] | None,
     on_notice: Callable[[str], None] | None,
     finished: threading.Event,
@@ -289,7 +291,7 @@ def _deliver(
     last_round = False
     while not last_round:
         last_round = finished.wait(POLL_SECONDS)
-        records, notices = ray.get(desk.take.remote())
+        records, notices = ray.get(mailbox.collect.remote())
         for record in records:
             if on_step is not None:
                 on_step(record)

@@ -34,30 +34,30 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     """The training function of one Ray Train worker.
 
     Args:
-        config: `job` (TrainingJob), `examples` (reference to a TokenizedSet) and `desk` (the actor
-            through which rank 0 and the driver talk).
+        config: `job` (TrainingJob), `examples` (reference to a TokenizedSet) and `mailbox` (the
+            actor through which rank 0 and the driver talk).
 
     Returns:
         `first_loss` and `last_loss` of the whole training, resumed or not; or `stopped`, why it
         ended before its last step.
     """
     job: TrainingJob = config["job"]
-    desk = config["desk"]
+    mailbox = config["mailbox"]
     rank = ray.train.get_context().get_world_rank()
     checkpoints.discard(job, rank)
-    capacity, refusal = ray.get(desk.begin.remote(rank))
+    capacity, refusal = ray.get(mailbox.begin.remote(rank))
     if refusal:
         return {"stopped": refusal}
-    with _exhaustion(desk):
-        return _train(job, ray.get(config["examples"]), desk, capacity)
+    with report_exhaustion(mailbox):
+        return _train(job, ray.get(config["examples"]), mailbox, capacity)
 
 
-def _train(job: TrainingJob, examples: TokenizedSet, desk: Any, capacity: int) -> dict[str, Any]:
+def _train(job: TrainingJob, examples: TokenizedSet, mailbox: Any, capacity: int) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     layout = Layout(num_workers, job.zero_stage)
     collate = batches.packed if job.placement.packing else batches.padded
-    talk = _Talk(desk, rank)
+    talk = RankChannel(mailbox, rank)
 
     if refusal := refuse_kernels(job):
         return {"stopped": refusal}
@@ -199,7 +199,7 @@ def try_largest(engine: Any, job: TrainingJob, capacity: int) -> None:
 
 
 @contextmanager
-def _exhaustion(desk: Any) -> Iterator[None]:
+def report_exhaustion(mailbox: Any) -> Iterator[None]:
     """Tell the driver when memory runs out, or a disk.
 
     The next attempt takes smaller micro-batches, or says that there must be none. The error ends
@@ -208,12 +208,12 @@ def _exhaustion(desk: Any) -> Iterator[None]:
     try:
         yield
     except checkpoints.DiskFull as error:
-        ray.get(desk.refuse.remote(str(error)))
+        ray.get(mailbox.refuse.remote(str(error)))
         raise
     except (RuntimeError, MemoryError) as error:
         is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if is_memory or "can't allocate memory" in str(error):
-            ray.get(desk.out_of_memory.remote())
+            ray.get(mailbox.out_of_memory.remote())
         raise
 
 
@@ -221,18 +221,18 @@ def _exhaustion(desk: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class StopSignals:
     """What the ranks have agreed on, the same on all of them."""
 
     stop: bool  # the driver wants to end: save and return
     leave: bool  # a node is about to go: save
 
 
-class _Talk:
+class RankChannel:
     """Rank 0 tells the driver each step and hears whether to stop; all ranks hear it at once."""
 
-    def __init__(self, desk: Any, rank: int) -> None:
-        self._desk, self._rank = desk, rank
+    def __init__(self, mailbox: Any, rank: int) -> None:
+        self._desk, self._rank = mailbox, rank
         self._delivery: Any = None
         self._must_stop = False
         self._asked_at = time.monotonic()
@@ -242,7 +242,7 @@ class _Talk:
         """Send a step's record; what the driver answered to the one before is now known."""
         if self._rank == 0:
             self.finish()
-            self._delivery = self._desk.put.remote(record)
+            self._delivery = self._desk.post_step.remote(record)
 
     def finish(self) -> None:
         """Wait until the driver's side has every record."""
@@ -250,14 +250,14 @@ class _Talk:
             self._must_stop = ray.get(self._delivery)
             self._delivery = None
 
-    def sum_and_agree(self, value: torch.Tensor) -> tuple[float, Wishes]:
+    def sum_and_agree(self, value: torch.Tensor) -> tuple[float, StopSignals]:
         """The sum of a scalar over the ranks, and what rank 0 wants, in one all-reduce."""
         is_time = time.monotonic() - self._asked_at > PREEMPTION_SECONDS
         signals = [float(self._must_stop), float(is_time)] if self._rank == 0 else [0.0, 0.0]
         packet = torch.tensor([value, *signals], dtype=torch.float64, device=value.device)
         torch.distributed.all_reduce(packet)
         total, stop, look = packet.tolist()
-        return total, Wishes(bool(stop), bool(look) and self._node_leaves())
+        return total, StopSignals(bool(stop), bool(look) and self._node_leaves())
 
     def _node_leaves(self) -> bool:
         """Whether Ray Train has news of a node that is about to go; all ranks ask together."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Desk:
+class TrainingMailbox:
     """The actor through which the driver and the workers of a training talk."""
 
     def __init__(self, capacity: int, min_capacity: int) -> None:
@@ -48,7 +48,7 @@ class Desk:
         """No further attempt would do better, and why."""
         self._refusal = message
 
-    def put(self, record: dict[str, Any]) -> bool:
+    def post_step(self, record: dict[str, Any]) -> bool:
         """A step's record; returns whether the driver wants to stop."""
         self._records.append(record)
         return self._must_stop
@@ -59,7 +59,7 @@ class Desk:
         """Let the workers save a checkpoint and end."""
         self._must_stop = True
 
-    def take(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def collect(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Records and notices since the last call, in order."""
         found = self._records, self._notices
         self._records, self._notices = [], []

@@ -8,7 +8,15 @@ import pytest
 
 from humpback_ray.cluster import doctor, nodes, preflight
 from humpback_ray.cluster.doctor import Finding, Verdict
-from humpback_ray.cluster.nodes import Cluster, Disk, Gpu, Growth, Node, NodeReport, NodeType
+from humpback_ray.cluster.nodes import (
+    AutoscalerLimits,
+    ClusterReport,
+    Disk,
+    Node,
+    NodeGpu,
+    NodeReport,
+    NodeType,
+)
 from humpback_ray.config.recipe import load_recipe
 
 GIB = 2**30
@@ -29,33 +37,33 @@ def report(**changes) -> NodeReport:
     healthy = NodeReport(
         versions=VERSIONS, gpus=(), disks=disks, shared_memory=400 * GIB, uses_token=True,
         listening={6379: ("::",), 8265: ("127.0.0.1",)}, sees_marker=True, missing_paths=(),
-        growth=None,
+        autoscaler_limits=None,
     )  # fmt: skip
     return replace(healthy, **changes)
 
 
 def gpu_node(name: str = "worker", resources=EIGHT_GPUS, **changes) -> Node:
-    gpus = (Gpu("NVIDIA H100 80GB HBM3", 79 * GIB),) * 8
+    gpus = (NodeGpu("NVIDIA H100 80GB HBM3", 79 * GIB),) * 8
     return Node(name, resources, report=report(**{"gpus": gpus, **changes}))
 
 
-def cluster(*workers: Node, head: NodeReport | None = None, **changes) -> Cluster:
+def cluster(*workers: Node, head: NodeReport | None = None, **changes) -> ClusterReport:
     there = (Node("head", HEAD, is_head=True, report=head or report()), *workers)
-    return Cluster(there, report(), gcs_port=6379, dashboard_port=8265, **changes)
+    return ClusterReport(there, report(), gcs_port=6379, dashboard_port=8265, **changes)
 
 
-def findings(there: Cluster, *overrides: str, recipe="llama-7b", run=RUN) -> list[Finding]:
-    return doctor.judge(load_recipe(recipe, list(overrides)), run, there)
+def findings(there: ClusterReport, *overrides: str, recipe="llama-7b", run=RUN) -> list[Finding]:
+    return doctor.find_problems(load_recipe(recipe, list(overrides)), run, there)
 
 
-def troubles(there: Cluster, *overrides: str, **more) -> dict[str, Finding]:
+def troubles(there: ClusterReport, *overrides: str, **more) -> dict[str, Finding]:
     """Every finding that is not ok, by its check; all of them say a way out."""
     found = [each for each in findings(there, *overrides, **more) if each.verdict != Verdict.OK]
     assert all(each.way_out for each in found)
     return {each.check: each for each in found}
 
 
-def only(there: Cluster, check: str, *overrides: str, **more) -> Finding:
+def only(there: ClusterReport, check: str, *overrides: str, **more) -> Finding:
     found = troubles(there, *overrides, **more)
     assert list(found) == [check]
     return found[check]
@@ -109,13 +117,13 @@ def test_an_engine_needs_its_gpus_on_one_node():
 
 
 AUTOSCALING = "placement.cluster.autoscaling=true"
-GROWTH = Growth(
+GROWTH = AutoscalerLimits(
     (NodeType("cpu", {"CPU": 32}, 4), NodeType("gpu", {"CPU": 96, "GPU": 8}, 2)), max_nodes=4
 )
 
 
 def test_what_the_autoscaler_may_bring_counts():
-    grows = cluster(growth=GROWTH)
+    grows = cluster(autoscaler_limits=GROWTH)
     found = troubles(grows, AUTOSCALING, run="s3://bucket/run")
     assert found.keys() == {"GPU memory, engines", "GPU memory, training"}
     assert all(each.verdict == Verdict.WARNING for each in found.values())
@@ -124,7 +132,7 @@ def test_what_the_autoscaler_may_bring_counts():
 
 
 def test_engines_ask_for_nodes_only_when_they_are_told_to():
-    found = troubles(cluster(growth=GROWTH), run="s3://bucket/run")
+    found = troubles(cluster(autoscaler_limits=GROWTH), run="s3://bucket/run")
     assert "placement.cluster.autoscaling=true" in found["engines"].way_out
     assert found["engines"].verdict == Verdict.WARNING
     assert "training workers" not in found
@@ -136,9 +144,9 @@ def test_an_autoscaler_that_does_not_tell_is_a_warning():
 
 
 def test_nodes_that_come_later_must_see_a_local_run_folder():
-    later = only(cluster(gpu_node(), growth=GROWTH), "run folder")
+    later = only(cluster(gpu_node(), autoscaler_limits=GROWTH), "run folder")
     assert later.verdict == Verdict.WARNING
-    assert not troubles(cluster(gpu_node(), growth=GROWTH), run="s3://bucket/run")
+    assert not troubles(cluster(gpu_node(), autoscaler_limits=GROWTH), run="s3://bucket/run")
 
 
 def test_gpus_that_the_driver_does_not_list():
@@ -150,21 +158,28 @@ def test_gpus_that_the_driver_does_not_list():
 
 
 def test_gpus_that_are_too_small():
-    small = gpu_node(gpus=(Gpu("NVIDIA L4", 22 * GIB),) * 8)
+    small = gpu_node(gpus=(NodeGpu("NVIDIA L4", 22 * GIB),) * 8)
     assert not troubles(cluster(small))
     four = "placement.training.num_workers=4"
     assert only(cluster(small), "GPU memory, training", four).verdict == Verdict.MISSING
     assert not troubles(cluster(small), four, "placement.training.offload_optimizer=cpu")
-    tiny = gpu_node(gpus=(Gpu("NVIDIA T4", 15 * GIB),) * 8)
+    tiny = gpu_node(gpus=(NodeGpu("NVIDIA T4", 15 * GIB),) * 8)
     assert troubles(cluster(tiny))["GPU memory, engines"].verdict == Verdict.MISSING
 
 
 def test_the_accelerator_type_stands_for_gpus_that_are_not_there_yet():
     kinds = [f"placement.{part}.accelerator_type=L4" for part in ("engine", "training")]
-    growth = Growth((NodeType("l4", {"CPU": 96, "GPU": 8, "accelerator_type:L4": 1}, 1),), 1)
+    autoscaler_limits = AutoscalerLimits(
+        (NodeType("l4", {"CPU": 96, "GPU": 8, "accelerator_type:L4": 1}, 1),), 1
+    )
     four = "placement.training.num_workers=4"
     found = only(
-        cluster(growth=growth), "GPU memory, training", *kinds, four, AUTOSCALING, run="s3://b/r"
+        cluster(autoscaler_limits=autoscaler_limits),
+        "GPU memory, training",
+        *kinds,
+        four,
+        AUTOSCALING,
+        run="s3://b/r",
     )
     assert (found.found, found.verdict) == ("22.0 GiB", Verdict.MISSING)
 
@@ -189,9 +204,9 @@ def test_engines_and_workers_on_cpus_want_the_nodes_memory():
 
 
 def test_a_run_folder_that_a_node_does_not_see():
-    blind = only(cluster(gpu_node(sees_marker=False)), "run folder")
-    assert blind.verdict == Verdict.MISSING
-    assert "not seen by worker" in blind.found
+    nodes_not_seeing = only(cluster(gpu_node(sees_marker=False)), "run folder")
+    assert nodes_not_seeing.verdict == Verdict.MISSING
+    assert "not seen by worker" in nodes_not_seeing.found
     silent = replace(gpu_node(), is_seen_by_driver=False)
     assert "does not see what worker wrote" in only(cluster(silent), "run folder").found
     refused = cluster(gpu_node(), run_problem="Read-only file system")
@@ -300,14 +315,14 @@ def test_a_model_that_is_not_known_leaves_memory_and_disk_open():
 
 def test_sources_that_are_not_there():
     line = "no seed file data/x.jsonl: set settings.seed.path to a file or an fsspec URL of one"
-    (*_, found) = doctor.judge(load_recipe("llama-7b"), RUN, cluster(gpu_node()), [line])
+    (*_, found) = doctor.find_problems(load_recipe("llama-7b"), RUN, cluster(gpu_node()), [line])
     assert found.found == "no seed file data/x.jsonl"
     assert found.way_out.startswith("set settings.seed.path")
     assert found.verdict == Verdict.MISSING
 
 
 def test_worker_types_of_a_clusters_file():
-    growth = nodes.growth_of(
+    autoscaler_limits = nodes.limits_in(
         {
             "max_workers": 3,
             "head_node_type": "head",
@@ -318,7 +333,7 @@ def test_worker_types_of_a_clusters_file():
             },
         }
     )
-    assert growth == Growth(
+    assert autoscaler_limits == AutoscalerLimits(
         (NodeType("gpu", {"CPU": 96, "GPU": 8}, 2), NodeType("cpu", {"CPU": 32}, 3)), 3
     )
 
@@ -329,15 +344,19 @@ ALL = ("seed", "segments", "finetune", "augment", "rate", "evaluate")
 HEAD_NODE, GPU_NODE = Node("head", HEAD, is_head=True), Node("worker", EIGHT_GPUS)
 
 
-def check(there: list[Node], *overrides: str, kinds=ALL, growth: Growth | None = None) -> None:
-    preflight.check_room(load_recipe("llama-7b", list(overrides)), kinds, there, lambda: growth)
+def check(
+    there: list[Node], *overrides: str, kinds=ALL, autoscaler_limits: AutoscalerLimits | None = None
+) -> None:
+    preflight.check_capacity(
+        load_recipe("llama-7b", list(overrides)), kinds, there, lambda: autoscaler_limits
+    )
 
 
 def test_room_for_all_passes_without_asking_the_autoscaler():
     def ask() -> None:
         raise AssertionError("the nodes are enough")
 
-    preflight.check_room(load_recipe("llama-7b"), ALL, [HEAD_NODE, GPU_NODE], ask)
+    preflight.check_capacity(load_recipe("llama-7b"), ALL, [HEAD_NODE, GPU_NODE], ask)
 
 
 @pytest.mark.parametrize(
@@ -358,14 +377,14 @@ def test_gpus_that_the_cluster_has_not_got(kinds, says):
 
 
 def test_gpus_that_the_autoscaler_may_bring():
-    check([HEAD_NODE], growth=GROWTH)
+    check([HEAD_NODE], autoscaler_limits=GROWTH)
     too_many = ("placement.training.num_workers=32",)
     with pytest.raises(ValueError, match="all that its autoscaler may bring has") as refused:
-        check([HEAD_NODE], *too_many, growth=GROWTH)
+        check([HEAD_NODE], *too_many, autoscaler_limits=GROWTH)
     # 2 of 8 GPUs each, and never more than 4 nodes in all.
     assert "2 x (CPU 96, GPU 8); 2 x (CPU 32), room for 16" in str(refused.value)
     with pytest.raises(ValueError, match="engine"):
-        check([HEAD_NODE], "placement.engine.accelerator_type=H200", growth=GROWTH)
+        check([HEAD_NODE], "placement.engine.accelerator_type=H200", autoscaler_limits=GROWTH)
 
 
 def test_an_autoscaler_that_does_not_tell_is_believed():

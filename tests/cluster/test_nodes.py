@@ -16,7 +16,7 @@ import ray
 
 from benchmarks import raylets
 from humpback_ray.cluster import doctor, nodes
-from humpback_ray.cluster.nodes import Growth, NodeType
+from humpback_ray.cluster.nodes import AutoscalerLimits, NodeType
 from humpback_ray.config.recipe import load_recipe
 from tests.support.growing_cluster import NUM_ENGINES, growing_cluster  # noqa: F401
 
@@ -52,11 +52,11 @@ def look(address: str, folder: Path) -> dict[str, Any]:
     recipe = load_recipe("tiny")
     connect.join_cluster(recipe)
     deadline = time.monotonic() + 60
-    while len(nodes.alive()) < 2 and time.monotonic() < deadline:
+    while len(nodes.living_nodes()) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     found: dict[str, Any] = {}
-    found["shared"] = nodes.examine(str(folder / "shared" / "run"), [str(folder)])
-    found["hidden"] = nodes.examine(str(folder / "hidden"), [])
+    found["shared"] = nodes.inspect_nodes(str(folder / "shared" / "run"), [str(folder)])
+    found["hidden"] = nodes.inspect_nodes(str(folder / "hidden"), [])
     with pytest.raises(ValueError, match="is not seen by") as refused:
         runner.run(recipe, str(folder / "hidden"), Console(quiet=True))
     found["line"] = str(refused.value)
@@ -74,7 +74,9 @@ def test_a_folder_that_one_node_does_not_see(blind_node, tmp_path):
     head, worker = sorted(hidden.nodes, key=lambda node: not node.is_head)
     assert [head.report.sees_marker, worker.report.sees_marker] == [True, False]
     assert [head.is_seen_by_driver, worker.is_seen_by_driver] == [True, False]
-    judged = {each.check: each for each in doctor.judge(recipe, str(tmp_path / "hidden"), hidden)}
+    judged = {
+        each.check: each for each in doctor.find_problems(recipe, str(tmp_path / "hidden"), hidden)
+    }
     assert judged["run folder"].verdict == "missing"
     assert worker.name in judged["run folder"].found
     assert f"1 node(s): {worker.name}" in found["line"]
@@ -93,7 +95,9 @@ def test_a_folder_that_one_node_does_not_see(blind_node, tmp_path):
     assert shared.gcs_port == found["gcs_port"]
     assert shared.gcs_port in head.report.listening
     device = {"CPU": 1, "GPU": 1, "object_store_memory": 80 * 2**20}
-    assert shared.growth == Growth((NodeType("device", device, NUM_ENGINES),), NUM_ENGINES)
+    assert shared.autoscaler_limits == AutoscalerLimits(
+        (NodeType("device", device, NUM_ENGINES),), NUM_ENGINES
+    )
 
 
 def test_versions_and_our_own_code_are_told():

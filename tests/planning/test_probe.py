@@ -73,8 +73,8 @@ SAMPLE = extrapolate.Sample(
 )
 
 
-def stages_of(*overrides: str, **changes) -> dict[str, extrapolate.Measured]:
-    found = extrapolate.measure(recipe(*overrides), KINDS, replace(SAMPLE, **changes))
+def stages_of(*overrides: str, **changes) -> dict[str, extrapolate.StageForecast]:
+    found = extrapolate.extrapolate(recipe(*overrides), KINDS, replace(SAMPLE, **changes))
     assert [stage.path for stage in found] == list(KINDS)
     return {stage.path: stage for stage in found}
 
@@ -264,7 +264,7 @@ def hours(folder, plan: Recipe, hardware: str = "8xH100") -> tuple[dict, str]:
     machines = parse_hardware(hardware)
     kinds = {stage.path: stage.kind for stage in pipeline.stages_of(plan, str(folder), missing=[])}
     rows = estimate.estimate_stages(plan, kinds, {"base/model": {"num_rows": 1}}, machines)
-    found, line = extrapolate.measured_instead(plan, str(folder), machines, rows)
+    found, line = extrapolate.replace_by_probe(plan, str(folder), machines, rows)
     return {row.path: row.hours for row in found}, line
 
 

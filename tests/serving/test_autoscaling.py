@@ -17,7 +17,7 @@ from humpback_ray import tables
 from humpback_ray.config.placement import ClusterPlacement, EnginePlacement, Placement
 from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
 from humpback_ray.rows import Candidate, Segment
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import augment
 from tests.support.generation import context, segment
 from tests.support.scripted_engine import ScriptedEngine
@@ -43,10 +43,10 @@ def run_a_pass(address: str, folder: Path, model: str) -> dict:
     tables.write_rows(f"{folder}/segments", segments, Segment)
     work = augment.candidates_of(
         f"{folder}/segments", target=f"{folder}/candidates/rows",
-        backward_model=Model(model, 1024, "float32"), tag="A tag.",
+        backward_model=ServedModel(model, 1024, "float32"), tag="A tag.",
         sampling=SamplingSettings(max_tokens=32), num_candidates=1,
         long_prompts=LongPromptSettings(), random_seed=0,
-        serve=partial(ScriptedEngine, seconds_per_row=1.0),
+        make_engine=partial(ScriptedEngine, seconds_per_row=1.0),
     )  # fmt: skip
     placement = Placement(
         cluster=ClusterPlacement(autoscaling=True),

@@ -47,7 +47,7 @@ def stop_engine(run: Run, dice: random.Random) -> None:
         dice.choice(engines).send_signal(signal.SIGSTOP)
 
 
-def kill_ledger(run: Run, dice: random.Random) -> None:
+def kill_registry(run: Run, dice: random.Random) -> None:
     kill(raylets.processes("ray::Ledger"), dice)
 
 
@@ -71,7 +71,7 @@ def is_up(node) -> bool:
     return "raylet" in node.all_processes and raylet(node).poll() is None
 
 
-KINDS = [kill_engine, kill_node, stop_engine, kill_driver, kill_worker, kill_ledger]
+KINDS = [kill_engine, kill_node, stop_engine, kill_driver, kill_worker, kill_registry]
 
 
 @pytest.fixture(scope="module")

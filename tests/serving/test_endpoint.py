@@ -159,7 +159,7 @@ def limits(**changes) -> EndpointPlacement:
     return EndpointPlacement(**{"max_retries": 3, "first_retry_seconds": 0.02} | changes)
 
 
-def ask(server: Server, words: list[str], **changes) -> list[endpoint.Reply]:
+def prepare_request(server: Server, words: list[str], **changes) -> list[endpoint.Reply]:
     """Requests through one session, without Ray."""
 
     async def all_at_once() -> list[endpoint.Reply]:
@@ -178,7 +178,7 @@ def ask(server: Server, words: list[str], **changes) -> list[endpoint.Reply]:
 
 
 def test_what_passes_is_tried_again_and_what_does_not_is_not(server):
-    replies = dict(zip(FINISHES, ask(server, list(FINISHES)), strict=True))
+    replies = dict(zip(FINISHES, prepare_request(server, list(FINISHES)), strict=True))
     generations = {
         word: endpoint.generation_of(reply, settings_for(server)) for word, reply in replies.items()
     }
@@ -190,7 +190,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_not(server):
 
 def test_the_rate_holds_for_retries_too(server):
     words = [f"{number} {word}" for number in range(10) for word in ("good", "busy", "html")]
-    ask(server, words, requests_per_second=50)
+    prepare_request(server, words, requests_per_second=50)
     times = sorted(when for when, *_ in server.requests)
     assert len(times) == 50
     # At most two at once after a pause, and the way to the server may bring some closer together.
@@ -199,16 +199,18 @@ def test_the_rate_holds_for_retries_too(server):
 
 
 def test_without_a_rate_requests_are_sent_at_the_same_time_up_to_the_limit(server):
-    ask(server, [f"{number} slow" for number in range(40)], max_in_flight=8)
+    prepare_request(server, [f"{number} slow" for number in range(40)], max_in_flight=8)
     assert 4 <= server.most_inside <= 8
 
 
 def test_retry_after_holds_every_row(server):
-    ask(server, ["holds"])
+    prepare_request(server, ["holds"])
     first, second = (when for when, *_ in server.requests)
     assert second - first >= 1.0
     server.requests.clear()
-    ask(server, ["again holds", *(f"{number} good" for number in range(5))], max_in_flight=1)
+    prepare_request(
+        server, ["again holds", *(f"{number} good" for number in range(5))], max_in_flight=1
+    )
     first, *others = (when for when, *_ in server.requests)
     assert len(others) == 6
     assert min(others) - first >= 1.0
@@ -231,9 +233,11 @@ def test_retry_after_is_seconds_or_a_date(header, seconds):
 
 def test_a_server_that_is_gone_ends_the_run(server):
     with pytest.raises(EngineFailed, match=r"failed [5-9] rows in a row.*503"):
-        ask(server, [f"{number} down" for number in range(9)], max_failures_in_a_row=5)
+        prepare_request(server, [f"{number} down" for number in range(9)], max_failures_in_a_row=5)
     words = [f"{number} {'good' if number % 4 else 'down'}" for number in range(16)]
-    replies = ask(server, words, max_failures_in_a_row=5, max_in_flight=1, max_retries=0)
+    replies = prepare_request(
+        server, words, max_failures_in_a_row=5, max_in_flight=1, max_retries=0
+    )
     assert sum(bool(reply.failure) for reply in replies) == 4
 
 

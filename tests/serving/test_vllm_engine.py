@@ -10,8 +10,8 @@ from humpback_ray import tables
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.method import tokens
 from humpback_ray.rows import Finish
-from humpback_ray.serving.pool import Pool
-from humpback_ray.serving.requests import Exchange, Model, Request, row_seed
+from humpback_ray.serving.pool import EnginePool
+from humpback_ray.serving.requests import Request, RowTask, ServedModel, row_seed
 
 pytestmark = pytest.mark.slow
 CONTEXT = 512
@@ -21,7 +21,7 @@ LONG = "too long " * 900
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreparedRequest:
     row_id: str
     kind: str
     text: str
@@ -86,19 +86,19 @@ def rows(tmp_path_factory, model_folder, ray_cluster):
     shared = "The same long beginning of many prompts. " * 10
     wanted += [("generate", f"{shared}{number}") for number in range(8)]
     folder = str(tmp_path_factory.mktemp("rows"))
-    asked = [Asked(str(number), kind, text) for number, (kind, text) in enumerate(wanted)]
-    tables.write_rows(folder, asked, Asked)
-    exchange = Exchange(
-        Model(model_folder, CONTEXT, "float32"), "row_id", Answered, to_request, to_row
+    asked = [PreparedRequest(str(number), kind, text) for number, (kind, text) in enumerate(wanted)]
+    tables.write_rows(folder, asked, PreparedRequest)
+    task = RowTask(
+        ServedModel(model_folder, CONTEXT, "float32"), "row_id", Answered, to_request, to_row
     )
     placement = EnginePlacement(device="cpu", enforce_eager=True, max_num_seqs=4)
-    with Pool(exchange, placement, "test") as pool:
+    with EnginePool(task, placement, "test") as pool:
         dataset = ray.data.read_parquet(folder).repartition(target_num_rows_per_block=8)
         found = pool.through(dataset).take_all()
         (engine,) = pool.engines()
     assert sorted(int(row["row_id"]) for row in found) == list(range(len(wanted)))
-    assert engine.tally.num_generated_tokens == sum(row["num_generated"] for row in found)
-    assert engine.num_lives == 1
+    assert engine.counters.num_generated_tokens == sum(row["num_generated"] for row in found)
+    assert engine.num_starts == 1
     return {(row["kind"], row["text"]): row for row in found}
 
 

@@ -20,7 +20,7 @@ from humpback_ray.config.settings import (
 from humpback_ray.execution import progress
 from humpback_ray.method import prompts
 from humpback_ray.rows import Candidate, Finish, RatedPair, RatingOutcome, SeedPair, Segment
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import augment, evaluate, rate
 from tests.support.generation import augmented, candidate, context, rated, segment
 from tests.support.scripted_engine import ScriptedEngine
@@ -103,19 +103,19 @@ def one_stream(folder: Path, model: str, num_segments: int, counter: Path):
     """Augmentation with the first rating at the same time, by scripted engines."""
     segments = [segment(n, f"A text about topic {n}.") for n in range(num_segments)]
     tables.write_rows(str(folder / "segments"), segments, Segment)
-    served = Model(model, 2048, "float32")
+    served = ServedModel(model, 2048, "float32")
     script = {"counter": str(counter), "seconds_per_row": 0.2}
     work = augment.candidates_of(
         str(folder / "segments"), target=str(folder / "candidates" / "rows"),
         backward_model=served, tag="A tag.", sampling=SamplingSettings(max_tokens=32),
         num_candidates=2, long_prompts=LongPromptSettings(), random_seed=0,
-        serve=partial(ScriptedEngine, **script),
+        make_engine=partial(ScriptedEngine, **script),
     )  # fmt: skip
     rating = rate.ratings_of(
         work.target, target=str(folder / "rated" / "rows"), rater=served,
         template=prompts.RATING_TEMPLATE.template, settings=RatingSettings(),
         long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
-        serve=partial(ScriptedEngine, script="grades", **script),
+        make_engine=partial(ScriptedEngine, script="grades", **script),
     )  # fmt: skip
     where = context(folder / "candidates", one_stream=True, max_num_seqs=8)
     begun: list[str] = []
@@ -189,10 +189,11 @@ def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(
     pairs = [SeedPair(f"p{n}", "Why?", "Because. " * n) for n in range(1, 4)]
     tables.write_rows(str(tmp_path / "held_out"), pairs, SeedPair)
     result = evaluate.run(
-        context(tmp_path / "out"), name="M_1", evaluated_model=Model(model_folder, 1024, "float32"),
+        context(tmp_path / "out"), name="M_1",
+        evaluated_model=ServedModel(model_folder, 1024, "float32"),
         prompts_file=str(tmp_path / "prompts.json"), held_out=str(tmp_path / "held_out"),
         tags=PromptSettings(), sampling=SamplingSettings(max_tokens=16),
-        serve=ScriptedEngine, random_seed=0,
+        make_engine=ScriptedEngine, random_seed=0,
     )  # fmt: skip
     outputs = json.loads((tmp_path / "out" / "outputs.json").read_text())
     assert [row["instruction"] for row in outputs] == [q["instruction"] for q in questions]

@@ -18,7 +18,7 @@ from humpback_ray.execution import metrics, progress
 from humpback_ray.execution.stage import Context
 from humpback_ray.method import prompts
 from humpback_ray.rows import Candidate, Finish, Segment
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import augment, rate
 from tests.support.scripted_engine import ScriptedEngine
 
@@ -41,16 +41,16 @@ def context(folder: Path, rows_per_batch: int = 16, **engine) -> Context:
 
 def augmented(
     folder: Path, segments: list[Segment], model: str, *, num_candidates=1, long_prompts=None,
-    context_length=1024, engine=None, serve=ScriptedEngine, **script,
+    context_length=1024, engine=None, make_engine=ScriptedEngine, **script,
 ):  # fmt: skip
     """Segments through `augment.run` with a scripted engine."""
     tables.write_rows(str(folder / "segments"), segments, Segment)
     work = augment.candidates_of(
         str(folder / "segments"), target=str(folder / "candidates" / "rows"),
-        backward_model=Model(model, context_length, "float32"), tag="A tag.",
+        backward_model=ServedModel(model, context_length, "float32"), tag="A tag.",
         sampling=SamplingSettings(max_tokens=32), num_candidates=num_candidates,
         long_prompts=long_prompts or LongPromptSettings(), random_seed=0,
-        serve=partial(serve, **script) if script else serve,
+        make_engine=partial(make_engine, **script) if script else make_engine,
     )  # fmt: skip
     where = context(folder / "candidates", **(engine or {}))
     return augment.run(where, work=work, rating=None, begin_rating=None)
@@ -60,10 +60,10 @@ def rated(folder: Path, candidates: list[Candidate], model: str, settings, scrip
     tables.write_rows(str(folder / "in"), candidates, Candidate)
     target = folder / "rated" / ("samples" if settings.method == "mean" else "rows")
     work = rate.ratings_of(
-        str(folder / "in"), target=str(target), rater=Model(model, 2048, "float32"),
+        str(folder / "in"), target=str(target), rater=ServedModel(model, 2048, "float32"),
         template=prompts.RATING_TEMPLATE.template, settings=settings,
         long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
-        serve=partial(ScriptedEngine, script=script, **more),
+        make_engine=partial(ScriptedEngine, script=script, **more),
     )  # fmt: skip
     return rate.run(context(folder / "rated"), work=work, settings=settings)
 

@@ -14,7 +14,7 @@ from humpback_ray import cli, pipeline, runner, storage
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
 from humpback_ray.execution.stage import Stage
-from humpback_ray.serving.requests import Model
+from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import augment
 from tests.support.scripted_engine import ScriptedEngine
 
@@ -32,10 +32,10 @@ def main(run: str, sources: str, counter: str) -> None:
     seed, segmented = pipeline.stages_of(recipe, run)[:2]
     work = augment.candidates_of(
         storage.join(run, segmented.path, "rows"), target=storage.join(run, "candidates", "rows"),
-        backward_model=Model(f"{sources}/model", 1024, "float32"), tag="A tag.",
+        backward_model=ServedModel(f"{sources}/model", 1024, "float32"), tag="A tag.",
         sampling=SamplingSettings(max_tokens=32), num_candidates=1,
         long_prompts=LongPromptSettings(), random_seed=0,
-        serve=partial(ScriptedEngine, counter=counter, seconds_per_row=0.3),
+        make_engine=partial(ScriptedEngine, counter=counter, seconds_per_row=0.3),
     )  # fmt: skip
     candidates = Stage(
         "candidates", "augment", 1, {}, {"segments": segmented},

@@ -34,7 +34,7 @@ from humpback_ray.training.deepspeed_engine import (
     refuse_kernels,
 )
 from humpback_ray.training.examples import tokenize
-from humpback_ray.training.mailbox import Desk
+from humpback_ray.training.mailbox import TrainingMailbox
 from tests.support.training import (
     LORA,
     MAX_LENGTH,
@@ -51,27 +51,27 @@ from tests.support.training import (
 
 
 def test_micro_batches_are_halved_until_one_example_does_not_fit() -> None:
-    desk = Desk(capacity=700, min_capacity=200)
+    mailbox = TrainingMailbox(capacity=700, min_capacity=200)
     sizes = []
     for _ in range(3):
-        capacity, refusal = desk.begin(0)
+        capacity, refusal = mailbox.begin(0)
         assert not refusal
         sizes.append(capacity)
         for _ in range(2):  # both ranks run out of memory
-            desk.out_of_memory()
+            mailbox.out_of_memory()
     assert sizes == [700, 350, 200]
-    assert "zero_stage=3" in desk.begin(0)[1]
-    _, notices = desk.take()
+    assert "zero_stage=3" in mailbox.begin(0)[1]
+    _, notices = mailbox.collect()
     assert len(notices) == 2
     assert "700" in notices[0]
     assert "350" in notices[0]
 
 
 def test_no_attempt_follows_a_refusal() -> None:
-    desk = Desk(capacity=700, min_capacity=200)
-    desk.refuse("a disk filled")
-    assert desk.begin(0) == (700, "a disk filled")
-    assert desk.begin(1) == (700, "a disk filled")
+    mailbox = TrainingMailbox(capacity=700, min_capacity=200)
+    mailbox.refuse("a disk filled")
+    assert mailbox.begin(0) == (700, "a disk filled")
+    assert mailbox.begin(1) == (700, "a disk filled")
 
 
 def test_kernels_of_a_package_that_is_not_here_are_refused(base: str, tmp_path: Path) -> None:
@@ -408,17 +408,17 @@ def test_memory_that_runs_out_halves_the_micro_batches(
     tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
     # Of so many tokens the mask alone takes 1.6 GB, and of half as many 0.4 GB.
     job = job_for(base, tmp_path / "model", zero_stage=1, num_workers=1, micro_batch_tokens=20_000)
-    desk = ray.remote(Desk).options(num_cpus=0).remote(20_000, MAX_LENGTH)
+    mailbox = ray.remote(TrainingMailbox).options(num_cpus=0).remote(20_000, MAX_LENGTH)
     result = TorchTrainer(
         _train_with_little_memory,
         train_loop_config={
-            "job": job, "desk": desk, "limit": 1800 * 2**20,
+            "job": job, "mailbox": mailbox, "limit": 1800 * 2**20,
             "examples": ray.put(tokenized),
         },
         scaling_config=ray.train.ScalingConfig(num_workers=1),
         run_config=run_config(tmp_path, failure_config=ray.train.FailureConfig(max_failures=4)),
     ).fit()  # fmt: skip
-    records, notices = ray.get(desk.take.remote())
+    records, notices = ray.get(mailbox.collect.remote())
     assert len(notices) >= 1
     assert "20000 tokens: they are 10000" in notices[0]
     assert [record["step"] for record in records] == [1, 2, 3]

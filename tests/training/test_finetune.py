@@ -36,8 +36,8 @@ from humpback_ray.rows import Origin, TrainingExample
 from humpback_ray.training import batches, loop
 from humpback_ray.training.deepspeed_engine import TrainingJob
 from humpback_ray.training.examples import tokenize
-from humpback_ray.training.finetune import TrainingResult, run_name, settle
-from humpback_ray.training.mailbox import Desk
+from humpback_ray.training.finetune import TrainingResult, choose_zero_and_micro_batch, run_name
+from humpback_ray.training.mailbox import TrainingMailbox
 from tests.support.training import (
     LORA,
     MAX_LENGTH,
@@ -207,8 +207,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def _train_all(config: dict[str, Any]) -> None:
     """Several trainings, one after the other, in one group of workers: starting it takes long."""
-    for job, desk in zip(config["jobs"], config["desks"], strict=True):
-        loop.train({"job": job, "desk": desk, "examples": config["examples"]})
+    for job, mailbox in zip(config["jobs"], config["mailboxes"], strict=True):
+        loop.train({"job": job, "mailbox": mailbox, "examples": config["examples"]})
 
 
 def train_all(
@@ -221,29 +221,32 @@ def train_all(
 ) -> dict[str, list[dict[str, Any]]]:
     """Steps of the same training in several layouts; the models go to `folder`."""
     tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
-    jobs, desks = [], []
+    jobs, mailboxes = [], []
     for name, update in layouts.items():
         placement = PLACEMENT.model_copy(
             update={"num_workers": num_workers, "checkpoint_every": 100, **update}
         )
-        zero_stage, tokens = settle(base, settings, placement, 8)
+        zero_stage, tokens = choose_zero_and_micro_batch(base, settings, placement, 8)
         (folder / name).mkdir()
         job = TrainingJob(
             base, None, False, str(folder / name), settings, placement, zero_stage, tokens, SEED,
             (TAG,), None, 8, 10, f"all-{len(jobs)}",
         )  # fmt: skip
         jobs.append(job)
-        desks.append(ray.remote(Desk).options(num_cpus=0).remote(tokens, MAX_LENGTH))
+        mailboxes.append(ray.remote(TrainingMailbox).options(num_cpus=0).remote(tokens, MAX_LENGTH))
     TorchTrainer(
         _train_all,
-        train_loop_config={"jobs": jobs, "desks": desks, "examples": ray.put(tokenized)},
+        train_loop_config={"jobs": jobs, "mailboxes": mailboxes, "examples": ray.put(tokenized)},
         scaling_config=ray.train.ScalingConfig(num_workers=num_workers),
         run_config=ray.train.RunConfig(
             storage_path=str(folder / "scratch"),
             worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
         ),
     ).fit()
-    return {name: ray.get(desk.take.remote())[0] for name, desk in zip(layouts, desks, strict=True)}
+    return {
+        name: ray.get(mailbox.collect.remote())[0]
+        for name, mailbox in zip(layouts, mailboxes, strict=True)
+    }
 
 
 @pytest.mark.slow
