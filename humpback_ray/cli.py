@@ -24,6 +24,7 @@ from rich.table import Table
 
 from humpback_ray import storage
 from humpback_ray.config.recipe import Recipe, load_recipe
+from humpback_ray.errors import UserError
 from humpback_ray.execution import clock
 from humpback_ray.planning import estimate, extrapolate
 from humpback_ray.sizing.hardware import Hardware, parse_hardware, parse_price
@@ -161,7 +162,7 @@ def plan(
     from humpback_ray import pipeline, runner
 
     if hardware is None and (nodes != 1 or price is not None or rows is not None):
-        raise ValueError("--nodes, --price and --rows need --hardware, for example 8xH100")
+        raise UserError("--nodes, --price and --rows need --hardware, for example 8xH100")
     machines = parse_hardware(hardware, nodes) if hardware else None
     gpu_hour = parse_price(price) if price is not None else None
     loaded = load_recipe(recipe, set)
@@ -341,7 +342,7 @@ def status(
     hidden = None
     try:
         found = run_facts.status_of(storage.absolute(run))
-    except ValueError as error:
+    except UserError as error:
         hidden = error
     if address is not None or hidden:
         found |= _job_of(run, address, hidden)
@@ -354,7 +355,7 @@ def status(
         _print_job(found["job"], with_lines="stages" not in found)
 
 
-def _job_of(run: str, address: str | None, hidden: ValueError | None) -> dict[str, Any]:
+def _job_of(run: str, address: str | None, hidden: UserError | None) -> dict[str, Any]:
     """The job of a run; without one, what else was wrong with the run's folder."""
     from humpback_ray.cluster import jobs
 
@@ -363,7 +364,7 @@ def _job_of(run: str, address: str | None, hidden: ValueError | None) -> dict[st
     cluster = jobs.connect(address)
     try:
         return {"job": jobs.view(cluster, jobs.job_of(cluster, run))}
-    except ValueError:
+    except UserError:
         if hidden:
             raise
         return {"job": None}

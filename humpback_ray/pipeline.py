@@ -29,6 +29,7 @@ from humpback_ray.config.settings import (
 )
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import content_identity, list_files
+from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Source, Stage
 from humpback_ray.method import prompts
 from humpback_ray.rows import Direction
@@ -57,7 +58,7 @@ def stages_of(recipe: Recipe, run_folder: str, missing: list[str] | None = None)
             fingerprints of the stages behind it are then not known.
 
     Raises:
-        ValueError: the corpus, the seed file, the base model or a template is not there.
+        UserError: the corpus, the seed file, the base model or a template is not there.
     """
     return _Method(recipe.settings, run_folder, missing).stages()
 
@@ -360,7 +361,7 @@ class _Method:
     def source(self, find: Callable[..., Source], location: str, *arguments: Any) -> Source:
         try:
             return find(location, *arguments)
-        except ValueError as error:
+        except UserError as error:
             if self.missing is None:
                 raise
             if str(error) not in self.missing:
@@ -424,8 +425,8 @@ def _rating_template(path: str | None, rubric: str) -> str:
     text = storage.read_text(path, "rating template", "settings.prompts.rating_template")
     try:
         return prompts.rating_template(text).template
-    except ValueError as error:
-        raise ValueError(f"rating template {path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"rating template {path}: {error}") from error
 
 
 def _file_source(path: str, what: str, key: str) -> Source:
@@ -442,7 +443,7 @@ def _model_source(model: str, revision: str | None) -> Source:
     """A base model: a folder or URL by its content, a hub id by its name and revision."""
     if "://" not in model and not os.path.exists(os.path.expanduser(model)):
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
-            raise ValueError(
+            raise UserError(
                 f"no model folder {model}: set settings.base.model to a folder with config.json "
                 "and safetensors weights, a URL of one, or a Hugging Face hub id"
             )

@@ -16,6 +16,7 @@ from humpback_ray import storage
 from humpback_ray.cluster.connect import join_cluster
 from humpback_ray.cluster.preflight import check_cluster, check_engines_fit
 from humpback_ray.config.recipe import Recipe
+from humpback_ray.errors import UserError
 from humpback_ray.execution import clock, logs, provenance
 from humpback_ray.execution.stage import Stage, State
 from humpback_ray.pipeline import stages_of
@@ -35,7 +36,7 @@ def run(
     refused. With `only`, the other stages are neither looked at nor run.
 
     Raises:
-        ValueError: a mistake of the user's, said before anything of it is written.
+        UserError: a mistake of the user's, said before anything of it is written.
     """
     declared = stages_of(recipe, run_folder)
     stages = _up_to(declared, until)
@@ -56,7 +57,7 @@ def walk(
     for stage, (state, begun) in zip(stages, found, strict=True):
         if state is State.CHANGED:
             assert begun is not None
-            raise ValueError(_refusal(stage, begun, run_folder))
+            raise UserError(_refusal(stage, begun, run_folder))
     is_done = all(state is State.DONE for state, _ in found)
     if not is_done:
         storage.check_writable(run_folder)
@@ -129,7 +130,7 @@ def _up_to(stages: list[Stage], until: str | None) -> list[Stage]:
         return stages
     paths = [stage.path for stage in stages]
     if until not in paths:
-        raise ValueError(f"--until {until}: no such stage; the stages are {', '.join(paths)}")
+        raise UserError(f"--until {until}: no such stage; the stages are {', '.join(paths)}")
     return stages[: paths.index(until) + 1]
 
 

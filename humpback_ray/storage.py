@@ -19,6 +19,8 @@ import pyarrow.fs as arrow_fs
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from humpback_ray.errors import UserError
+
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 # About half a minute of waiting, longer each time, before a request that is refused with 503 or
 # cut off is given up. By default it is five tries within about three seconds
@@ -59,12 +61,12 @@ def locate(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URL or local path, and the path on it.
 
     Raises:
-        ValueError: no such kind of URL, or its package is not installed.
+        UserError: no such kind of URL, or its package is not installed.
     """
     try:
         return url_to_fs(url)
     except ImportError as error:
-        raise ValueError(f"cannot open {url}: {error}") from error
+        raise UserError(f"cannot open {url}: {error}") from error
 
 
 def absolute(url: str) -> str:
@@ -114,15 +116,15 @@ def size(url: str, what: str, key: str) -> int:
     """Size of a file in bytes.
 
     Raises:
-        ValueError: there is no such file; `what` it should be and the setting `key` are named.
+        UserError: there is no such file; `what` it should be and the setting `key` are named.
     """
     try:
         filesystem, path = locate(url)
         if filesystem.isfile(path):
             return int(filesystem.size(path))
     except errors(ValueError) as error:
-        raise ValueError(f"{what} {url} cannot be read ({error}): set {key}") from error
-    raise ValueError(f"no {what} {url}: set {key} to a file or an fsspec URL of one")
+        raise UserError(f"{what} {url} cannot be read ({error}): set {key}") from error
+    raise UserError(f"no {what} {url}: set {key} to a file or an fsspec URL of one")
 
 
 def read_text(url: str, what: str, key: str) -> str:
@@ -132,7 +134,7 @@ def read_text(url: str, what: str, key: str) -> str:
         with fsspec.open(url, "rt", encoding="utf-8") as file:
             return file.read()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{what} {url} is not UTF-8 text: set {key}") from error
+        raise UserError(f"{what} {url} is not UTF-8 text: set {key}") from error
 
 
 def names(url: str) -> set[str]:
@@ -201,7 +203,7 @@ def check_writable(url: str) -> None:
     """Find out before any work, or after a failure, whether a folder can be written.
 
     Raises:
-        ValueError: it cannot, with the reason.
+        UserError: it cannot, with the reason.
     """
     probe = join(url, ".write-probe")
     try:
@@ -209,7 +211,7 @@ def check_writable(url: str) -> None:
         delete(probe)
     except errors() as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ValueError(
+        raise UserError(
             f"cannot write to {url}: {reason or type(error).__name__}; choose another run folder "
             "with --run, or go on with the same command when it can be written"
         ) from error

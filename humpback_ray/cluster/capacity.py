@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from humpback_ray.config.placement import EnginePlacement, TrainingPlacement
+from humpback_ray.errors import UserError
 
 Resources = Mapping[str, float]  # as Ray names them: CPU, GPU, accelerator_type:H100, ...
 NUM_CPUS_FOR_ROWS = 2  # one task that reads and one that makes batches, beside the engines
@@ -66,13 +67,13 @@ def check_engines(
         grown: the nodes are all that the autoscaler may bring.
 
     Raises:
-        ValueError: fewer than `min_engines`: what is needed, what there is, and the ways out.
+        UserError: fewer than `min_engines`: what is needed, what there is, and the ways out.
     """
     bundles, across = engine_bundles(placement), placement.across_nodes
     fitting = num_engines(bundles, nodes, across) // num_pools
     if fitting >= placement.min_engines:
         return fitting
-    raise ValueError(
+    raise UserError(
         f"the cluster has no room for {placement.min_engines * num_pools} "
         "engine(s) (placement.engine.min_engines): each needs "
         f"{describe(bundles, across)} and a CPU must be left for reading and writing; "
@@ -93,7 +94,7 @@ def check_workers(
         grown: the nodes are all that the autoscaler may bring.
 
     Raises:
-        ValueError: fewer than the training can go on with; Ray Train would wait for them for ever.
+        UserError: fewer than the training can go on with; Ray Train would wait for them for ever.
     """
     bundle = worker_bundle(placement)
     fitting = sum(num_bundles(bundle, node) for node in nodes)
@@ -101,7 +102,7 @@ def check_workers(
     if fitting >= wanted:
         return min(fitting, placement.num_workers)
     least = "min_workers" if placement.min_workers else "num_workers"
-    raise ValueError(
+    raise UserError(
         f"the cluster has no room for {wanted} training workers (placement.training.{least}): "
         f"each needs ({_listed(bundle)}); {_there_is(nodes, grown)}, room for {fitting}: add "
         "nodes, or set placement.training (device, num_workers to a divisor of the batch, "

@@ -8,6 +8,7 @@ import socket
 import warnings
 
 from humpback_ray.config.recipe import Recipe
+from humpback_ray.errors import UserError
 
 CONNECT_SECONDS = 10.0  # in which a head that is there takes a connection
 
@@ -17,7 +18,7 @@ def join_cluster(recipe: Recipe) -> None:
 
     Raises:
         ConnectionError: no cluster is running here, and the address is `auto`.
-        ValueError: nothing answers at the address, another Ray or Python runs there, or the token
+        UserError: nothing answers at the address, another Ray or Python runs there, or the token
             is missing.
     """
     import ray
@@ -33,7 +34,7 @@ def join_cluster(recipe: Recipe) -> None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (RuntimeError, AuthenticationError) as error:
-            raise ValueError(f"the cluster at {address} cannot be joined: {error}") from error
+            raise UserError(f"the cluster at {address} cannot be joined: {error}") from error
     else:
         # A cluster of this process alone: no token is needed, and one lying about must not be used.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -52,7 +53,7 @@ def join_cluster(recipe: Recipe) -> None:
 def _check_answers(address: str) -> None:
     """Ray itself looks for more than a minute for a cluster that is not there."""
     if address.startswith(("http://", "https://")):
-        raise ValueError(
+        raise UserError(
             f"{address} is a dashboard: `humpback submit --address {address}` starts a run there; "
             "to join the cluster from one of its machines give HEAD:6379 or auto"
         )
@@ -62,7 +63,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"nothing answers at {address} ({error}): is the cluster up, and RAY_ADDRESS or "
             "placement.cluster.address that of its head, with the port of `ray start` (6379)?"
         ) from error

@@ -27,6 +27,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from humpback_ray import storage
 from humpback_ray.cluster.submission import RUN, SETTINGS, Submission, refuse_credentials
+from humpback_ray.errors import UserError
 
 ANSWER_SECONDS = 10.0  # in which a dashboard that is there answers
 RECONNECT_SECONDS = 60.0  # so long is a connection that was lost looked for
@@ -40,16 +41,16 @@ def address_of(given: str | None) -> str:
     """The dashboard's address: as given, or from the variables that Ray's own job client reads.
 
     Raises:
-        ValueError: there is none, or it is not the http(s) address of a dashboard.
+        UserError: there is none, or it is not the http(s) address of a dashboard.
     """
     address = given or address_in_environment()
     if address is None:
-        raise ValueError(
+        raise UserError(
             "no cluster is named: give --address http://HEAD:8265, the address of its dashboard, "
             "or export RAY_API_SERVER_ADDRESS"
         )
     if not re.match(r"https?://[^/]+", address):
-        raise ValueError(
+        raise UserError(
             f"--address {address} is not the address of a dashboard: give http://HEAD:8265"
         )
     refuse_credentials({"--address": address})
@@ -79,7 +80,7 @@ def connect(given: str | None) -> JobServer:
     """Reach a cluster's job server.
 
     Raises:
-        ValueError: nothing answers, or not a Ray dashboard; a token is missing or wrong; the
+        UserError: nothing answers, or not a Ray dashboard; a token is missing or wrong; the
             cluster has another version of Ray or Python.
     """
     address = address_of(given)
@@ -91,7 +92,7 @@ def connect(given: str | None) -> JobServer:
         _check_versions(address, cluster.data("/api/v0/cluster_metadata"))
     except AuthenticationError as error:
         is_missing = "Authentication failed" not in str(error)
-        raise ValueError(
+        raise UserError(
             f"{address} {'asks for a token' if is_missing else 'refuses this token'}: export "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN with the cluster's token (or "
             "RAY_AUTH_TOKEN_PATH with a file of it; ~/.ray/auth_token is read without)"
@@ -109,12 +110,12 @@ def _check_dashboard(address: str) -> None:
     except requests.exceptions.JSONDecodeError:
         content = None
     except requests.exceptions.RequestException as error:
-        raise ValueError(
+        raise UserError(
             f"nothing answers at {address} ({type(error).__name__}): is the cluster up, and the "
             "tunnel to its dashboard?"
         ) from error
     if not isinstance(content, dict) or not content.keys() & {"ray_version", "authentication_mode"}:
-        raise ValueError(
+        raise UserError(
             f"what answers at {address} is not a Ray dashboard: give the address that `ray start` "
             "or `ray dashboard` has printed, with port 8265 by default"
         )
@@ -129,7 +130,7 @@ def _check_versions(address: str, cluster: dict[str, Any]) -> None:
         wrong = "Python"
     else:
         return
-    raise ValueError(
+    raise UserError(
         f"{address} runs {wrong} {there[wrong]} and this machine {here[wrong]}: use the same on "
         "both (requirements/ pins what the nodes need)"
     )
@@ -139,10 +140,10 @@ def run_on(cluster: JobServer, run: str) -> str:
     """The run's folder as the cluster's nodes name it, without a slash at its end.
 
     Raises:
-        ValueError: a relative path, and the cluster is on other machines.
+        UserError: a relative path, and the cluster is on other machines.
     """
     if not os.path.isabs(run) and "://" not in run and not cluster.is_here():
-        raise ValueError(
+        raise UserError(
             f"the run folder {run} is relative to this machine, and the cluster is elsewhere: give "
             "--run a URL (s3://bucket/runs/7b) or an absolute path that every node sees"
         )
@@ -156,7 +157,7 @@ def submit(cluster: JobServer, submission: Submission) -> tuple[JobDetails, bool
     """Start the job, unless the run is running; returns the job, and whether it was started now.
 
     Raises:
-        ValueError: it is running with other settings, or under a driver that is no job; or the
+        UserError: it is running with other settings, or under a driver that is no job; or the
             cluster takes no job.
     """
     while True:
@@ -179,7 +180,7 @@ def submit(cluster: JobServer, submission: Submission) -> tuple[JobDetails, bool
             if f"{name} already exists" in str(error):
                 continue
             line = [line for line in str(error).splitlines() if line.strip()][-1]
-            raise ValueError(f"the cluster did not take the job: {line.strip()}") from error
+            raise UserError(f"the cluster did not take the job: {line.strip()}") from error
         return cluster.get_job_info(name), True
 
 
@@ -195,12 +196,12 @@ def _check_joinable(job: JobDetails, submission: Submission) -> None:
     if job.submission_id is None:
         driver = job.driver_info
         where = f"process {driver.pid} on {driver.node_ip_address}" if driver else job.job_id
-        raise ValueError(
+        raise UserError(
             f"{submission.run} is running under a driver that was not submitted ({where}): two on "
             "one folder must not be; end it first"
         )
     if (job.metadata or {}).get(SETTINGS) != submission.settings:
-        raise ValueError(
+        raise UserError(
             f"{submission.run} is running as {job.submission_id} with other settings "
             f"({job.entrypoint}): see it with `humpback logs`, or `humpback stop` it first"
         )
@@ -237,14 +238,14 @@ def job_of(cluster: JobServer, run: str) -> JobDetails:
     """The last job of a run.
 
     Raises:
-        ValueError: there is none; the runs that there are, are named.
+        UserError: there is none; the runs that there are, are named.
     """
     jobs = [job for job in jobs_of(cluster, run) if job.submission_id is not None]
     if jobs:
         return jobs[-1]
     others = sorted({other for job in cluster.list_jobs() if (other := run_of(job))})
     known = f"it knows {', '.join(others)}" if others else "it knows no run at all"
-    raise ValueError(f"no run {run} was submitted to {cluster.get_address()}: {known}")
+    raise UserError(f"no run {run} was submitted to {cluster.get_address()}: {known}")
 
 
 def follow(cluster: JobServer, name: str, write: Callable[[str], None]) -> JobDetails:

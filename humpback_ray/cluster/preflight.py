@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.cluster.nodes import AutoscalerLimits, Node
 from humpback_ray.config.recipe import Recipe
+from humpback_ray.errors import UserError
 from humpback_ray.sizing.architecture import known_architecture
 from humpback_ray.sizing.memory import check_engine_fits
 
@@ -58,7 +59,7 @@ def check_capacity(
         ask_growth: asks what the autoscaler may bring; only called where the nodes are not enough.
 
     Raises:
-        ValueError: what is needed, what there is, and the ways out.
+        UserError: what is needed, what there is, and the ways out.
     """
     placement = recipe.placement
     kinds = set(kinds) - ({"rate"} if recipe.settings.rating.endpoint else set())
@@ -79,7 +80,7 @@ def check_capacity(
     for check, bundle in checks:
         try:
             check([node.resources for node in there], grown=False)
-        except ValueError:
+        except UserError:
             autoscaler_limits = ask_autoscaler_limits()
             if autoscaler_limits is not None:
                 check(within_reach(there, autoscaler_limits, bundle), grown=True)
@@ -91,10 +92,10 @@ def check_shared(run_folder: str, nodes_not_seeing: Sequence[str]) -> None:
     """Refuse a run folder that nodes do not see.
 
     Raises:
-        ValueError: the nodes, and the ways out.
+        UserError: the nodes, and the ways out.
     """
     if nodes_not_seeing:
-        raise ValueError(
+        raise UserError(
             f"the run folder {run_folder} is not seen by {len(nodes_not_seeing)} node(s): "
             f"{', '.join(nodes_not_seeing)}; "
             "mount it on every node at the same path, or give a URL that all nodes reach "
@@ -106,7 +107,7 @@ def check_cluster(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> No
     """Refuse a cluster that can never run stages of these kinds; `humpback doctor` looks at more.
 
     Raises:
-        ValueError: no room for engines or workers, or a node that does not see the run's folder.
+        UserError: no room for engines or workers, or a node that does not see the run's folder.
     """
     there = nodes.living_nodes()
     check_capacity(recipe, kinds, there, nodes.autoscaler_limits)
@@ -118,7 +119,7 @@ def check_engines_fit(recipe: Recipe) -> None:
     """Say that the models are too large before hours of work and not when the first engine starts.
 
     Raises:
-        ValueError: what is needed, what there is, and the settings that would make it fit.
+        UserError: what is needed, what there is, and the settings that would make it fit.
     """
     placement, settings = recipe.placement.engine, recipe.settings
     architecture = known_architecture(recipe)

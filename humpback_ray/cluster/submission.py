@@ -19,6 +19,7 @@ from humpback_ray.config.recipe import Recipe, recipe_names
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.installed_packages import INSTALLED_PACKAGES
+from humpback_ray.errors import UserError
 
 # Keys of a job's metadata.
 RUN, SETTINGS = "humpback_run", "humpback_settings"
@@ -68,15 +69,15 @@ def prepare(
         overrides: `a.b=c`, as the user gave them.
 
     Raises:
-        ValueError: a credential in what would be submitted, a file that cannot travel, or a
+        UserError: a credential in what would be submitted, a file that cannot travel, or a
             package without its jobs/.
     """
     if not JOBS.is_dir():
-        raise ValueError(
+        raise UserError(
             f"there is no {JOBS}: submit from a checkout of the repository (pip install -e .)"
         )
     if loaded.placement.cluster.address is not None:
-        raise ValueError(
+        raise UserError(
             "placement.cluster.address is set: a submitted run joins the cluster that it is "
             "submitted to; leave it out"
         )
@@ -124,7 +125,7 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[st
     """Copy what the recipe names on this machine; returns the settings that then change, and notes.
 
     Raises:
-        ValueError: a relative path that is not here or is too large.
+        UserError: a relative path that is not here or is too large.
     """
     taken: dict[str, str] = {}
     notes: list[str] = []
@@ -146,7 +147,7 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[st
             notes.append(f"{setting}={path} is not packed: every node must see it there")
         else:
             reason = f"{size / 2**20:,.0f} MiB" if files else "not a file that can be packed"
-            raise ValueError(
+            raise UserError(
                 f"{setting}={path} cannot travel with the job ({reason}; "
                 f"{MAX_TRAVELLING_BYTES // 2**20} MiB in all can): put it where every node sees it "
                 f"and --set {setting}= to its URL (s3://...) or absolute path"
@@ -200,11 +201,11 @@ def refuse_credentials(texts: dict[str, str]) -> None:
     """Look at texts that others will see, by what a person calls them.
 
     Raises:
-        ValueError: one looks like a credential; it is named and not shown.
+        UserError: one looks like a credential; it is named and not shown.
     """
     for name, text in texts.items():
         if _CREDENTIAL.search(text):
-            raise ValueError(
+            raise UserError(
                 f"{name} looks like it holds a credential, and everybody who sees the job would "
                 "see it: leave it out; the nodes take keys from their own environment or role"
             )

@@ -18,6 +18,7 @@ from pydantic import (
 from humpback_ray.config.fields import Frozen
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import ScratchBase, Settings
+from humpback_ray.errors import UserError
 
 
 class Recipe(Frozen):
@@ -74,21 +75,21 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     up beside the recipe file, so that a recipe and its data can travel together.
 
     Raises:
-        ValueError: unknown recipe, unknown key (with the nearest valid one), wrong type or value.
+        UserError: unknown recipe, unknown key (with the nearest valid one), wrong type or value.
     """
     path = _find_recipe(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is not YAML: {_one_line(error)}") from error
+        raise UserError(f"recipe {path} is not YAML: {_one_line(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"recipe {path} must be a mapping with name, settings and placement")
+        raise UserError(f"recipe {path} must be a mapping with name, settings and placement")
     for override in overrides or []:
         _apply_override(content, override)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"recipe {name_or_path}: {_explain(error)}") from error
+        raise UserError(f"recipe {name_or_path}: {_explain(error)}") from error
     return _resolve_shipped_files(recipe, path.parent)
 
 
@@ -99,7 +100,7 @@ def _find_recipe(name_or_path: str) -> Path:
     if path.is_file():
         return path
     hint = _nearest(name_or_path, recipe_names())
-    raise ValueError(
+    raise UserError(
         f"no recipe {name_or_path!r}: it is neither a YAML file nor one of "
         f"{', '.join(recipe_names())}{hint}"
     )
@@ -108,19 +109,19 @@ def _find_recipe(name_or_path: str) -> Path:
 def _apply_override(content: dict[str, Any], override: str) -> None:
     keys, separator, value = override.partition("=")
     if not separator or not all(keys.split(".")):
-        raise ValueError(f"--set takes a.b=c, not {override!r}")
+        raise UserError(f"--set takes a.b=c, not {override!r}")
     *parents, last = keys.split(".")
     node = content
     for key in parents:
         child = node.setdefault(key, {})
         if not isinstance(child, dict):
-            raise ValueError(f"--set {override}: {key!r} is a value, not a section")
+            raise UserError(f"--set {override}: {key!r} is a value, not a section")
         # A YAML anchor makes one section of two: only the one that is named may change.
         node[key] = node = dict(child)
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: {_one_line(error)}") from error
+        raise UserError(f"--set {override}: {_one_line(error)}") from error
 
 
 def _resolve_shipped_files(recipe: Recipe, folder: Path) -> Recipe:

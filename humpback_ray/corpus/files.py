@@ -21,6 +21,7 @@ from humpback_ray.corpus.installed_packages import (
     package_names,
     read_package,
 )
+from humpback_ray.errors import UserError
 
 HTML_SUFFIXES = (".html", ".htm")
 MARKDOWN_SUFFIXES = (".md", ".markdown")
@@ -43,7 +44,7 @@ def list_files(path: str, suffixes: tuple[str, ...] = CORPUS_SUFFIXES) -> list[C
         suffixes: of the files to take, in lower case.
 
     Raises:
-        ValueError: nothing is there, it cannot be reached, or no file has one of the suffixes.
+        UserError: nothing is there, it cannot be reached, or no file has one of the suffixes.
     """
     if path == INSTALLED_PACKAGES:
         return [file_of_package(name) for name in package_names()]
@@ -52,12 +53,12 @@ def list_files(path: str, suffixes: tuple[str, ...] = CORPUS_SUFFIXES) -> list[C
         found = _entries(filesystem, root)
     except (ImportError, ValueError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot list {path!r}: {reason}: give {_WANTED_PATH}") from error
+        raise UserError(f"cannot list {path!r}: {reason}: give {_WANTED_PATH}") from error
     if not found:
-        raise ValueError(f"nothing at {path!r}: give {_WANTED_PATH}")
+        raise UserError(f"nothing at {path!r}: give {_WANTED_PATH}")
     files = [f for f in found if not _is_hidden(f.name) and f.name.lower().endswith(suffixes)]
     if not files:
-        raise ValueError(
+        raise UserError(
             f"no file to read at {path!r}: files ending in {', '.join(suffixes)} are read, and "
             f"there are {len(found)} other files (hidden ones are skipped)"
         )

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 from humpback_ray.corpus.documents import CorpusFile, Document, Format, document_id
+from humpback_ray.errors import UserError
 
 INSTALLED_PACKAGES = "installed-packages"
 PACKAGE_PREFIX = f"{INSTALLED_PACKAGES}:"
@@ -33,13 +34,13 @@ def read_package(file: CorpusFile) -> Document:
     """The long description (README) of a distribution; reStructuredText counts as plain text.
 
     Raises:
-        ValueError: the distribution is not installed here.
+        UserError: the distribution is not installed here.
     """
     name = file.path.removeprefix(PACKAGE_PREFIX)
     try:
         metadata = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(f"{name} is not installed on this machine: {error}") from error
+        raise UserError(f"{name} is not installed on this machine: {error}") from error
     content_types = metadata.get_all("Description-Content-Type") or [""]
     kind: Format = "markdown" if content_types[0].lower().startswith("text/markdown") else "text"
     # The body of METADATA, or its Description field: importlib.metadata joins the two.

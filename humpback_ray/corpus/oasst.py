@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
+from humpback_ray.errors import UserError
 from humpback_ray.method import filters
 from humpback_ray.rows import DroppedSeed, SeedOutcome, SeedPair
 
@@ -24,7 +25,7 @@ def read_messages(path: str) -> Iterator[dict[str, Any]]:
     """Message rows of a JSONL, JSONL.gz or Parquet file on any fsspec path.
 
     Raises:
-        ValueError: no such file, or a line or column that is not the format.
+        UserError: no such file, or a line or column that is not the format.
     """
     try:
         with fsspec.open(path, "rb", compression="infer") as file:
@@ -33,15 +34,15 @@ def read_messages(path: str) -> Iterator[dict[str, Any]]:
             else:
                 yield from _json_messages(file, path)
     except FileNotFoundError as error:
-        raise ValueError(f"no seed file {path}: set settings.seed.path to {FORMAT}") from error
+        raise UserError(f"no seed file {path}: set settings.seed.path to {FORMAT}") from error
     except gzip.BadGzipFile as error:
-        raise ValueError(f"seed file {path} ends in .gz and is not gzip: {error}") from error
+        raise UserError(f"seed file {path} ends in .gz and is not gzip: {error}") from error
 
 
 def _parquet_messages(file: Any, path: str) -> Iterator[dict[str, Any]]:
     parquet = pq.ParquetFile(file)
     if missing := [name for name in REQUIRED if name not in parquet.schema_arrow.names]:
-        raise ValueError(f"seed file {path} has no column {missing[0]}: it must hold {FORMAT}")
+        raise UserError(f"seed file {path} has no column {missing[0]}: it must hold {FORMAT}")
     columns = [*REQUIRED, *({"deleted"} & set(parquet.schema_arrow.names))]
     for batch in parquet.iter_batches(columns=columns):
         yield from batch.to_pylist()
@@ -54,13 +55,13 @@ def _json_messages(lines: Iterable[bytes], path: str) -> Iterator[dict[str, Any]
         try:
             row = json.loads(line.decode("utf-8", errors="replace"))
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"seed file {path}, line {number} is not JSON ({error.msg}): "
                 f"the file must hold {FORMAT}"
             ) from error
         missing = [n for n in REQUIRED if n not in row] if isinstance(row, dict) else ["message_id"]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"seed file {path}, line {number} has no field {missing[0]}: "
                 f"the file must hold {FORMAT}"
             )

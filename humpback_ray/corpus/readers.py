@@ -32,6 +32,7 @@ from humpback_ray.corpus.files import (
 )
 from humpback_ray.corpus.installed_packages import PACKAGE_PREFIX, read_package
 from humpback_ray.corpus.warc import read_warc
+from humpback_ray.errors import UserError
 
 
 def read_documents(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
@@ -42,7 +43,7 @@ def read_documents(file: CorpusFile, settings: CorpusSettings) -> Iterator[Docum
     Unreadable for the rest of it.
 
     Raises:
-        ValueError: a Parquet file lacks a column that the settings name.
+        UserError: a Parquet file lacks a column that the settings name.
         OSError: the file is gone or cannot be reached.
     """
     name = file.name.lower()
@@ -133,7 +134,7 @@ def _wanted_columns(file: CorpusFile, names: list[str], settings: CorpusSettings
     wanted = [name for name in (settings.text_column, settings.url_column) if name]
     for column in wanted:
         if column not in names:
-            raise ValueError(
+            raise UserError(
                 f"{file.path} has no column {column!r}; it has {', '.join(names)}: set "
                 f"settings.corpus.text_column or url_column"
             )

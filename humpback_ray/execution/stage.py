@@ -21,6 +21,7 @@ from rich.console import Console
 
 from humpback_ray import storage
 from humpback_ray.config.placement import Placement
+from humpback_ray.errors import UserError
 from humpback_ray.execution import lease, provenance
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress, state_written
@@ -152,11 +153,11 @@ class Stage:
         """Run the stage (or the rest of it) and write its record, last.
 
         Raises:
-            ValueError: another driver is at work on it.
+            UserError: another driver is at work on it.
         """
         folder = storage.join(run_folder, self.path)
         if other := lease.other_driver(storage.join(folder, PROGRESS), console):
-            raise ValueError(
+            raise UserError(
                 f"{folder} is being written by another driver, process {other['pid']} on "
                 f"{other['host']}: wait for its end, or end it, and give the same command again"
             )
@@ -170,7 +171,7 @@ class Stage:
                 state_written(progress, storage.join(folder, PROGRESS)),
             ):
                 result = self.run(Context(folder, placement, progress, metrics, *names))
-        except ValueError:
+        except UserError:
             # A mistake of the user's that left nothing behind must not stand in the way of the
             # next attempt under other settings.
             if storage.names(folder) <= {STARTED, METRICS, PROGRESS}:

@@ -12,6 +12,7 @@ import string
 from functools import lru_cache
 
 from humpback_ray.config.settings import PromptSettings
+from humpback_ray.errors import UserError
 
 # The turn markers are plain words and not special tokens, so that a base model of any tokenizer
 # can be finetuned without new embeddings. The line break before the answer is part of the prompt:
@@ -145,17 +146,17 @@ def rating_template(text: str) -> string.Template:
     """A rating template from a user's file.
 
     Raises:
-        ValueError: one of $instruction, $response, $answer_format is missing, or another
+        UserError: one of $instruction, $response, $answer_format is missing, or another
             placeholder stands in the text (write a literal dollar sign as `$$`).
     """
     template = string.Template(text)
     if not template.is_valid():
-        raise ValueError("a `$` that starts no placeholder: write a literal dollar sign as `$$`")
+        raise UserError("a `$` that starts no placeholder: write a literal dollar sign as `$$`")
     found = set(template.get_identifiers())
     if missing := [name for name in RATING_FIELDS if name not in found]:
-        raise ValueError(f"the placeholder ${missing[0]} is missing")
+        raise UserError(f"the placeholder ${missing[0]} is missing")
     if unknown := sorted(found - set(RATING_FIELDS)):
-        raise ValueError(
+        raise UserError(
             f"unknown placeholder ${unknown[0]}: only "
             f"{', '.join('$' + name for name in RATING_FIELDS)} are filled in"
         )

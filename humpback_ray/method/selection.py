@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from humpback_ray.config.settings import SelectionSettings
+from humpback_ray.errors import UserError
 
 
 def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> set[str]:
@@ -14,10 +15,10 @@ def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> 
     highest scores, ties broken by id so that the choice never depends on the order of the rows.
 
     Raises:
-        ValueError: nothing is left, with the scores there are and the ways out.
+        UserError: nothing is left, with the scores there are and the ways out.
     """
     if not scored:
-        raise ValueError("no pair has a score, so none can be selected; see the rating's outcomes")
+        raise UserError("no pair has a score, so none can be selected; see the rating's outcomes")
     ranked = sorted(scored, key=lambda pair: (-pair[1], pair[0]))
     if settings.method == "threshold":
         chosen = [pair for pair in ranked if pair[1] >= settings.k]
@@ -27,7 +28,7 @@ def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> 
         chosen = ranked[: round(settings.share * len(ranked))]
     if not chosen:
         rule = {"threshold": f"k = {settings.k}", "share": f"share = {settings.share}"}
-        raise ValueError(
+        raise UserError(
             f"none of the {len(ranked)} rated pairs is selected by {rule[settings.method]}: scores "
             f"run from {ranked[-1][1]:.2f} to {ranked[0][1]:.2f}; lower settings.selection.k, or "
             "set settings.selection.method to best or share"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from humpback_ray.errors import UserError
 from humpback_ray.method import prompts
 
 
@@ -141,7 +142,7 @@ def grade_ids(tokenizer: Any, grades: range = range(1, 6)) -> tuple[list[int], l
         space between `Score:` and the grade belongs to whichever side the tokenizer puts it on.
 
     Raises:
-        ValueError: the grades are not single, distinct tokens of this tokenizer.
+        UserError: the grades are not single, distinct tokens of this tokenizer.
     """
     start, ids = _grade_ids(tokenizer, grades)
     return list(start), list(ids)
@@ -155,7 +156,7 @@ def _grade_ids(tokenizer: Any, grades: range) -> tuple[tuple[int, ...], tuple[in
     ]
     start = lines[0][:-1]
     if any(line[:-1] != start for line in lines) or len({line[-1] for line in lines}) < len(lines):
-        raise ValueError(
+        raise UserError(
             f"this tokenizer does not write the grades {grades[0]} to {grades[-1]} as one token "
             "each, so their probabilities cannot be read: set settings.rating.method=text"
         )

@@ -16,6 +16,7 @@ from humpback_ray.config.settings import (
     SelectionSettings,
     TrainingSettings,
 )
+from humpback_ray.errors import UserError
 from humpback_ray.method.schedule import schedule
 from humpback_ray.sizing.architecture import Architecture, architecture_of
 from humpback_ray.sizing.hardware import GIB, Hardware
@@ -71,10 +72,10 @@ def estimate_stages(
         num_rows: segments, instead of the run's or the paper's.
 
     Raises:
-        ValueError: the base model's architecture is not known, or there are no rows.
+        UserError: the base model's architecture is not known, or there are no rows.
     """
     if num_rows is not None and num_rows < 1:
-        raise ValueError(f"--rows {num_rows}: at least one segment is needed")
+        raise UserError(f"--rows {num_rows}: at least one segment is needed")
     estimator = _Estimator(recipe, architecture_of(recipe), records, hardware, num_rows)
     return [
         StageEstimate(path, "done", "-", 0.0) if path in records else estimator.stage(path, kind)

@@ -26,6 +26,7 @@ from rich.console import Console
 from humpback_ray import pipeline, runner, storage, tables
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import PretrainedBase, ScratchBase, TrainingSettings
+from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import METRICS, Context, Result, Stage, State
 from humpback_ray.method.tokens import example_ids
 from humpback_ray.planning import extrapolate
@@ -49,10 +50,10 @@ def run(run_folder: str, num_rows: int, console: Console) -> extrapolate.Report:
         num_rows: segments to draw; all, where there are fewer.
 
     Raises:
-        ValueError: no row, no such run or segments, or what a stage raises.
+        UserError: no row, no such run or segments, or what a stage raises.
     """
     if num_rows < 1:
-        raise ValueError(f"--rows {num_rows}: at least one segment is needed")
+        raise UserError(f"--rows {num_rows}: at least one segment is needed")
     recipe, stages, done = _read_run(run_folder)
     folder = storage.join(run_folder, FOLDER)
     storage.delete(folder)  # what a killed probe has left
@@ -85,14 +86,14 @@ def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
     name = config["name"] if config else "RECIPE"
     command = f"humpback run {name} --run {run_folder} --until segments"
     if config is None:
-        raise ValueError(f"no run in {run_folder}: make its segments first with `{command}`")
+        raise UserError(f"no run in {run_folder}: make its segments first with `{command}`")
     recipe = Recipe.model_validate(config)
     stages = pipeline.stages_of(recipe, run_folder)
     found = {stage.path: stage.find(run_folder) for stage in stages}
     done = {path: record for path, (state, record) in found.items()
             if record and state is State.DONE}  # fmt: skip
     if "segments" not in done:
-        raise ValueError(f"{run_folder} has no finished segments to draw from: run `{command}`")
+        raise UserError(f"{run_folder} has no finished segments to draw from: run `{command}`")
     return recipe, stages, done
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.dataset as pads
 
 from humpback_ray import storage, tables
+from humpback_ray.errors import UserError
 from humpback_ray.method import prompts
 
 # Folders of rows in a stage, the one to show first.
@@ -28,7 +29,7 @@ def select_rows(folder: str, number: int, where: list[str]) -> Shown:
     """The first rows of a stage that match every `field=value`.
 
     Raises:
-        ValueError: no such stage, field or value, with those there are.
+        UserError: no such stage, field or value, with those there are.
     """
     rows_folder = _rows_folder(folder)
     filesystem, path = storage.arrow_filesystem(rows_folder)
@@ -50,7 +51,7 @@ def _rows_folder(folder: str) -> str:
             return candidate
     there = sorted(n for n in storage.names(folder) if "." not in n and not n.startswith("_"))
     hint = f"; there are {', '.join(there)}" if there else ""
-    raise ValueError(f"no rows in {folder}: name a stage that holds rows, as RUN/STAGE{hint}")
+    raise UserError(f"no rows in {folder}: name a stage that holds rows, as RUN/STAGE{hint}")
 
 
 def _condition(dataset: Any, where: list[str]) -> Any:
@@ -59,7 +60,7 @@ def _condition(dataset: Any, where: list[str]) -> Any:
         name, separator, value = clause.partition("=")
         if not separator or name not in dataset.schema.names:
             fields = ", ".join(dataset.schema.names)
-            raise ValueError(f"--where {clause}: give field=value with a field of {fields}")
+            raise UserError(f"--where {clause}: give field=value with a field of {fields}")
         matches = pads.field(name).cast("string") == value
         condition = matches if condition is None else condition & matches
     return condition

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from humpback_ray import storage
+from humpback_ray.errors import UserError
 from humpback_ray.execution import clock, lease, logs
 from humpback_ray.execution.stage import METRICS, PROGRESS, RECORD, STARTED
 
@@ -22,16 +23,16 @@ def status_of(run_folder: str) -> dict[str, Any]:
         in the run's order, as `_stage_in` has them; `last_error`, of the last attempt, or None.
 
     Raises:
-        ValueError: there is no run, or the folder cannot be read from here.
+        UserError: there is no run, or the folder cannot be read from here.
     """
     try:
         attempts = sorted(storage.names(storage.join(run_folder, "attempts")))
         begun = {stage["stage"]: stage for stage in _begun_in(run_folder)}
     except storage.errors() as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{run_folder} cannot be read from here: {reason}") from error
+        raise UserError(f"{run_folder} cannot be read from here: {reason}") from error
     if not begun and not attempts:
-        raise ValueError(f"no run in {run_folder}: give the folder that `humpback run` named")
+        raise UserError(f"no run in {run_folder}: give the folder that `humpback run` named")
     last = storage.join(run_folder, "attempts", attempts[-1]) if attempts else ""
     attempt = storage.read_json(storage.join(last, "attempt.json")) if last else None
     declared = (attempt or {}).get("stages", [])
@@ -133,7 +134,7 @@ def last_model(folder: str) -> str:
     """The model of a run's last finished iteration, or the folder itself if it is a model.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if "config.json" in storage.names(folder) and "tokenizer.json" in storage.names(folder):
         return folder
@@ -142,4 +143,4 @@ def last_model(folder: str) -> str:
     for name in [*ordered, "forward-0"]:
         if storage.exists(storage.join(folder, name, "model", RECORD)):
             return storage.join(folder, name, "model")
-    raise ValueError(f"no finished model in {folder}: give the folder of a run or of a model")
+    raise UserError(f"no finished model in {folder}: give the folder of a run or of a model")

@@ -35,6 +35,7 @@ from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
 from humpback_ray.config.placement import EndpointPlacement
 from humpback_ray.config.settings import EndpointSettings, RatingSettings
+from humpback_ray.errors import UserError
 from humpback_ray.method.rating import parse_rating
 from humpback_ray.rows import Finish
 from humpback_ray.serving.engine_registry import Engine
@@ -87,7 +88,7 @@ def rate_over_http(
         to_row: (row, Generation) to the row that comes out. Runs in CPU tasks.
 
     Raises:
-        ValueError: the key is not there, or the endpoint cannot answer or not as `settings` need.
+        UserError: the key is not there, or the endpoint cannot answer or not as `settings` need.
     """
     assert settings.endpoint is not None
     client = Client(settings.endpoint, limits, _key(limits))
@@ -157,7 +158,7 @@ def _key(limits: EndpointPlacement) -> SecretStr | None:
     if name is None:
         return None
     if not os.environ.get(name):
-        raise ValueError(
+        raise UserError(
             f"the environment variable {name} (placement.endpoint.api_key_variable) is not set: "
             "export the endpoint's key under that name where the run is started"
         )
@@ -174,7 +175,7 @@ def _try_endpoint(client: Client, settings: RatingSettings) -> None:
     payload = _Body.of(Prompt("Reply with one line: Score: 3", 0), settings).model_dump_json()
     generation = generation_of(asyncio.run(prepare_request()), settings)
     if generation.finish not in (Finish.STOP, Finish.LENGTH):
-        raise ValueError(
+        raise UserError(
             f"{client.url} cannot rate as {client.endpoint.model}: {generation.text} (see "
             "settings.rating.endpoint and placement.endpoint)"
         )

@@ -28,7 +28,7 @@ from humpback_ray import tables
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.rows import Finish
 from humpback_ray.serving.engine_registry import EngineCounters
-from humpback_ray.serving.failures import EngineFailed
+from humpback_ray.serving.failures import EngineFailed, RequestRefused
 from humpback_ray.serving.requests import (
     Generation,
     Request,
@@ -209,7 +209,7 @@ class EngineActor:
                 try:
                     self._engine.add(str(number), request)
                     answers[str(number)] = answer
-                except ValueError as error:
+                except RequestRefused as error:
                     logger.warning("the engine refuses a request: %s", error)
                     num_prompt = len(request.prompt_ids)
                     answer.set_result(Generation("", Finish.ENGINE_ERROR, num_prompt))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 
 
+class RequestRefused(Exception):
+    """The engine takes no such request; the row becomes an ENGINE_ERROR."""
+
+
 class EngineFailed(Exception):
     """The engines cannot go on; the message is one line for the user."""
 

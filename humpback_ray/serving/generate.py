@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 from humpback_ray import storage, tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import LongPromptSettings
+from humpback_ray.errors import UserError
 from humpback_ray.execution import clock, logs
 from humpback_ray.execution.gauges import OF_GENERATION, Gauges
 from humpback_ray.execution.progress import polling
@@ -107,7 +108,7 @@ def run_pass(context: Context, work: GenerationPass) -> dict[str, Any]:
     """Bring every row of `work.source` into `work.target` once; returns figures for the record.
 
     Raises:
-        ValueError: the engines cannot start, the cluster has no room for them, or the rows cannot
+        UserError: the engines cannot start, the cluster has no room for them, or the rows cannot
             be written: one line.
     """
     report = _Report()
@@ -137,7 +138,7 @@ def _stream_until_saved(context: Context, works: list[GenerationPass], report: _
                 return
         except RayError as error:
             if line := explain(error):
-                raise ValueError(line) from error
+                raise UserError(line) from error
             # Where nothing can be written, the next try would only start the engines once more.
             storage.check_writable(context.folder)
             # A node or an object was lost in a way that Ray Data does not mend. What is saved stays

@@ -16,6 +16,7 @@ from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.model_folders import first_alone, local_folder
 from humpback_ray.rows import Finish
 from humpback_ray.serving import vllm_plugin
+from humpback_ray.serving.failures import RequestRefused
 from humpback_ray.serving.requests import Generation, Request, ServedModel, load_tokenizer
 
 
@@ -91,7 +92,7 @@ class VLLMEngine:
         """Queue a request under a key that no unfinished request has.
 
         Raises:
-            ValueError: the engine refuses this request.
+            RequestRefused: the engine refuses this request.
         """
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
@@ -111,7 +112,7 @@ class VLLMEngine:
             )
             self._engine.add_request(key, {"prompt_token_ids": request.prompt_ids}, sampling)
         except VLLMClientError as error:
-            raise ValueError(str(error)) from error
+            raise RequestRefused(str(error)) from error
         self._score_from[key] = (request.score_from or 0, request.wanted_ids or [])
 
     @property

@@ -13,6 +13,7 @@ from humpback_ray.config.settings import (
     LoraSettings,
     ScratchBase,
 )
+from humpback_ray.errors import UserError
 
 # --- architectures --------------------------------------------------------------------------------
 
@@ -137,13 +138,13 @@ def architecture_of(recipe: Recipe) -> Architecture:
     """Architecture of a recipe's base model.
 
     Raises:
-        ValueError: it is not known.
+        UserError: it is not known.
     """
     architecture = known_architecture(recipe)
     if architecture is None:
         assert not isinstance(recipe.settings.base, ScratchBase)
         model = recipe.settings.base.model
-        raise ValueError(
+        raise UserError(
             f"the architecture of {model} is not known: an estimate needs a folder with the "
             "config.json of a dense model with SiLU-gated MLPs (LLaMA, Mistral, Qwen), or the hub "
             "id of LLaMA 7B to 65B or Llama 2; set settings.base.model to such a folder"

@@ -6,6 +6,8 @@ import difflib
 import re
 from dataclasses import dataclass
 
+from humpback_ray.errors import UserError
+
 GIB = 2**30
 
 
@@ -75,20 +77,20 @@ def parse_hardware(text: str, num_nodes: int = 1) -> Hardware:
     """`8xH100` and a number of nodes as hardware.
 
     Raises:
-        ValueError: not of that form, an unknown GPU (with the nearest known one), no node.
+        UserError: not of that form, an unknown GPU (with the nearest known one), no node.
     """
     example = "write COUNTxGPU for one node, for example 8xH100"
     match = re.fullmatch(r"(\d+)x([\w.-]+)", text.strip(), re.IGNORECASE)
     if not match or int(match[1]) < 1:
-        raise ValueError(f"--hardware {text!r}: {example}; GPUs: {', '.join(GPUS)}")
+        raise UserError(f"--hardware {text!r}: {example}; GPUs: {', '.join(GPUS)}")
     if num_nodes < 1:
-        raise ValueError(f"--nodes {num_nodes}: at least one node is needed")
+        raise UserError(f"--nodes {num_nodes}: at least one node is needed")
     name = match[2].upper().removesuffix("GB")
     if name not in GPUS:
         close = [known for known in GPUS if known.startswith(name)]
         close = close or difflib.get_close_matches(name, GPUS, n=1, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(f"--hardware {text!r}: unknown GPU {match[2]!r}; {hint}"
+        raise UserError(f"--hardware {text!r}: unknown GPU {match[2]!r}; {hint}"
                          f"{example}; GPUs: {', '.join(GPUS)}")  # fmt: skip
     return Hardware(GPUS[name], int(match[1]), num_nodes)
 
@@ -97,11 +99,11 @@ def parse_price(text: str) -> float:
     """`2.5/gpu-hour` or `2.5` as money for one GPU and hour.
 
     Raises:
-        ValueError: not of that form, or negative.
+        UserError: not of that form, or negative.
     """
     number, _, unit = text.strip().partition("/")
     # float() would also take nan, inf and 1_0.
     if not re.fullmatch(r"\d+(\.\d+)?", number) or unit not in ("", "gpu-hour"):
-        raise ValueError(f"--price {text!r}: write what one GPU costs for one hour as a number of "
+        raise UserError(f"--price {text!r}: write what one GPU costs for one hour as a number of "
                          "at least 0, for example 2.5/gpu-hour")  # fmt: skip
     return float(number)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from humpback_ray.config.settings import (
     LoraSettings,
 )
+from humpback_ray.errors import UserError
 from humpback_ray.sizing.architecture import Architecture
 from humpback_ray.sizing.hardware import GIB, Hardware
 
@@ -105,12 +106,12 @@ def check_engine_fits(
         gpu_memory: of one GPU, in bytes.
 
     Raises:
-        ValueError: what is needed, what there is, and the settings that would make it fit.
+        UserError: what is needed, what there is, and the settings that would make it fit.
     """
     sizes = _tensor_parallel_sizes(architecture)
     tensor, pipeline = tensor_parallel_size, pipeline_parallel_size
     if architecture.num_heads % tensor:
-        raise ValueError(
+        raise UserError(
             f"placement.engine.tensor_parallel_size {tensor} does not divide the model's "
             f"{architecture.num_heads} attention heads: set it to one of "
             f"{', '.join(map(str, sizes))}"
@@ -134,7 +135,7 @@ def check_engine_fits(
         "fp8 weights (they fit)" if dtype != "fp8" and num_tokens(tensor, "fp8") >= context_length
         else f"GPUs of at least {gib(needed / gpu_memory_utilization)} (fp8 weights do not fit)",
     ]  # fmt: skip
-    raise ValueError(
+    raise UserError(
         f"the model does not fit: each GPU needs {gib(needed)} (weights {gib(weights)}, KV cache "
         f"of one sequence of {context_length} tokens {gib(cache)}, workspace "
         f"{gib(ENGINE_WORKSPACE)}) and gives {gib(usable)} ({gpu_memory_utilization:g} of "

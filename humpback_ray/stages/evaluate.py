@@ -15,6 +15,7 @@ import fsspec
 
 from humpback_ray import storage, tables
 from humpback_ray.config.settings import LongPromptSettings, PromptSettings, SamplingSettings
+from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Result
 from humpback_ray.method import prompts, tokens
 from humpback_ray.rows import Evaluated, SeedPair, Task, TaskKind
@@ -97,19 +98,19 @@ def read_prompts(path: str) -> list[dict[str, str]]:
     """Evaluation prompts in AlpacaEval's format.
 
     Raises:
-        ValueError: no such file, not JSON, or not a list of objects with an instruction.
+        UserError: no such file, not JSON, or not a list of objects with an instruction.
     """
     try:
         with fsspec.open(path, "rt", encoding="utf-8") as file:
             content = json.load(file)
     except FileNotFoundError as error:
-        raise ValueError(f"no prompts {path}: set settings.evaluation.prompts") from error
+        raise UserError(f"no prompts {path}: set settings.evaluation.prompts") from error
     except ValueError as error:
-        raise ValueError(f"prompts {path} is not a JSON file: {error}") from error
+        raise UserError(f"prompts {path} is not a JSON file: {error}") from error
     if not isinstance(content, list) or not all(
         isinstance(row, dict) and isinstance(row.get("instruction"), str) for row in content
     ):
-        raise ValueError(
+        raise UserError(
             f'prompts {path} must be a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
         )
     return [

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import LongPromptSettings, RatingSettings
+from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Result
 from humpback_ray.method import prompts, rating, tokens
 from humpback_ray.rows import Finish, RatedPair, RatingOutcome
@@ -38,7 +39,7 @@ def run(context: Context, *, work: GenerationPass, settings: RatingSettings) -> 
         work: what `ratings_of` gives.
 
     Raises:
-        ValueError: fewer pairs have a score than the settings ask for, with five of the failures.
+        UserError: fewer pairs have a score than the settings ask for, with five of the failures.
     """
     figures = run_pass(context, work)
     if settings.method == "mean":
@@ -218,7 +219,7 @@ def _result(folder: str, settings: RatingSettings, figures: dict[str, Any]) -> R
     num_scored = outcomes[RatingOutcome.SCORED.value]
     share = num_scored / num_rated if num_rated else 0.0
     if share < settings.required_scored_share:
-        raise ValueError(_too_few_scores(folder, outcomes, share, settings))
+        raise UserError(_too_few_scores(folder, outcomes, share, settings))
     histogram: Counter[str] = Counter()
     sum_of_scores = 0.0
     for batch in tables.scan(folder, ["score"]):

@@ -10,6 +10,7 @@ import hashlib
 from humpback_ray import tables
 from humpback_ray.config.settings import SeedSettings
 from humpback_ray.corpus.oasst import pairs_of, read_messages
+from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Result
 from humpback_ray.rows import DroppedSeed, SeedOutcome, SeedPair
 
@@ -23,7 +24,7 @@ def run(context: Context, *, settings: SeedSettings, random_seed: int) -> Result
     kept = kept[: settings.max_pairs]
     dropped += [DroppedSeed(p.pair_id, SeedOutcome.SURPLUS, p.instruction) for p in surplus]
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"the seed file {settings.path} has no pair left to train on: "
             f"{_count_words(dropped)}, {len(held_out)} held out (settings.seed.num_held_out)"
         )

@@ -15,6 +15,7 @@ from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus import cut
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import list_files
+from humpback_ray.errors import UserError
 from humpback_ray.execution import progress
 from humpback_ray.execution.stage import Context, Result
 from humpback_ray.method import duplicates
@@ -43,7 +44,7 @@ def run(context: Context, *, settings: CorpusSettings) -> Result:
     if not num_kept:
         for folder in (sections, rows, dropped):
             storage.delete(folder)
-        raise ValueError(
+        raise UserError(
             f"no segment survives out of {len(files)} files of {settings.path}: "
             + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
             + "; see the rules under settings.corpus"

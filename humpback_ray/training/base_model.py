@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
+from humpback_ray.errors import UserError
 from humpback_ray.model_folders import local_folder
 from humpback_ray.storage import one_line
 
@@ -17,20 +18,20 @@ def load_tokenizer(base_model: str, revision: str | None, trust_remote_code: boo
     """The base model's tokenizer, after checking that the model can be finetuned.
 
     Raises:
-        ValueError: no such model, no tokenizer, no end token, or weights that are not safetensors.
+        UserError: no such model, no tokenizer, no end token, or weights that are not safetensors.
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         folder = local_folder(base_model, weights=False)
         config = AutoConfig.from_pretrained(folder, **source)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"the base model {base_model!r} cannot be loaded: it must be a folder (path or URL) "
             "with config.json, tokenizer and safetensors, or a Hugging Face hub id "
             f"({one_line(error)[:300]})"
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
-        raise ValueError(
+        raise UserError(
             f"the base model {base_model!r} is a {config.model_type} model, which transformers "
             "does not have as a causal language model: give one that continues text, such as LLaMA"
         )
@@ -39,12 +40,12 @@ def load_tokenizer(base_model: str, revision: str | None, trust_remote_code: boo
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"the base model {base_model!r} has no tokenizer that transformers loads: put its "
             f"tokenizer files beside config.json ({one_line(error)[:300]})"
         ) from error
     if tokenizer.eos_token_id is None:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer of {base_model!r} has no end token, so no answer would ever end: set "
             "eos_token in its tokenizer_config.json"
         )
@@ -55,13 +56,13 @@ def _check_files(base_model: str, folder: str) -> None:
     names = os.listdir(folder)
     copied = folder != base_model  # from a URL, without the weights
     if not copied and not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(
+        raise UserError(
             f"the base model {base_model!r} has no *.safetensors file, the only format that is "
             "read: convert it with transformers' save_pretrained"
         )
     # Without these transformers may build an empty tokenizer from config.json alone.
     if not any(name.startswith(("tokenizer", "vocab", "spiece", "tekken")) for name in names):
-        raise ValueError(
+        raise UserError(
             f"the base model {base_model!r} has no tokenizer: put its tokenizer files "
             "(tokenizer.json, tokenizer_config.json) beside config.json"
         )

@@ -11,6 +11,7 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
+from humpback_ray.errors import UserError
 from humpback_ray.method.tokens import example_ids
 from humpback_ray.rows import TrainingExample
 from humpback_ray.training.batches import TokenizedSet
@@ -33,7 +34,7 @@ def tokenize(
         were too long and not to be cut.
 
     Raises:
-        ValueError: no Parquet file, a missing column, no example, or none that fits.
+        UserError: no Parquet file, a missing column, no example, or none that fits.
     """
     ids, starts, first_targets = array("i"), array("q", [0]), array("i")
     num_truncated = num_dropped = 0
@@ -53,7 +54,7 @@ def tokenize(
         starts.append(len(ids))
         first_targets.append(first)
     if not first_targets:
-        raise ValueError(
+        raise UserError(
             f"all {table.num_rows} examples in {examples!r} have prompts of at least "
             f"{max_length} tokens{'' if cut else ', or are longer as a whole'}: raise max_length "
             "of the training"
@@ -71,26 +72,26 @@ def read_examples(examples: str) -> pyarrow.Table:
     """All training examples of a folder, sorted by id.
 
     Raises:
-        ValueError: no Parquet file, a missing column, or no example.
+        UserError: no Parquet file, a missing column, or no example.
     """
     filesystem, path = fsspec.core.url_to_fs(examples)
     paths = [name for name in filesystem.find(path) if name.endswith(".parquet")]
     if not paths:
-        raise ValueError(f"no training examples: there is no Parquet file in {examples!r}")
+        raise UserError(f"no training examples: there is no Parquet file in {examples!r}")
     columns = [field.name for field in fields(TrainingExample)]
     tables = []
     for name in paths:
         with filesystem.open(name, "rb") as file:
             table = pyarrow.parquet.read_table(file)
         if missing := sorted(set(columns) - set(table.column_names)):
-            raise ValueError(
+            raise UserError(
                 f"{name} has no column {missing[0]!r}: training examples have the columns "
                 f"{', '.join(columns)}"
             )
         tables.append(table.select(columns))
     table = pyarrow.concat_tables(tables, promote_options="permissive").sort_by("example_id")
     if not table.num_rows:
-        raise ValueError(f"no training examples: the Parquet files in {examples!r} have no rows")
+        raise UserError(f"no training examples: the Parquet files in {examples!r} have no rows")
     # Equal ids would be ordered by file.
     assert len(table["example_id"].unique()) == table.num_rows, "example ids must be unique"
     return table

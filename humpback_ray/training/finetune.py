@@ -29,6 +29,7 @@ from humpback_ray import storage
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.config.placement import EnginePlacement, TrainingPlacement
 from humpback_ray.config.settings import TrainingSettings
+from humpback_ray.errors import UserError
 from humpback_ray.method.schedule import schedule
 from humpback_ray.model_folders import local_folder
 from humpback_ray.sizing.architecture import find_architecture
@@ -112,7 +113,7 @@ def finetune(
         generation: entries for the exported generation_config.json.
 
     Raises:
-        ValueError: no examples, a base model that cannot be used, a placement that cannot hold
+        UserError: no examples, a base model that cannot be used, a placement that cannot hold
             this batch, or a training that must not go on (loss, memory, disk).
         SystemExit: SIGTERM came; what was trained is saved.
         ray.train.TrainingFailedError: workers failed more than `placement.max_failures` times.
@@ -128,7 +129,7 @@ def finetune(
     )
     batch_size, num_steps = schedule(tokenized.num_examples, settings)
     if batch_size % placement.num_workers:
-        raise ValueError(
+        raise UserError(
             f"a batch of {batch_size} examples does not divide among {placement.num_workers} "
             f"training workers: set placement.training.num_workers to a divisor of {batch_size}"
         )
@@ -177,7 +178,7 @@ def choose_zero_and_micro_batch(
     stage = placement.zero_stage or (3 if placement.offload_parameters else None)
     tokens = placement.micro_batch_tokens
     if tokens is not None and tokens < settings.max_length:
-        raise ValueError(
+        raise UserError(
             f"a micro-batch of {tokens} tokens does not hold an example of "
             f"{settings.max_length}: set placement.training.micro_batch_tokens to at least the "
             "training's max_length"
@@ -245,7 +246,7 @@ def _run_workers(
     _remove_unfinished(fitted, f"{scratch_folder}/{job.run_name}")
     if was_terminated.is_set():
         raise SystemExit(f"the training was terminated: {result['stopped']}")
-    raise ValueError(f"the training has stopped: {result['stopped']}")
+    raise UserError(f"the training has stopped: {result['stopped']}")
 
 
 def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:

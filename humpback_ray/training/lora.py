@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from humpback_ray.config.settings import LoraSettings
+from humpback_ray.errors import UserError
 
 ADAPTER = "default"  # peft's own name for an adapter that is given none
 
@@ -44,7 +45,7 @@ def check_targets(base_model: str, settings: LoraSettings, source: dict[str, Any
         source: how transformers finds the model beside its place.
 
     Raises:
-        ValueError: none of the names is a linear layer, or a layer shares its weight.
+        UserError: none of the names is a linear layer, or a layer shares its weight.
     """
     if isinstance(settings.target_modules, str):
         return
@@ -59,7 +60,7 @@ def check_targets(base_model: str, settings: LoraSettings, source: dict[str, Any
         if not found or shared.intersection(found):
             known = sorted({name.rpartition(".")[2] for name in linear if name not in shared})
             why = "shares its weight with the embedding" if found else "is no linear layer"
-            raise ValueError(
+            raise UserError(
                 f"the training's lora.target_modules has {target!r}, which {why} of "
                 f"{base_model!r}: choose from {', '.join(known)}, or set it to all-linear"
             )

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 from humpback_ray.rows import Finish
+from humpback_ray.serving.failures import RequestRefused
 from humpback_ray.serving.requests import Generation, Request, load_tokenizer
 
 NUM_GENERATED = 7
@@ -52,7 +53,7 @@ class ScriptedEngine:
 
     def add(self, key, request):
         if "the engine refuses this" in self._text(request):
-            raise ValueError("refused")
+            raise RequestRefused("refused")
         self._waiting.append((key, request))
 
     def step(self):
