@@ -177,7 +177,7 @@ def _files(path: str, *, is_corpus: bool) -> list[CorpusFile]:
         return [CorpusFile(path, path, os.path.getsize(path))] if there else []
     try:
         return list_files(path)
-    except ValueError:
+    except UserError:
         return []
 
 
