@@ -26,6 +26,7 @@ from humpback_ray import storage
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.errors import UserError
 from humpback_ray.execution import clock
+from humpback_ray.execution.stage import StageRecord
 from humpback_ray.planning import estimate, extrapolate
 from humpback_ray.sizing.hardware import Hardware, parse_hardware, parse_price
 
@@ -88,33 +89,35 @@ def run(
     set: SetOption = None,
 ) -> None:
     """Run a recipe; what is done is skipped, what is unfinished is resumed."""
-    from humpback_ray import runner
+    from humpback_ray import pipeline
+    from humpback_ray.execution import runner
 
     loaded = load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
-    records = runner.run(loaded, folder, console, until=until)
+    stages = pipeline.stages_of(loaded)
+    records = runner.run(stages, loaded, folder, console, until=until)
     if until is None:
         _print_summary(loaded, folder, records)
     else:
         console.print(f"stopped after {until}; without --until the run goes on")
 
 
-def _print_summary(loaded: Recipe, folder: str, records: dict[str, dict[str, Any]]) -> None:
+def _print_summary(loaded: Recipe, folder: str, records: dict[str, StageRecord]) -> None:
     """What was made, where it lies and what to type next."""
     table = Table("model", "trained on", "loss on held-out seed answers", title="Models")
     folders = {"base": "base/model", "M_0": "forward-0/model"}
     folders |= {f"M_{t}": f"iter-{t}/model" for t in range(1, loaded.settings.iterations + 1)}
     for name, path in folders.items():
-        loss = records[f"evaluation/{name}"]["figures"]["held_out_loss"]
+        loss = records[f"evaluation/{name}"].figures["held_out_loss"]
         # A base model that was given has no training here.
         made = records.get(path)
-        examples = f"{made['figures']['num_examples']} examples" if made else "-"
+        examples = f"{made.figures['num_examples']} examples" if made else "-"
         table.add_row(name, examples, "-" if loss is None else f"{loss:.3f} nats")
     console.print(table)
     rows = Table("iteration", "pairs with a score", "mean score", "selected", "from score",
                  title="Self-curation")  # fmt: skip
     for t in range(1, loaded.settings.iterations + 1):
-        figures = records[f"iter-{t}/rated"]["figures"] | records[f"iter-{t}/examples"]["figures"]
+        figures = records[f"iter-{t}/rated"].figures | records[f"iter-{t}/examples"].figures
         rows.add_row(
             str(t), str(figures["num_scored"]), f"{figures['mean_score']:.2f}",
             str(figures["num_selected"]), f"{figures['lowest_selected_score']:.2f}",
@@ -125,7 +128,7 @@ def _print_summary(loaded: Recipe, folder: str, records: dict[str, dict[str, Any
     here = f"{storage.absolute('.')}/"
     folder = folder.removeprefix(here)
     humpback = "humpback" if shutil.which("humpback") else sys.argv[0].removeprefix(here)
-    seconds = sum(record["seconds"] for record in records.values())
+    seconds = sum(record.seconds for record in records.values())
     console.print(
         Panel(
             escape(
@@ -159,7 +162,7 @@ def plan(
     ] = None,
 ) -> None:
     """Show every stage of a recipe: its fingerprint, and whether it is done; or what it costs."""
-    from humpback_ray import pipeline, runner
+    from humpback_ray import pipeline
 
     if hardware is None and (nodes != 1 or price is not None or rows is not None):
         raise UserError("--nodes, --price and --rows need --hardware, for example 8xH100")
@@ -167,14 +170,18 @@ def plan(
     gpu_hour = parse_price(price) if price is not None else None
     loaded = load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
-    missing: list[str] = []
-    stages = pipeline.stages_of(loaded, folder, missing=missing)
+    stages = pipeline.stages_of(loaded)
+    missing = dict.fromkeys(line for stage in stages for line in stage.problems)
     if machines is not None:
-        found = {stage.path: stage.find(folder) for stage in stages if stage.is_known}
+        found = {stage.path: stage.find(folder) for stage in stages if not stage.problems}
         estimates = estimate.estimate_stages(
             loaded,
             {stage.path: stage.kind for stage in stages},
-            {path: record for path, (state, record) in found.items() if record and state == "done"},
+            {
+                path: record
+                for path, (_, record) in found.items()
+                if isinstance(record, StageRecord)
+            },
             machines,
             rows,
         )
@@ -186,14 +193,13 @@ def plan(
     columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
     table = Table(*columns, title=f"{loaded.name} in {folder}")
     for stage in stages:
-        if not stage.is_known:
+        if stage.problems:
             table.add_row(stage.path, stage.kind, "-", "to do", "waits for a source, see below")
             continue
-        state, record = stage.find(folder)
-        reason = ""
-        if record is not None:
-            changed = state == "changed"
-            reason = "; ".join(stage.differences(record)) if changed else runner.describe(record)
+        state, begun = stage.find(folder)
+        reason = begun.counts if isinstance(begun, StageRecord) else ""
+        if state == "changed" and begun is not None:
+            reason = "; ".join(stage.differences(begun))
         table.add_row(stage.path, stage.kind, stage.fingerprint[:12], state.value, escape(reason))
     console.print(table)
     for line in missing:
@@ -300,8 +306,8 @@ def doctor(
 
     loaded = load_recipe(recipe, set)
     folder = run_folder_of(run, loaded)
-    sources: list[str] = []
-    pipeline.stages_of(loaded, folder, missing=sources)
+    stages = pipeline.stages_of(loaded)
+    sources = list(dict.fromkeys(line for stage in stages for line in stage.problems))
     connect.join_cluster(loaded)
     cluster = nodes.inspect_nodes(folder, paths_to_see(loaded))
     findings = find_problems(loaded, folder, cluster, sources)

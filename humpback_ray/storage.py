@@ -69,9 +69,14 @@ def locate(url: str) -> tuple[Any, str]:
         raise UserError(f"cannot open {url}: {error}") from error
 
 
+def is_url(location: str) -> bool:
+    """True for `scheme://...`, False for a local path."""
+    return "://" in location
+
+
 def absolute(url: str) -> str:
     """A URL as it is; a local path made absolute, because Ray's workers run in other folders."""
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+    return url if is_url(url) else os.path.abspath(os.path.expanduser(url))
 
 
 def join(url: str, *parts: str) -> str:
@@ -197,6 +202,15 @@ def delete(url: str) -> None:
     filesystem, path = locate(url)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
+
+
+def move(url: str, target: str) -> None:
+    """Move a folder to a place below another parent, which is made where it is missing."""
+    filesystem, path = locate(url)
+    _, new = locate(target)
+    if not is_object_store(filesystem):
+        filesystem.makedirs(filesystem._parent(new), exist_ok=True)
+    filesystem.mv(path, new, recursive=True)
 
 
 def check_writable(url: str) -> None:

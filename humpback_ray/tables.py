@@ -125,6 +125,11 @@ def read_file(filesystem: arrow_fs.FileSystem, file: str) -> pa.Table:
     return pq.read_table(file, filesystem=filesystem)
 
 
+def read_column(filesystem: arrow_fs.FileSystem, file: str, column: str) -> pa.Array:
+    """One column of one file."""
+    return pq.read_table(file, columns=[column], filesystem=filesystem)[column].combine_chunks()
+
+
 def scan(folder: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a folder in pieces, so that no more than a few of them are in memory."""
     filesystem, path = storage.arrow_filesystem(folder)

@@ -18,15 +18,6 @@ from humpback_ray.config.recipe import Recipe, load_recipe
 if TYPE_CHECKING:
     from humpback_ray.execution.stage import Stage
 
-KINDS = {
-    "prepare": ("seed", "segments"),
-    "finetune": ("base-initial", "base-examples", "seed-examples", "curate", "finetune"),
-    "augment": ("augment",),
-    "rate": ("rate",),
-    "evaluate": ("evaluate",),
-}
-JOB_OF = {kind: job for job, kinds in KINDS.items() for kind in kinds}
-
 
 def main(job: str, description: str | None) -> None:
     """Run a job's stages from the command line, with the exit codes of `humpback`."""
@@ -48,13 +39,15 @@ def run_part(job: str, recipe: Recipe, run: str | None) -> None:
     Raises:
         ValueError: none can, because stages of other jobs come first.
     """
-    from humpback_ray import pipeline, runner
+    from humpback_ray import pipeline
+    from humpback_ray.execution import runner
 
     folder = cli.run_folder_of(run, recipe)
-    ready, waiting = plan_part(job, pipeline.stages_of(recipe, folder), folder)
+    stages = pipeline.stages_of(recipe)
+    ready, waiting = plan_part(job, stages, folder)
     if not ready:
         raise ValueError(waiting)
-    runner.run(recipe, folder, cli.console, only=ready)
+    runner.run(stages, recipe, folder, cli.console, only=ready)
     if waiting:
         cli.console.print(waiting, markup=False, highlight=False, soft_wrap=True)
 
@@ -67,7 +60,7 @@ def plan_part(job: str, stages: Sequence[Stage], folder: str) -> tuple[list[str]
     ready: list[str] = []
     missing: dict[str, list[str]] = {}
     for stage in stages:
-        owner = JOB_OF[stage.kind]
+        owner = stage.part
         if owner != job:
             state, _ = stage.find(folder)
             if state is not State.DONE:

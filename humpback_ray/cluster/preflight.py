@@ -137,3 +137,10 @@ def check_engines_fit(recipe: Recipe) -> None:
         else 1.0,
         gpu_memory=memory,
     )
+
+
+def check(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
+    """Check all that stages of these kinds need of the cluster, before the first of them runs."""
+    check_cluster(recipe, run_folder, kinds)
+    if GENERATING & set(kinds):
+        check_engines_fit(recipe)

@@ -6,7 +6,7 @@ value is ours because the paper gives none.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Discriminator,
@@ -41,6 +41,10 @@ class ScratchBase(Frozen):
     sequence_length: PositiveInt = 512  # tokens per pretraining example
     training: TrainingSettings
 
+    def identity(self) -> dict[str, Any]:
+        """What the model is before its training, which is a stage that follows."""
+        return self.model_dump(mode="json", exclude={"training"})
+
     @model_validator(mode="after")
     def _whole(self) -> ScratchBase:
         if self.training.lora:
@@ -58,6 +62,8 @@ def _kind_of_base(base: Any) -> str:
 class SeedSettings(Frozen):
     """The human pairs D: an Open Assistant export of message rows (JSONL, .jsonl.gz or Parquet)."""
 
+    locations: ClassVar[frozenset[str]] = frozenset({"path"})
+
     path: str
     language: str = "en"
     max_pairs: PositiveInt | None = None  # the paper keeps 3,200
@@ -66,6 +72,8 @@ class SeedSettings(Frozen):
 
 class CorpusSettings(Frozen):
     """The unlabelled text and the rules by which it is cut into segments."""
+
+    locations: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str  # folder, glob, file, or `installed-packages`
     text_column: str = "text"  # of JSONL and Parquet files
@@ -118,6 +126,8 @@ class EndpointSettings(Frozen):
     rater, so the url is left out of the fingerprint, and another model needs another name.
     """
 
+    locations: ClassVar[frozenset[str]] = frozenset({"url"})
+
     url: Annotated[str, Field(pattern=r"^https?://")]  # up to and with /v1
     model: Annotated[str, Field(min_length=1)]  # as the server names it
     # `expected` reads the grades among this many likeliest tokens; most servers allow 20.
@@ -142,6 +152,13 @@ class RatingSettings(Frozen):
     min_scored_share: Annotated[float, Field(ge=0, le=1)] | None = None  # default by method
     endpoint: EndpointSettings | None = None  # null: the rater is M_(t-1), on our own engines
     weights: Literal["as_stored", "fp8"] = "as_stored"  # fp8: made at loading, on GPUs
+
+    def identity(self) -> dict[str, Any]:
+        """The values that the chosen method reads. The required share decides about no row."""
+        read = {"expected": [], "text": ["sampling"], "mean": ["sampling", "num_samples"]}
+        names = {"method", "rubric", "weights", *read[self.method]}
+        found = self.model_dump(mode="json", include=names)
+        return found | ({"endpoint": self.endpoint.identity()} if self.endpoint else {})
 
     @property
     def grades(self) -> range:
@@ -181,6 +198,11 @@ class SelectionSettings(Frozen):
     k: Annotated[float, Field(ge=1, le=5)] = 4.5  # the paper's A_5 is score >= 4.5
     num_best: PositiveInt = 40_000
     share: Share = 0.25
+
+    def identity(self) -> dict[str, Any]:
+        """The method, and the one value that it reads."""
+        read = {"threshold": "k", "best": "num_best", "share": "share"}
+        return self.model_dump(mode="json", include={"method", read[self.method]})
 
 
 class LoraSettings(Frozen):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import (
@@ -17,6 +16,7 @@ from humpback_ray.config.settings import (
     TrainingSettings,
 )
 from humpback_ray.errors import UserError
+from humpback_ray.execution.stage import StageRecord
 from humpback_ray.method.schedule import schedule
 from humpback_ray.sizing.architecture import Architecture, architecture_of
 from humpback_ray.sizing.hardware import GIB, Hardware
@@ -59,7 +59,7 @@ class StageEstimate:
 def estimate_stages(
     recipe: Recipe,
     kinds: Mapping[str, str],
-    records: Mapping[str, Mapping[str, Any]],
+    records: Mapping[str, StageRecord],
     hardware: Hardware,
     num_rows: int | None = None,
 ) -> list[StageEstimate]:
@@ -88,7 +88,7 @@ def estimate_stages(
 class _Estimator:
     recipe: Recipe
     architecture: Architecture
-    records: Mapping[str, Mapping[str, Any]]
+    records: Mapping[str, StageRecord]
     hardware: Hardware
     num_rows: int | None
 
@@ -164,7 +164,8 @@ class _Estimator:
         )
 
     def segments(self) -> int:
-        kept = self.records.get("segments", {}).get("outcomes", {}).get("kept")
+        made = self.records.get("segments")
+        kept = made.outcomes.get("kept") if made else None
         return self.num_rows or kept or NUM_SEGMENTS
 
     def work(self, kind: str) -> GenerationWork:
@@ -188,14 +189,19 @@ class _Estimator:
             RUBRIC_TOKENS,
         )
 
+    def num_rows_of(self, path: str) -> int | None:
+        """Rows that a finished stage has made."""
+        record = self.records.get(path)
+        return record.num_rows if record else None
+
     def examples(self, path: str) -> tuple[int, float]:
         """Number of examples of a training, and their mean tokens."""
         base = self.recipe.settings.base
-        made = self.records.get(path.replace("model", "examples"), {}).get("num_rows")
+        made = self.num_rows_of(path.replace("model", "examples"))
         if path == "base/model" and isinstance(base, ScratchBase):
             return made or self.segments(), base.sequence_length
         num_seed = self.recipe.settings.seed.max_pairs or NUM_SEED_PAIRS
-        num_seed = self.records.get("forward-0/examples", {}).get("num_rows", num_seed)
+        num_seed = self.num_rows_of("forward-0/examples") or num_seed
         num_chosen = 0
         if path.startswith("iter-"):
             selection = self.recipe.settings.selection

@@ -27,12 +27,13 @@ from typing import Any
 from humpback_ray import storage
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.execution import clock, provenance
+from humpback_ray.execution.stage import StageRecord
 from humpback_ray.method.schedule import schedule
 from humpback_ray.planning import estimate
 from humpback_ray.sizing.hardware import Hardware
 
 RESULT = "probe.json"  # in the run's folder
-Records = Mapping[str, Mapping[str, Any]]  # of stages, by path
+Records = Mapping[str, StageRecord]  # by path
 # Half widths of a 95% interval in standard errors, by the number of values from 2 on (Student's t).
 HALF_WIDTHS = (12.7, 4.3, 3.2, 2.8, 2.6, 2.4, 2.4, 2.3, 2.3)
 
@@ -113,7 +114,7 @@ def extrapolate(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> lis
             stage = _training(recipe, path, sample)
         else:
             record = sample.done.get(path) or sample.records.get(_stand_in(path))
-            stage = StageForecast(path, record["seconds"] if record else 0.0)
+            stage = StageForecast(path, record.seconds if record else 0.0)
         stages.append(replace(stage, is_done=path in sample.done))
     return _overlapped(stages) if recipe.placement.engine.one_stream else stages
 
@@ -128,20 +129,20 @@ def _stand_in(path: str) -> str:
 
 def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> StageForecast:
     record = sample.records[_stand_in(path)]
-    engine, num_rows = recipe.placement.engine, record["num_rows"]
+    engine, num_rows = recipe.placement.engine, record.num_rows
     if kind != "evaluate":
         num_rows = sample.num_segments * recipe.settings.num_candidates
-    engines = record["figures"].get("engines")
+    engines = record.figures.get("engines")
     # Behind an endpoint are no engines of ours: rows come at its rate.
-    busy = min(engines["busy_seconds"] if engines else record["seconds"], record["seconds"])
+    busy = min(engines["busy_seconds"] if engines else record.seconds, record.seconds)
     # A batch goes to one engine.
     num_engines = min(engine.max_engines, -(-num_rows // engine.rows_per_batch)) if engines else 1
     return StageForecast(
         path,
-        fixed_seconds=record["seconds"] - busy,
+        fixed_seconds=record.seconds - busy,
         unit="rows",
         num_units=num_rows,
-        unit_seconds=busy / record["num_rows"] / num_engines,
+        unit_seconds=busy / record.num_rows / num_engines,
         # All prompts of an evaluation are asked, so nothing of it is drawn.
         relative_error=sample.row_errors.get(_stand_in(path), 0.0),
     )
@@ -159,7 +160,7 @@ def _training(recipe: Recipe, path: str, sample: Sample) -> StageForecast:
     saving = num_saves * statistics.mean(saves) if saves else 0.0
     return StageForecast(
         path,
-        fixed_seconds=max(record["seconds"] - sum(saves) - num_tokens * token_seconds, 0.0),
+        fixed_seconds=max(record.seconds - sum(saves) - num_tokens * token_seconds, 0.0),
         unit="steps",
         num_units=num_steps,
         unit_seconds=batch_size * mean_tokens * token_seconds + saving / num_steps,
@@ -169,7 +170,7 @@ def _training(recipe: Recipe, path: str, sample: Sample) -> StageForecast:
 
 def _examples(recipe: Recipe, path: str, sample: Sample) -> tuple[int, float]:
     """Number of a training's examples in the real run, and their mean tokens."""
-    figures = sample.records[_stand_in(path)]["figures"]
+    figures = sample.records[_stand_in(path)].figures
     num_examples, num_tokens = figures["num_examples"], figures["num_tokens"]
     if path == "base/model" and path not in sample.done:  # pieces of the drawn segments
         share = sample.num_rows / sample.num_segments

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,11 +22,15 @@ import pyarrow.compute as pc
 import ray
 from rich.console import Console
 
-from humpback_ray import pipeline, runner, storage, tables
+from humpback_ray import pipeline, storage, tables
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import PretrainedBase, ScratchBase, TrainingSettings
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import METRICS, Context, Result, Stage, State
+from humpback_ray.execution import runner
+from humpback_ray.execution.metrics import Metrics
+from humpback_ray.execution.progress import StageProgress
+from humpback_ray.execution.provenance import provenance
+from humpback_ray.execution.stage import METRICS, Context, Result, Stage, StageRecord
 from humpback_ray.method.tokens import example_ids
 from humpback_ray.planning import extrapolate
 from humpback_ray.planning.extrapolate import Records, Sample
@@ -59,7 +62,7 @@ def run(run_folder: str, num_rows: int, console: Console) -> extrapolate.Report:
     storage.delete(folder)  # what a killed probe has left
     try:
         cut = shortened(recipe)
-        cut_stages = pipeline.stages_of(cut, folder)
+        cut_stages = pipeline.stages_of(cut)
         _take_over(cut_stages, cut, run_folder, done, num_rows, console)
         records = _run_stages(cut_stages, cut, folder, console)
         sample = _read_sample(cut_stages, cut, folder, records, done)
@@ -88,10 +91,10 @@ def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
     if config is None:
         raise UserError(f"no run in {run_folder}: make its segments first with `{command}`")
     recipe = Recipe.model_validate(config)
-    stages = pipeline.stages_of(recipe, run_folder)
+    stages = pipeline.stages_of(recipe)
     found = {stage.path: stage.find(run_folder) for stage in stages}
-    done = {path: record for path, (state, record) in found.items()
-            if record and state is State.DONE}  # fmt: skip
+    done = {path: record for path, (_, record) in found.items()
+            if isinstance(record, StageRecord)}  # fmt: skip
     if "segments" not in done:
         raise UserError(f"{run_folder} has no finished segments to draw from: run `{command}`")
     return recipe, stages, done
@@ -150,8 +153,22 @@ def _take_over(
             fill = partial(_copy, source=source, record=done[stage.path])
         else:
             continue
-        taken = replace(stage, run=fill)
-        taken.execute(storage.join(run_folder, FOLDER), cut.placement, console)
+        _take(stage, fill, storage.join(run_folder, FOLDER), cut, console)
+
+
+def _take(
+    stage: Stage,
+    fill: Callable[[Context], Result],
+    folder: str,
+    cut: Recipe,
+    console: Console,
+) -> None:
+    """Make a stage's result in the probe's folder by other means than its own."""
+    progress = StageProgress(console, stage.path)
+    metrics = Metrics(storage.join(folder, stage.path, METRICS))
+    stage.begin(folder)
+    result = fill(Context(folder, stage.path, cut.placement, progress, metrics))
+    stage.finish(folder, result, 0.0, provenance())
 
 
 def _draw(context: Context, *, source: str, num_rows: int, random_seed: int) -> Result:
@@ -166,21 +183,21 @@ def _draw(context: Context, *, source: str, num_rows: int, random_seed: int) -> 
     return Result(len(drawn), {SegmentOutcome.KEPT.value: len(drawn)})
 
 
-def _copy(context: Context, *, source: str, record: Mapping[str, Any]) -> Result:
+def _copy(context: Context, *, source: str, record: StageRecord) -> Result:
     """Copy what a finished stage has made; a link would not do on an object store."""
     filesystem, path = fsspec.core.url_to_fs(source)
     _, target = fsspec.core.url_to_fs(context.folder)
     filesystem.copy(f"{path}/", f"{target}/", recursive=True)
-    return Result(record["num_rows"], record["outcomes"], record["figures"])
+    return Result(record.num_rows, record.outcomes, record.figures)
 
 
 def _run_stages(cut_stages: Sequence[Stage], cut: Recipe, folder: str, console: Console) -> Records:
     wanted = ("segments", *BEFORE_GENERATING, *GENERATING)
     only = [stage.path for stage in cut_stages if stage.path.startswith(wanted)]
-    records = runner.run(cut, folder, console, only=only)
+    records = runner.run(cut_stages, cut, folder, console, only=only)
     # Raters of a few steps may give no score that can be read, and then nothing can be selected.
-    if records["iter-1/rated"]["outcomes"].get("scored"):
-        records |= runner.run(cut, folder, console, only=["iter-1/examples"])
+    if records["iter-1/rated"].outcomes.get("scored"):
+        records |= runner.run(cut_stages, cut, folder, console, only=["iter-1/examples"])
     return records
 
 
@@ -196,8 +213,8 @@ def _read_sample(
         steps={path: _steps(storage.join(folder, path)) for path in trainings if path in records},
         row_errors={path: _row_error(storage.join(folder, path, "rows")) for path in rated},
         web_tokens=_web_tokens(cut, folder),
-        num_rows=records["segments"]["num_rows"],
-        num_segments=done["segments"]["outcomes"][SegmentOutcome.KEPT.value],
+        num_rows=records["segments"].num_rows,
+        num_segments=done["segments"].outcomes[SegmentOutcome.KEPT.value],
         done=done,
     )
 

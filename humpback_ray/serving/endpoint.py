@@ -108,7 +108,7 @@ def rate_over_http(
     return processor(rows).map(partial(_finish, settings=settings, to_row=to_row))
 
 
-class Endpoint:
+class EndpointPool:
     """An endpoint in the place of a pool of engines (`pool.Pool`): a context manager."""
 
     num_wanted = 0  # engines
@@ -123,7 +123,7 @@ class Endpoint:
         self._limits, self._settings = limits, settings
         self._to_prompt, self._to_row = to_prompt, to_row
 
-    def __enter__(self) -> Endpoint:
+    def __enter__(self) -> EndpointPool:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -147,6 +147,11 @@ class Endpoint:
     def engines(self) -> list[Engine]:
         """None of ours."""
         return []
+
+    need = ""
+
+    def give_up_stranded(self) -> None:
+        """No engine, so none can be stranded."""
 
     def num_restarts(self) -> int:
         """None of ours can die."""

@@ -57,7 +57,7 @@ class EngineActor:
         tags: dict[str, str],
         make_engine: Callable[..., Any],
         registry: Any,
-        save: Callable[[pa.Table], pa.Table] | None,
+        save: Callable[[pa.Table, pa.Table], pa.Table] | None,
     ) -> None:
         self._save = save
         self._task, self._placement, self._registry = task, placement, registry
@@ -122,7 +122,7 @@ class EngineActor:
             with self._turns.alone():
                 made = self._answer_in_parts(rows, num_restarts - KILLS_BEFORE_ALONE)
         answers = tables.to_table(made, self._task.row_type)
-        return self._save(answers) if self._save else answers
+        return self._save(batch, answers) if self._save else answers
 
     def _key(self, rows: Sequence[dict[str, Any]]) -> str:
         ids = "\n".join(row[self._task.id_column] for row in rows)

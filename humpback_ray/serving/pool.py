@@ -41,30 +41,26 @@ class EnginePool:
     """The engines of one pass, from the first to the last row. A context manager.
 
     Args:
-        exchange: what the rows ask and become.
+        task: what the rows ask and become.
         placement: how many engines, and where.
-        name: of the stage, for metrics.
-        serve: makes the engine: `vllm_engine.VLLMEngine`, or something with its four members.
-        autoscaling: nodes come when engines ask for them; otherwise only as many are asked for as
-            the cluster has room for.
-        num_pools: that share the cluster's room.
-        run: name of the run, for metrics.
+        make_engine: builds the engine: `vllm_engine.VLLMEngine`, or a class with its members.
+        autoscaling: nodes come when engines ask for them; otherwise the pool asks for no more
+            engines than the cluster has capacity for.
+        tags: of the metrics.
     """
 
     def __init__(
         self,
         task: RowTask,
         placement: EnginePlacement,
-        name: str,
         make_engine: Callable[..., Any] = vllm_engine.VLLMEngine,
         *,
         autoscaling: bool = False,
-        num_pools: int = 1,
-        run: str = "",
+        tags: dict[str, str] | None = None,
     ) -> None:
-        self._task, self._placement, self._build_and_step = task, placement, make_engine
-        self._tags = {"run": run, "stage": name}
-        self._autoscaling, self._num_pools = autoscaling, num_pools
+        self._task, self._placement, self._make_engine = task, placement, make_engine
+        self._tags = tags or {"run": "", "stage": ""}
+        self._autoscaling = autoscaling
         self.num_wanted = placement.max_engines  # engines that are asked for
         self._groups: list[Any] = []
         self._num_placed = 0
@@ -93,14 +89,14 @@ class EnginePool:
         ray.kill(self._registry)
 
     def through(
-        self, rows: ray.data.Dataset, save: Callable[[pa.Table], pa.Table] | None = None
+        self, rows: ray.data.Dataset, save: Callable[[pa.Table, pa.Table], pa.Table] | None = None
     ) -> ray.data.Dataset:
         """The rows' answers, lazily; each block of rows is one batch.
 
         Args:
             rows: what to ask about.
-            save: called with the answers of each batch, columns of the row type, where the engine
-                is; what it returns goes on. Without it the answers do.
+            save: called in the engine's actor with each batch and its answers, columns of the row
+                type; the dataset holds what it returns. Without it the dataset holds the answers.
         """
         placement = self._placement
         batches = placement.max_concurrent_batches
@@ -110,7 +106,7 @@ class EnginePool:
                 "task": self._task,
                 "placement": placement,
                 "tags": self._tags,
-                "make_engine": self._build_and_step,
+                "make_engine": self._make_engine,
                 "registry": self._registry,
                 "save": save,
             },
@@ -162,7 +158,7 @@ class EnginePool:
         # An engine asked for without room for it would wait, and on CPUs keep the tasks that read
         # and write from the last CPU.
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return capacity.check_engines(self._placement, nodes, self._num_pools)
+        return capacity.check_engines(self._placement, nodes, 1)
 
     @property
     def need(self) -> str:

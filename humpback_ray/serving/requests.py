@@ -20,6 +20,7 @@ class ServedModel:
     dtype: str  # of the engine's arithmetic, or `auto`
     trust_remote_code: bool = False
     quantization: str | None = None  # of the weights, as vLLM names it; None: as they are stored
+    revision: str | None = None  # of a hub id
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def load_tokenizer(model: ServedModel) -> Any:
     from humpback_ray.model_folders import local_folder
 
     return AutoTokenizer.from_pretrained(
-        local_folder(model.location, weights=False), trust_remote_code=model.trust_remote_code
+        local_folder(model.location, weights=False),
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
     )
 
 
@@ -93,9 +96,9 @@ class PreparedRequest:
 
 
 def prepare_request(row: dict[str, Any], task: RowTask, tokenizer: Any) -> PreparedRequest:
-    """The request of a row under the exchange's context length.
+    """The request of a row under the task's context length.
 
-    Where the exchange says so, the long text of a prompt that does not fit is cut at its end. The
+    Where the task says so, the long text of a prompt that does not fit is cut at its end. The
     cut depends on the row, the tokenizer and the context alone, so it is the same wherever the row
     is asked.
     """

@@ -49,6 +49,8 @@ def arguments(model: ServedModel, placement: EnginePlacement) -> dict[str, Any]:
         "max_model_len": model.context_length,
         "dtype": model.dtype,
         "quantization": model.quantization,
+        "revision": model.revision,
+        "tokenizer_revision": model.revision,
         "trust_remote_code": model.trust_remote_code,
         "enforce_eager": placement.enforce_eager,
         "tensor_parallel_size": placement.tensor_parallel_size,

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from humpback_ray import storage, tables
 from humpback_ray.config.settings import ScratchBase
-from humpback_ray.execution.stage import Context, Result
+from humpback_ray.execution.stage import Context, Part, Result, Stage
 from humpback_ray.rows import Origin, TrainingExample
 
 
-def run_initial(
-    context: Context,
-    *,
-    segments: str,
-    settings: ScratchBase,
-    context_length: int,
-    random_seed: int,
-) -> Result:
-    """Write a model folder: a byte-level BPE tokenizer of the segments, and random weights."""
-    from humpback_ray.training import scratch_model
+@dataclass(frozen=True, kw_only=True)
+class InitialBase(Stage):
+    """A model folder with a byte-level BPE tokenizer of the segments, and random weights."""
 
-    context.progress.say("training the tokenizer")
-    texts = _texts(segments)
-    num_parameters = scratch_model.create(
-        texts, settings, context_length=context_length, random_seed=random_seed,
-        output=context.folder,
-    )  # fmt: skip
-    return Result(len(texts), {"read": len(texts)}, {"num_parameters": num_parameters})
+    kind: ClassVar[str] = "base-initial"
+    version: ClassVar[int] = 1
+    part: ClassVar[Part] = "finetune"
+
+    segments: Stage
+    settings: ScratchBase
+    context_length: int
+    random_seed: int
+
+    def run(self, context: Context) -> Result:
+        """Write the model folder."""
+        from humpback_ray.training import scratch_model
+
+        context.progress.say("training the tokenizer")
+        texts = _texts(context.of(self.segments, "rows"))
+        num_parameters = scratch_model.create(
+            texts, self.settings, context_length=self.context_length,
+            random_seed=self.random_seed, output=context.folder,
+        )  # fmt: skip
+        return Result(len(texts), {"read": len(texts)}, {"num_parameters": num_parameters})
 
 
-def run_examples(context: Context, *, segments: str, initial: str, sequence_length: int) -> Result:
-    """Write the segments as plain text examples of at most `sequence_length` tokens."""
-    from humpback_ray.training import scratch_model
+@dataclass(frozen=True, kw_only=True)
+class BaseExamples(Stage):
+    """The segments as plain text examples, on which the base is pretrained."""
 
-    pieces = scratch_model.pieces(_texts(segments), initial, sequence_length)
-    examples = [
-        TrainingExample(f"{Origin.CORPUS}-{number:08}", "", "", text, Origin.CORPUS)
-        for number, text in enumerate(pieces)
-    ]
-    storage.delete(context.path("rows"))
-    tables.write_rows(context.path("rows"), examples, TrainingExample)
-    return Result(len(examples), {Origin.CORPUS.value: len(examples)})
+    kind: ClassVar[str] = "base-examples"
+    version: ClassVar[int] = 1
+    part: ClassVar[Part] = "finetune"
+
+    segments: Stage
+    initial: Stage
+    sequence_length: int  # tokens of an example, at most
+
+    def run(self, context: Context) -> Result:
+        """Write one example for each piece of a text."""
+        from humpback_ray.training import scratch_model
+
+        texts = _texts(context.of(self.segments, "rows"))
+        pieces = scratch_model.pieces(texts, context.of(self.initial), self.sequence_length)
+        examples = [
+            TrainingExample(f"{Origin.CORPUS}-{number:08}", "", "", text, Origin.CORPUS)
+            for number, text in enumerate(pieces)
+        ]
+        storage.delete(context.path("rows"))
+        tables.write_rows(context.path("rows"), examples, TrainingExample)
+        return Result(len(examples), {Origin.CORPUS.value: len(examples)})
 
 
 def _texts(segments: str) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,30 +12,40 @@ import ray
 import ray.data
 
 from humpback_ray import storage, tables
-from humpback_ray.config.settings import PromptSettings, SelectionSettings
-from humpback_ray.execution.stage import Context, Result
+from humpback_ray.config.settings import SelectionSettings
+from humpback_ray.execution.stage import Context, Part, Result, Stage
 from humpback_ray.method import selection
 from humpback_ray.rows import Direction, Origin, RatedPair, SeedPair, TrainingExample
-from humpback_ray.stages.examples import of_seed
+from humpback_ray.stages.examples import seed_examples
 
 
-def run_curated(
-    context: Context, *, seed: str, rated: str, tags: PromptSettings, settings: SelectionSettings
-) -> Result:
-    """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w.
+@dataclass(frozen=True, kw_only=True)
+class Curate(Stage):
+    """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w."""
 
-    Of several candidates of one segment only the best rated can be selected.
-    """
-    chosen, figures = ray.get(_choose.remote(rated, settings))
-    storage.delete(context.path("rows"))
-    _write_selected(rated, context.path("rows"), chosen, tags.web_tag)
-    pairs = tables.read_rows(seed, SeedPair)
-    seeds = list(of_seed(pairs, Direction.FORWARD, tags))
-    tables.write_rows(context.path("rows"), seeds, TrainingExample, name="seed")
-    outcomes = tables.count_values(context.path("rows"), "origin")
-    assert outcomes[Origin.WEB.value] == len(chosen)
-    assert outcomes.total() == tables.assert_unique(context.path("rows"), "example_id")
-    return Result(outcomes.total(), outcomes, figures)
+    kind: ClassVar[str] = "curate"
+    version: ClassVar[int] = 1
+    part: ClassVar[Part] = "finetune"
+
+    seed: Stage
+    rated: Stage
+    settings: SelectionSettings
+    seed_tag: str
+    web_tag: str
+
+    def run(self, context: Context) -> Result:
+        """Write the examples; of several candidates of a segment only the best is eligible."""
+        rated, rows = context.of(self.rated, "rows"), context.path("rows")
+        chosen, figures = ray.get(_choose.remote(rated, self.settings))
+        storage.delete(rows)
+        _write_selected(rated, rows, chosen, self.web_tag)
+        pairs = tables.read_rows(context.of(self.seed, "rows"), SeedPair)
+        seeds = seed_examples(pairs, Direction.FORWARD, self.seed_tag)
+        tables.write_rows(rows, seeds, TrainingExample, name="seed")
+        outcomes = tables.count_values(rows, "origin")
+        assert outcomes[Origin.WEB.value] == len(chosen)
+        assert outcomes.total() == tables.assert_unique(rows, "example_id")
+        return Result(outcomes.total(), outcomes, figures)
 
 
 @ray.remote

@@ -7,76 +7,93 @@ Answers are also written as `outputs.json` in AlpacaEval's format, for its `--mo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import fsspec
 
 from humpback_ray import storage, tables
-from humpback_ray.config.settings import LongPromptSettings, PromptSettings, SamplingSettings
+from humpback_ray.config.settings import SamplingSettings
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import Context, Result
+from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, tokens
 from humpback_ray.rows import Evaluated, SeedPair, Task, TaskKind
-from humpback_ray.serving.generate import GenerationPass, run_pass
-from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
-from humpback_ray.serving.vllm_engine import VLLMEngine
+from humpback_ray.serving.generate import GenerationPass, generate
+from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
+from humpback_ray.stages.generating import GeneratingStage
 
 
-def run(
-    context: Context,
-    *,
-    name: str,
-    evaluated_model: ServedModel,
-    prompts_file: str,
-    held_out: str,
-    tags: PromptSettings,
-    sampling: SamplingSettings,
-    random_seed: int,
-    make_engine: Callable[..., Any] = VLLMEngine,
-) -> Result:
-    """Write `rows` and `outputs.json` of one model."""
-    tasks = [
-        *_prompts_to_answer(prompts_file),
-        *_pairs_to_score(tables.read_rows(held_out, SeedPair)),
-    ]
-    tables.write_rows(context.path("_tasks"), tasks, Task)
-    task = RowTask(
-        model=evaluated_model,
-        id_column="task_id",
-        row_type=Evaluated,
-        to_request=partial(to_request, tags=tags, sampling=sampling, random_seed=random_seed),
-        to_row=to_evaluated,
-    )
-    engines = run_pass(
-        context,
-        GenerationPass(
-            "evaluate",
-            context.path("_tasks"),
-            context.path("rows"),
-            task,
-            LongPromptSettings(),
-            make_engine=make_engine,
-        ),
-    )
-    storage.delete(context.path("_tasks"))
-    rows = tables.read_rows(context.path("rows"), Evaluated)
-    answers = [row for row in rows if row.kind is TaskKind.ANSWER]
-    storage.write_json(
-        context.path("outputs.json"),
-        [
-            {
-                "dataset": row.dataset,
-                "instruction": row.instruction,
-                "output": row.output,
-                "generator": name,
-            }
-            for row in answers
-        ],
-    )
-    outcomes = tables.count_values(context.path("rows"), "finish")
-    return Result(outcomes.total(), outcomes, {**_figures(rows), **engines})
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(GeneratingStage):
+    """A model's answers to the evaluation prompts, and its loss on the held-out pairs."""
+
+    kind: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 3
+    part: ClassVar[Part] = "evaluate"
+    is_replaceable: ClassVar[bool] = True
+
+    name: str  # of the model: base, M_0, M_1, ...
+    model: Stage | Source
+    seed: Stage | Source
+    prompts: Source
+    sampling: SamplingSettings
+    seed_tag: str
+    web_tag: str
+
+    def wording(self) -> dict[str, str]:
+        """The turn markers around a prompt."""
+        return {"template": prompts.render("")}
+
+    def run(self, context: Context) -> Result:
+        """Write `rows` and `outputs.json` of one model."""
+        tasks = [
+            *_prompts_to_answer(context.of(self.prompts)),
+            *_pairs_to_score(tables.read_rows(context.of(self.seed, "held_out"), SeedPair)),
+        ]
+        tables.write_rows(context.path("_tasks"), tasks, Task)
+        task = RowTask(
+            model=self.served(context, self.model),
+            id_column="task_id",
+            row_type=Evaluated,
+            to_request=self.to_request,
+            to_row=to_evaluated,
+        )
+        engines = generate(
+            context, GenerationPass(context.path("_tasks"), context.path("rows"), task)
+        )
+        storage.delete(context.path("_tasks"))
+        rows = tables.read_rows(context.path("rows"), Evaluated)
+        answers = [row for row in rows if row.kind is TaskKind.ANSWER]
+        storage.write_json(
+            context.path("outputs.json"),
+            [
+                {
+                    "dataset": row.dataset,
+                    "instruction": row.instruction,
+                    "output": row.output,
+                    "generator": self.name,
+                }
+                for row in answers
+            ],
+        )
+        outcomes = tables.count_values(context.path("rows"), "finish")
+        return Result(outcomes.total(), outcomes, {**_figures(rows), **engines})
+
+    def to_request(self, row: dict[str, Any], tokenizer: Any) -> Request:
+        """A prompt with both tags to answer, or a pair as it would be trained on to score."""
+        if row["kind"] == TaskKind.LOSS:
+            start = tokens.prompt_ids(tokenizer, row["instruction"], self.seed_tag)
+            target = tokens.completion_ids(tokenizer, row["response"])
+            return Request(start + target, max_tokens=1, score_from=len(start))
+        ids = tokens.prompt_ids(tokenizer, row["instruction"], self.seed_tag, self.web_tag)
+        return Request(
+            ids,
+            max_tokens=self.sampling.max_tokens,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            seed=row_seed(self.random_seed, row["task_id"], "evaluate"),
+        )
 
 
 def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
@@ -128,29 +145,6 @@ def _pairs_to_score(pairs: list[SeedPair]) -> Iterator[Task]:
         yield Task(
             f"pair-{pair.pair_id}", TaskKind.LOSS, "held_out", pair.instruction, pair.response
         )
-
-
-def to_request(
-    row: dict[str, Any],
-    tokenizer: Any,
-    *,
-    tags: PromptSettings,
-    sampling: SamplingSettings,
-    random_seed: int,
-) -> Request:
-    """A prompt with both tags to answer, or a pair as it would be trained on to score."""
-    if row["kind"] == TaskKind.LOSS:
-        start = tokens.prompt_ids(tokenizer, row["instruction"], tags.seed_tag)
-        target = tokens.completion_ids(tokenizer, row["response"])
-        return Request(start + target, max_tokens=1, score_from=len(start))
-    ids = tokens.prompt_ids(tokenizer, row["instruction"], *prompts.inference_tags(tags))
-    return Request(
-        ids,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=row_seed(random_seed, row["task_id"], "evaluate"),
-    )
 
 
 def to_evaluated(row: dict[str, Any], generation: Generation) -> dict[str, Any]:

@@ -4,178 +4,184 @@ from __future__ import annotations
 
 import string
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
-from humpback_ray import tables
+from humpback_ray import storage, tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import LongPromptSettings, RatingSettings
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import Context, Result
+from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, rating, tokens
 from humpback_ray.rows import Finish, RatedPair, RatingOutcome
 from humpback_ray.serving import endpoint
-from humpback_ray.serving.generate import GenerationPass, run_pass
-from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
-from humpback_ray.serving.vllm_engine import VLLMEngine
+from humpback_ray.serving.generate import GenerationPass, generate
+from humpback_ray.serving.missing_rows import RowFolders
+from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
+from humpback_ray.stages.generating import GeneratingStage
 
 # Outcomes of pairs that no rater could have scored; they do not speak against the rater.
 NOT_PUT_TO_RATER = (RatingOutcome.NO_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG)
 NUM_SHOWN_FAILURES = 5
 
 
-def run(context: Context, *, work: GenerationPass, settings: RatingSettings) -> Result:
-    """Write one `RatedPair` for each candidate, whatever became of its rating.
+@dataclass(frozen=True, kw_only=True)
+class Rate(GeneratingStage):
+    """One RatedPair per Candidate, scored by M_(t-1) or by the model behind an endpoint."""
 
-    `mean` rates every candidate several times: the samples are rows of their own under `samples`,
-    and the pair's score is the mean of those that parsed.
+    kind: ClassVar[str] = "rate"
+    version: ClassVar[int] = 3
+    part: ClassVar[Part] = "rate"
 
-    Args:
-        work: what `ratings_of` gives.
+    candidates: Stage | Source
+    rater: Stage | Source | None  # None: the endpoint's model rates
+    iteration: int
+    settings: RatingSettings
+    template: str
+    long_prompts: LongPromptSettings
+
+    def wording(self) -> dict[str, str]:
+        """The turn markers, and how the rater is asked to answer."""
+        answer_format = prompts.REASON_THEN_SCORE if self.reasons else prompts.SCORE_ONLY
+        return {"turns": prompts.render(""), "answer_format": answer_format}
+
+    @property
+    def reasons(self) -> bool:
+        """The rater writes its reasons before the score."""
+        return self.settings.method != "expected"
+
+    def run(self, context: Context) -> Result:
+        """Write one `RatedPair` for each candidate, whatever became of its rating.
+
+        `mean` rates every candidate several times: the samples are rows of their own under
+        `samples`, and the pair's score is the mean of those that parsed.
+
+        Raises:
+            UserError: fewer pairs have a score than the settings ask for, with five failures.
+        """
+        is_mean = self.settings.method == "mean"
+        work = GenerationPass(
+            context.of(self.candidates, "rows"),
+            context.path("samples" if is_mean else "rows"),
+            self.row_task(context),
+            self.long_prompts,
+            partial(_repeated, num_samples=self.settings.num_samples) if is_mean else None,
+            self.endpoint_pool if self.settings.endpoint else None,
+        )
+        figures = generate(context, work)
+        if is_mean:
+            _write_means(work.folders, context.path("rows"))
+        return _result(context.path("rows"), self.settings, figures)
+
+    def row_task(self, context: Context) -> RowTask:
+        """What a candidate asks of the rater, and how the answer becomes a `RatedPair`."""
+        quantization = None if self.settings.weights == "as_stored" else self.settings.weights
+        # Behind an endpoint no model is served here.
+        rater = self.rater or Source("", None)
+        return RowTask(
+            model=self.served(context, rater, quantization),
+            id_column="candidate_id",
+            row_type=RatedPair,
+            to_request=self.to_request,
+            to_row=self.to_rated_pair,
+            long_column="response",
+        )
+
+    def endpoint_pool(self, placement: Placement) -> endpoint.EndpointPool:
+        """The rater behind the endpoint of the settings."""
+        return endpoint.EndpointPool(
+            placement.endpoint, self.settings, self.to_endpoint_prompt, self.to_rated_pair
+        )
+
+    def seed_of(self, row: dict[str, Any]) -> int:
+        """The sampling seed of a row."""
+        return row_seed(self.random_seed, row["candidate_id"], f"rate-{self.iteration}")
+
+    def to_request(self, row: dict[str, Any], tokenizer: Any) -> Request:
+        """The rating prompt of a pair; with `expected` it continues to the rater's `Score:`."""
+        if not row["instruction"]:
+            return Request([], 1)
+        ids = tokens.rating_ids(
+            tokenizer,
+            string.Template(self.template),
+            row["instruction"],
+            row["response"],
+            reasoning=self.reasons,
+        )
+        if not self.reasons:
+            start, grades = tokens.grade_ids(tokenizer, self.settings.grades)
+            return Request(ids + start, max_tokens=1, temperature=0.0, wanted_ids=grades)
+        sampling = self.settings.sampling
+        return Request(
+            ids,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=self.seed_of(row),
+        )
+
+    def to_endpoint_prompt(self, row: dict[str, Any]) -> endpoint.Prompt | None:
+        """The same prompt for a server that renders its own chat template."""
+        if not row["instruction"]:
+            return None
+        text = prompts.rating_prompt(
+            string.Template(self.template),
+            row["instruction"],
+            row["response"],
+            reasoning=self.reasons,
+        )
+        return endpoint.Prompt(text, self.seed_of(row))
+
+    def to_rated_pair(self, row: dict[str, Any], generation: Generation) -> dict[str, Any]:
+        """A pair and the rater's answer as the fields of a `RatedPair`."""
+        score: float | None = None
+        probabilities: list[float] | None = None
+        grades = self.settings.grades
+        if generation.finish is Finish.EMPTY_PROMPT:
+            outcome = RatingOutcome.NO_INSTRUCTION
+        elif not self.reasons and generation.wanted_logprobs:
+            probabilities = rating.grade_probabilities(generation.wanted_logprobs)
+            outcome = RatingOutcome.SCORED if probabilities else RatingOutcome.NO_SCORE_LINE
+            score = rating.expected_grade(probabilities, grades) if probabilities else None
+        else:
+            score, outcome = rating.parse_rating(generation.text, generation.finish, grades)
+        is_beside_grade = outcome is RatingOutcome.SCORED and not self.reasons
+        return {
+            "candidate_id": row["candidate_id"],
+            "segment_id": row["segment_id"],
+            "instruction": row["instruction"],
+            "response": row["response"],
+            "score": None if score is None else float(score),
+            "probabilities": probabilities,
+            "outcome": outcome.value,
+            # An engine's word on its own failure is kept, text beside a grade is not.
+            "rationale": "" if is_beside_grade else generation.text.strip(),
+            "was_cut": row.get("was_cut", False),
+            "num_prompt_tokens": generation.num_prompt_tokens,
+            "num_cached_tokens": generation.num_cached_tokens,
+            "num_generated_tokens": generation.num_generated_tokens,
+        }
+
+
+def rating_template(path: str | None, rubric: str) -> str:
+    """The text of a rubric, or of a user's file in its place.
 
     Raises:
-        UserError: fewer pairs have a score than the settings ask for, with five of the failures.
+        UserError: no such file, or a text that cannot be filled in.
     """
-    figures = run_pass(context, work)
-    if settings.method == "mean":
-        _write_means(context.path("samples"), context.path("rows"))
-    return _result(context.path("rows"), settings, figures)
-
-
-def ratings_of(
-    candidates: str,
-    *,
-    target: str,
-    rater: ServedModel,
-    template: str,
-    settings: RatingSettings,
-    long_prompts: LongPromptSettings,
-    iteration: int,
-    random_seed: int,
-    make_engine: Callable[..., Any] = VLLMEngine,
-) -> GenerationPass:
-    """The pass that asks M_(t-1) for one rating of each candidate, or for several with `mean`."""
-    task = RowTask(
-        model=rater,
-        id_column="candidate_id",
-        row_type=RatedPair,
-        to_request=partial(
-            to_request, template=template, settings=settings, iteration=iteration,
-            random_seed=random_seed,
-        ),
-        to_row=partial(to_rated_pair, settings=settings),
-        long_column="response",
-    )  # fmt: skip
-    to_prompt = partial(
-        to_endpoint_prompt, template=template, settings=settings, iteration=iteration,
-        random_seed=random_seed,
-    )  # fmt: skip
-    samples = partial(_repeated, num_samples=settings.num_samples)
-    return GenerationPass(
-        f"rate-{iteration}",
-        candidates,
-        target,
-        task,
-        long_prompts,
-        expand=samples if settings.method == "mean" else None,
-        make_engine=make_engine,
-        endpoint=partial(_endpoint, settings=settings, to_prompt=to_prompt, to_row=task.to_row)
-        if settings.endpoint
-        else None,
-    )
-
-
-def _endpoint(placement: Placement, **how: Any) -> endpoint.Endpoint:
-    return endpoint.Endpoint(placement.endpoint, **how)
-
-
-def to_request(
-    row: dict[str, Any],
-    tokenizer: Any,
-    *,
-    template: str,
-    settings: RatingSettings,
-    iteration: int,
-    random_seed: int,
-) -> Request:
-    """The rating prompt of a pair; for `expected` it goes on to `Score:` in its own turn."""
-    if not row["instruction"]:
-        return Request([], 1)
-    reasoning = settings.method != "expected"
-    ids = tokens.rating_ids(
-        tokenizer,
-        string.Template(template),
-        row["instruction"],
-        row["response"],
-        reasoning=reasoning,
-    )
-    if not reasoning:
-        start, grades = tokens.grade_ids(tokenizer, settings.grades)
-        return Request(ids + start, max_tokens=1, temperature=0.0, wanted_ids=grades)
-    return Request(
-        ids,
-        max_tokens=settings.sampling.max_tokens,
-        temperature=settings.sampling.temperature,
-        top_p=settings.sampling.top_p,
-        seed=row_seed(random_seed, row["candidate_id"], f"rate-{iteration}"),
-    )
-
-
-def to_endpoint_prompt(
-    row: dict[str, Any],
-    *,
-    template: str,
-    settings: RatingSettings,
-    iteration: int,
-    random_seed: int,
-) -> endpoint.Prompt | None:
-    """The same prompt for a rater that is served elsewhere and renders its own chat template."""
-    if not row["instruction"]:
-        return None
-    text = prompts.rating_prompt(
-        string.Template(template),
-        row["instruction"],
-        row["response"],
-        reasoning=settings.method != "expected",
-    )
-    return endpoint.Prompt(text, row_seed(random_seed, row["candidate_id"], f"rate-{iteration}"))
-
-
-def to_rated_pair(
-    row: dict[str, Any], generation: Generation, *, settings: RatingSettings
-) -> dict[str, Any]:
-    """A pair and what the rater gave back as the fields of a `RatedPair`."""
-    score: float | None = None
-    probabilities: list[float] | None = None
-    text, is_text = generation.text.strip(), settings.method != "expected"
-    if generation.finish is Finish.EMPTY_PROMPT:
-        outcome = RatingOutcome.NO_INSTRUCTION
-    elif settings.method == "expected" and generation.wanted_logprobs:
-        probabilities = rating.grade_probabilities(generation.wanted_logprobs)
-        outcome = RatingOutcome.SCORED if probabilities else RatingOutcome.NO_SCORE_LINE
-        score = rating.expected_grade(probabilities, settings.grades) if probabilities else None
-    else:
-        score, outcome = rating.parse_rating(generation.text, generation.finish, settings.grades)
-    return {
-        "candidate_id": row["candidate_id"],
-        "segment_id": row["segment_id"],
-        "instruction": row["instruction"],
-        "response": row["response"],
-        "score": None if score is None else float(score),
-        "probabilities": probabilities,
-        "outcome": outcome.value,
-        # What an engine says of its own failure is kept, what it says beside a grade is not.
-        "rationale": "" if outcome is RatingOutcome.SCORED and not is_text else text,
-        "was_cut": row.get("was_cut", False),
-        "num_prompt_tokens": generation.num_prompt_tokens,
-        "num_cached_tokens": generation.num_cached_tokens,
-        "num_generated_tokens": generation.num_generated_tokens,
-    }
+    if path is None:
+        return prompts.RUBRICS[rubric].template
+    text = storage.read_text(path, "rating template", "settings.prompts.rating_template")
+    try:
+        return prompts.rating_template(text).template
+    except UserError as error:
+        raise UserError(f"rating template {path}: {error}") from error
 
 
 def _repeated(table: pa.Table, num_samples: int) -> pa.Table:
@@ -191,13 +197,26 @@ def _repeated(table: pa.Table, num_samples: int) -> pa.Table:
     )
 
 
-def _write_means(samples: str, target: str) -> None:
-    """The samples of each candidate as one row: the mean score, the first scored rationale."""
+def _write_means(samples: RowFolders, target: str) -> None:
+    """The samples of each candidate as one row: the mean score, the first scored rationale.
+
+    All samples of a candidate lie in one shard, so a task holds one shard and the driver none.
+    """
+    shards = samples.answers_by_shard()
+    ray.get([_write_means_of_shard.remote(samples, *shard, target) for shard in shards])
+
+
+@ray.remote
+def _write_means_of_shard(
+    samples: RowFolders, key: str, files: tuple[str, ...], target: str
+) -> None:
+    filesystem, _ = storage.arrow_filesystem(samples.target)
+    table = pa.concat_tables(tables.read_file(filesystem, file) for file in files)
     by_candidate: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(tables.read_table(samples).to_pylist(), key=lambda r: r["candidate_id"]):
+    for row in table.sort_by("candidate_id").to_pylist():
         by_candidate[row["candidate_id"].rpartition("/")[0]].append(row)
     rows = (_mean(candidate_id, group) for candidate_id, group in by_candidate.items())
-    tables.write_rows(target, rows, RatedPair)
+    tables.write_rows(target, rows, RatedPair, name=key)
 
 
 def _mean(candidate_id: str, samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,7 @@ from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import list_files
 from humpback_ray.errors import UserError
 from humpback_ray.execution import progress
-from humpback_ray.execution.stage import Context, Result
+from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import duplicates
 from humpback_ray.rows import Segment, SegmentOutcome
 
@@ -26,39 +27,51 @@ BYTES_PER_TASK = 8 * 2**20
 MIN_TASKS = 8
 
 
-def run(context: Context, *, settings: CorpusSettings) -> Result:
-    """Write `rows` (kept) and `dropped`, each section of each document in one of them.
+@dataclass(frozen=True, kw_only=True)
+class Segments(Stage):
+    """Segments y: the corpus cut at its headers, filtered, duplicates removed."""
 
-    Sections are cut and filtered in parallel and written to a working folder; duplicates are then
-    found in one pass over ids and MinHash signatures, in the order of documents.
-    """
-    files = list_files(settings.path)
-    sections, rows, dropped = (context.path(name) for name in ("_sections", "rows", "dropped"))
-    for folder in (sections, rows, dropped):
-        storage.delete(folder)
-    _cut(context, files, settings, sections)
-    repeated = _duplicates(sections, settings)
-    _split(sections, repeated, rows, dropped)
-    outcomes = tables.count_values(dropped, "outcome")
-    num_kept = tables.num_rows(rows)
-    if not num_kept:
+    kind: ClassVar[str] = "segments"
+    version: ClassVar[int] = 1
+    part: ClassVar[Part] = "prepare"
+
+    corpus: Source
+    settings: CorpusSettings
+
+    def run(self, context: Context) -> Result:
+        """Write `rows` (kept) and `dropped`, each section of each document in one of them.
+
+        Tasks cut and filter sections in parallel into a working folder. One pass over ids and
+        MinHash signatures, in the order of documents, then finds the duplicates.
+        """
+        path = context.of(self.corpus)
+        files = list_files(path)
+        sections, rows, dropped = (context.path(name) for name in ("_sections", "rows", "dropped"))
         for folder in (sections, rows, dropped):
             storage.delete(folder)
-        raise UserError(
-            f"no segment survives out of {len(files)} files of {settings.path}: "
-            + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-            + "; see the rules under settings.corpus"
+        _cut(context, files, self.settings, sections)
+        repeated = _duplicates(sections, self.settings)
+        _split(sections, repeated, rows, dropped)
+        outcomes = tables.count_values(dropped, "outcome")
+        num_kept = tables.num_rows(rows)
+        if not num_kept:
+            for folder in (sections, rows, dropped):
+                storage.delete(folder)
+            raise UserError(
+                f"no segment survives out of {len(files)} files of {path}: "
+                + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+                + "; see the rules under settings.corpus"
+            )
+        assert num_kept == tables.assert_unique(rows, "segment_id")
+        outcomes[SegmentOutcome.KEPT.value] = num_kept
+        assert outcomes.total() == tables.num_rows(sections)
+        storage.delete(sections)
+        lengths = tables.read_table(rows, ["num_characters"])["num_characters"]
+        return Result(
+            outcomes.total(),
+            outcomes,
+            {"num_files": len(files), "mean_characters": round(pc.mean(lengths).as_py())},
         )
-    assert num_kept == tables.assert_unique(rows, "segment_id")
-    outcomes[SegmentOutcome.KEPT.value] = num_kept
-    assert outcomes.total() == tables.num_rows(sections)
-    storage.delete(sections)
-    lengths = tables.read_table(rows, ["num_characters"])["num_characters"]
-    return Result(
-        outcomes.total(),
-        outcomes,
-        {"num_files": len(files), "mean_characters": round(pc.mean(lengths).as_py())},
-    )
 
 
 def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, folder: str) -> None:

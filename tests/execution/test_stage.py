@@ -6,43 +6,83 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 from rich.console import Console
 
 from humpback_ray import storage, tables
-from humpback_ray.config.placement import Placement
-from humpback_ray.execution import lease
-from humpback_ray.execution.stage import PROGRESS, Result, Source, Stage, State, fingerprint
+from humpback_ray.config.recipe import load_recipe
+from humpback_ray.errors import UserError
+from humpback_ray.execution import lease, runner
+from humpback_ray.execution.stage import (
+    NOT_HASHED,
+    PROGRESS,
+    Context,
+    Part,
+    Result,
+    Source,
+    Stage,
+    StageRecord,
+    State,
+    fingerprint,
+    read_record,
+)
 from humpback_ray.rows import SeedPair
 
 CONSOLE = Console(file=open(os.devnull, "w"))  # noqa: SIM115
 
 
-def pairs_stage(runs: list[str], settings=None, path="seed", corpus="one"):
-    def run(context):
+RECIPE = load_recipe("tiny")
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Stage):
+    """A stage with settings and an input; its work is a function of the test."""
+
+    kind: ClassVar[str] = "seed"
+    version: ClassVar[int] = 1
+    part: ClassVar[Part] = "prepare"
+
+    corpus: Source | Stage
+    settings: dict[str, Any]
+    work: Callable[[Context], Result] = field(metadata=NOT_HASHED)
+
+    def run(self, context: Context) -> Result:
+        return self.work(context)
+
+
+def pairs_stage(runs: list[str], settings=None, path="seed", corpus="one", kind=Pairs) -> Pairs:
+    def work(context):
         runs.append(path)
         tables.write_rows(context.path("rows"), [SeedPair("a", "x", "y")], SeedPair)
         return Result(1, {"kept": 1}, {"mean": 1.0})
 
-    return Stage(
-        path, "seed", 1, settings or {"language": "en", "nested": {"k": 4.5}},
-        {"corpus": Source("/somewhere", corpus)}, run,
+    return kind(
+        path=path, settings=settings or {"language": "en", "nested": {"k": 4.5}},
+        corpus=Source("/somewhere", corpus), work=work,
     )  # fmt: skip
+
+
+def execute(stage: Stage, folder) -> StageRecord:
+    return runner.run([stage], RECIPE, str(folder), CONSOLE)[stage.path]
 
 
 def test_a_stage_is_to_do_then_done_and_the_record_says_what_was_made(tmp_path):
     runs: list[str] = []
     stage = pairs_stage(runs)
     assert stage.find(str(tmp_path)) == (State.TO_DO, None)
-    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    execute(stage, tmp_path)
     state, record = stage.find(str(tmp_path))
     assert state is State.DONE
-    assert record["num_rows"] == 1
-    assert record["outcomes"] == {"kept": 1}
-    assert record["provenance"]["versions"]["ray"]
+    assert record.num_rows == 1
+    assert record.outcomes == {"kept": 1}
+    assert record.provenance["versions"]["ray"]
     assert storage.names(f"{tmp_path}/seed") == {"rows", "record.json"}
 
 
@@ -53,12 +93,12 @@ def test_a_kill_between_rows_and_record_is_resumed(tmp_path):
         stage.run(context)
         raise KeyboardInterrupt
 
-    interrupted = Stage("seed", "seed", 1, stage.settings, stage.inputs, killed)
+    interrupted = replace(stage, work=killed)
     with pytest.raises(KeyboardInterrupt):
-        interrupted.execute(str(tmp_path), Placement(), CONSOLE)
+        execute(interrupted, tmp_path)
     assert storage.exists(f"{tmp_path}/seed/rows/part-0.parquet")
     assert stage.find(str(tmp_path)) == (State.STARTED, None)
-    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    execute(stage, tmp_path)
     assert stage.find(str(tmp_path))[0] is State.DONE
     assert tables.num_rows(f"{tmp_path}/seed/rows") == 1
 
@@ -82,11 +122,11 @@ def test_a_stage_that_another_process_works_on_is_refused_until_that_is_gone(
     leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time())
     before = storage.names(f"{tmp_path}/seed")
     with pytest.raises(ValueError, match=f"another driver, process {other_process.pid} on"):
-        stage.execute(str(tmp_path), Placement(), CONSOLE)
+        execute(stage, tmp_path)
     assert storage.names(f"{tmp_path}/seed") == before
     # A process number that has come again is not that driver.
     leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time() - 60)
-    stage.execute(str(tmp_path), Placement(), CONSOLE)
+    execute(stage, tmp_path)
     assert stage.find(str(tmp_path))[0] is State.DONE
 
 
@@ -107,9 +147,9 @@ def test_a_driver_of_another_machine_is_known_by_its_signs_of_life(tmp_path, mon
     try:
         if lives:
             with pytest.raises(ValueError, match="on elsewhere: wait for its end"):
-                stage.execute(str(tmp_path), Placement(), CONSOLE)
+                execute(stage, tmp_path)
         else:
-            stage.execute(str(tmp_path), Placement(), CONSOLE)
+            execute(stage, tmp_path)
     finally:
         done.set()
     assert (stage.find(str(tmp_path))[0] is State.DONE) is not lives
@@ -125,7 +165,7 @@ def test_a_driver_of_another_machine_is_known_by_its_signs_of_life(tmp_path, mon
     ],
 )
 def test_other_settings_or_inputs_are_refused_field_by_field(tmp_path, changed, difference):
-    pairs_stage([]).execute(str(tmp_path), Placement(), CONSOLE)
+    execute(pairs_stage([]), tmp_path)
     stage = pairs_stage([], **changed)
     state, begun = stage.find(str(tmp_path))
     assert state is State.CHANGED
@@ -145,26 +185,58 @@ def test_a_begun_stage_of_other_settings_is_not_resumed(tmp_path):
 
 def test_a_mistake_that_left_nothing_leaves_no_trace(tmp_path):
     def mistaken(context):
-        raise ValueError("no segment survives")
+        raise UserError("no segment survives")
 
-    stage = Stage("segments", "segments", 1, {}, {}, mistaken)
+    stage = replace(pairs_stage([], path="segments"), work=mistaken)
     with pytest.raises(ValueError, match="survives"):
-        stage.execute(str(tmp_path), Placement(), CONSOLE)
+        execute(stage, tmp_path)
     assert stage.find(str(tmp_path)) == (State.TO_DO, None)
     assert not storage.exists(f"{tmp_path}/segments")
 
 
 def test_the_fingerprint_follows_settings_and_inputs_only():
     assert pairs_stage([]).fingerprint == pairs_stage([]).fingerprint
-    moved = Stage("elsewhere", "seed", 1, pairs_stage([]).settings,
-                  {"corpus": Source("/other/place", "one")}, print)  # fmt: skip
-    assert moved.fingerprint == pairs_stage([]).fingerprint
-    assert pairs_stage([], corpus="two").fingerprint != moved.fingerprint
+    elsewhere = replace(pairs_stage([]), path="elsewhere", corpus=Source("/other/place", "one"))
+    assert elsewhere.fingerprint == pairs_stage([]).fingerprint
+    assert pairs_stage([], corpus="two").fingerprint != elsewhere.fingerprint
     downstream = [
-        Stage("next", "finetune", 1, {}, {"seed": pairs_stage([], corpus=c)}, print).fingerprint
-        for c in ("one", "two")
+        replace(pairs_stage([]), path="next", corpus=pairs_stage([], corpus=corpus)).fingerprint
+        for corpus in ("one", "two")
     ]
     assert downstream[0] != downstream[1]
+
+
+def test_a_changed_stage_is_refused_before_anything_is_written(tmp_path):
+    execute(pairs_stage([]), tmp_path)
+    before = storage.names(str(tmp_path / "attempts"))
+    runs: list[str] = []
+    with pytest.raises(UserError, match="made under other settings or inputs"):
+        execute(pairs_stage(runs, corpus="two"), tmp_path)
+    assert not runs
+    assert storage.names(str(tmp_path / "attempts")) == before
+
+
+class ReplaceablePairs(Pairs):
+    is_replaceable: ClassVar[bool] = True
+
+
+def test_a_changed_result_that_nobody_reads_is_set_aside_and_made_again(tmp_path):
+    first = pairs_stage([], kind=ReplaceablePairs)
+    old = execute(first, tmp_path)
+    runs: list[str] = []
+    new = execute(pairs_stage(runs, corpus="two", kind=ReplaceablePairs), tmp_path)
+    assert runs == ["seed"]
+    assert new.fingerprint != old.fingerprint
+    kept = tmp_path / "superseded" / old.fingerprint[:12] / "seed"
+    assert read_record(str(kept)) == old
+    assert tables.num_rows(str(kept / "rows")) == 1
+
+
+def test_a_source_that_is_missing_is_said_before_anything_is_written(tmp_path):
+    stage = replace(pairs_stage([]), corpus=Source("/nowhere", None, problem="nothing at /nowhere"))
+    with pytest.raises(UserError, match="nothing at /nowhere"):
+        execute(stage, tmp_path)
+    assert not storage.names(str(tmp_path))
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"bytes"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from humpback_ray import tables
 from humpback_ray.config.settings import PromptSettings, SelectionSettings
+from humpback_ray.execution.stage import Result, Source
 from humpback_ray.rows import Origin, RatedPair, RatingOutcome, SeedPair, TrainingExample
-from humpback_ray.stages import curate
+from humpback_ray.stages.curate import Curate
 from tests.support.generation import context
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -22,6 +25,16 @@ def pair(segment: int, candidate: int, score: float | None) -> RatedPair:
     )  # fmt: skip
 
 
+def curate(folder: Path, settings: SelectionSettings) -> Result:
+    tags = PromptSettings()
+    stage = Curate(
+        path="examples", seed=Source(str(folder / "seed"), "seed"),
+        rated=Source(str(folder / "rated"), "rated"), settings=settings,
+        seed_tag=tags.seed_tag, web_tag=tags.web_tag,
+    )  # fmt: skip
+    return stage.run(context(folder / "examples"))
+
+
 def test_only_the_best_candidate_of_a_segment_is_selected(tmp_path):
     pairs = [pair(1, 0, 4.6), pair(1, 1, 4.9), pair(1, 2, None)]
     pairs += [pair(2, 0, 5.0), pair(2, 1, 5.0), pair(3, 0, 4.4), pair(3, 1, 1.0), pair(4, 0, None)]
@@ -30,11 +43,8 @@ def test_only_the_best_candidate_of_a_segment_is_selected(tmp_path):
         tables.write_rows(str(tmp_path / "rated"), [row], RatedPair, name=f"part-{number}")
     seeds = [SeedPair("a", "Why?", "Because.")]
     tables.write_rows(str(tmp_path / "seed"), seeds, SeedPair)
-    result = curate.run_curated(
-        context(tmp_path), seed=str(tmp_path / "seed"), rated=str(tmp_path / "rated"),
-        tags=PromptSettings(), settings=SelectionSettings(method="threshold", k=4.5),
-    )  # fmt: skip
-    rows = tables.read_rows(str(tmp_path / "rows"), TrainingExample)
+    result = curate(tmp_path, SelectionSettings(method="threshold", k=4.5))
+    rows = tables.read_rows(str(tmp_path / "examples" / "rows"), TrainingExample)
     web = {row.example_id: row for row in rows if row.origin is Origin.WEB}
     assert web.keys() == {"web-s1-1", "web-s2-0"}
     assert web["web-s1-1"].prompt == "x of s1-1"
@@ -49,7 +59,4 @@ def test_nothing_selected_is_one_line_with_the_way_out(tmp_path):
     tables.write_rows(str(tmp_path / "rated"), [pair(1, 0, 2.0)], RatedPair)
     tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
     with pytest.raises(ValueError, match=r"none of the 1 rated pairs .* lower settings.selection"):
-        curate.run_curated(
-            context(tmp_path), seed=str(tmp_path / "seed"), rated=str(tmp_path / "rated"),
-            tags=PromptSettings(), settings=SelectionSettings(),
-        )  # fmt: skip
+        curate(tmp_path, SelectionSettings())

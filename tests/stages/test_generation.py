@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from functools import partial
-from pathlib import Path
 
 import pytest
 import ray
 
 from humpback_ray import tables
 from humpback_ray.config.settings import (
-    LongPromptSettings,
-    PromptSettings,
     RatingSettings,
     SamplingSettings,
 )
 from humpback_ray.execution import progress
-from humpback_ray.method import prompts
-from humpback_ray.rows import Candidate, Finish, RatedPair, RatingOutcome, SeedPair, Segment
-from humpback_ray.serving.requests import ServedModel
-from humpback_ray.stages import augment, evaluate, rate
+from humpback_ray.execution.stage import Source
+from humpback_ray.rows import Candidate, Finish, RatedPair, RatingOutcome, SeedPair
+from humpback_ray.stages.evaluate import Evaluate
 from tests.support.generation import augmented, candidate, context, rated, segment
 from tests.support.scripted_engine import ScriptedEngine
 
@@ -99,62 +94,6 @@ def test_the_mean_of_samples_has_one_row_a_pair_and_keeps_the_samples(tmp_path, 
     assert len({tuple(scores) for scores in by_pair.values()}) > 3
 
 
-def one_stream(folder: Path, model: str, num_segments: int, counter: Path):
-    """Augmentation with the first rating at the same time, by scripted engines."""
-    segments = [segment(n, f"A text about topic {n}.") for n in range(num_segments)]
-    tables.write_rows(str(folder / "segments"), segments, Segment)
-    served = ServedModel(model, 2048, "float32")
-    script = {"counter": str(counter), "seconds_per_row": 0.2}
-    work = augment.candidates_of(
-        str(folder / "segments"), target=str(folder / "candidates" / "rows"),
-        backward_model=served, tag="A tag.", sampling=SamplingSettings(max_tokens=32),
-        num_candidates=2, long_prompts=LongPromptSettings(), random_seed=0,
-        make_engine=partial(ScriptedEngine, **script),
-    )  # fmt: skip
-    rating = rate.ratings_of(
-        work.target, target=str(folder / "rated" / "rows"), rater=served,
-        template=prompts.RATING_TEMPLATE.template, settings=RatingSettings(),
-        long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
-        make_engine=partial(ScriptedEngine, script="grades", **script),
-    )  # fmt: skip
-    where = context(folder / "candidates", one_stream=True, max_num_seqs=8)
-    begun: list[str] = []
-    result = augment.run(where, work=work, rating=rating, begin_rating=lambda: begun.append("x"))
-    assert begun == ["x"]
-    return result, rating
-
-
-@pytest.mark.long
-def test_one_stream_writes_both_tables_and_resumes_each(tmp_path, model_folder):
-    counter = tmp_path / "counter"
-    result, rating = one_stream(tmp_path, model_folder, 60, counter)
-    assert result.outcomes == {"stop": 120}
-    assert len(counter.read_bytes()) == 240
-    folders = [tmp_path / "candidates" / "rows", tmp_path / "rated" / "rows"]
-    candidates = tables.read_rows(str(folders[0]), Candidate)
-    pairs = tables.read_rows(str(folders[1]), RatedPair)
-    assert [pair.candidate_id for pair in pairs] == [row.candidate_id for row in candidates]
-    assert {pair.instruction for pair in pairs} == {row.instruction for row in candidates}
-    # Rows were rated while others still waited for their instruction.
-    times = [[file.stat().st_mtime for file in folder.glob("*.parquet")] for folder in folders]
-    assert min(times[1]) < max(times[0])
-
-    # As after a kill: a file is missing in each, and candidates are there that nobody has rated.
-    lost = [sorted(folder.glob("*.parquet"))[0] for folder in folders]
-    num_lost = [tables.read_table(str(folder)).num_rows for folder in folders]
-    for file in lost:
-        file.unlink()
-    num_left = [tables.num_rows(str(folder)) for folder in folders]
-    counter.write_bytes(b"")
-    one_stream(tmp_path, model_folder, 60, counter)
-    asked_again = sum(num_lost) - sum(num_left)
-    assert asked_again <= len(counter.read_bytes()) <= asked_again + 16
-    assert [tables.num_rows(str(folder)) for folder in folders] == [120, 120]
-    rated_after = rate.run(context(tmp_path / "rated"), work=rating, settings=RatingSettings())
-    assert rated_after.outcomes == {"scored": 120}
-    assert len(counter.read_bytes()) <= asked_again + 16
-
-
 def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
     found: set[str] = set()
@@ -164,7 +103,7 @@ def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folde
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         with urllib.request.urlopen(url, timeout=10) as page:
             lines = page.read().decode().splitlines()
-        ours = ('run="a-run"', 'stage="augment"')
+        ours = (f'run="{tmp_path.name}"', 'stage="candidates"')
         found.update(line for line in lines if all(tag in line for tag in ours))
 
     with progress.polling(look):
@@ -188,13 +127,14 @@ def test_evaluation_writes_alpaca_evals_format_and_the_mean_loss_over_tokens(
     (tmp_path / "prompts.json").write_text(json.dumps(questions))
     pairs = [SeedPair(f"p{n}", "Why?", "Because. " * n) for n in range(1, 4)]
     tables.write_rows(str(tmp_path / "held_out"), pairs, SeedPair)
-    result = evaluate.run(
-        context(tmp_path / "out"), name="M_1",
-        evaluated_model=ServedModel(model_folder, 1024, "float32"),
-        prompts_file=str(tmp_path / "prompts.json"), held_out=str(tmp_path / "held_out"),
-        tags=PromptSettings(), sampling=SamplingSettings(max_tokens=16),
-        make_engine=ScriptedEngine, random_seed=0,
+    stage = Evaluate(
+        path="out", name="M_1", model=Source(model_folder, "model"),
+        seed=Source(str(tmp_path / "held_out"), "seed"),
+        prompts=Source(str(tmp_path / "prompts.json"), "prompts"), seed_tag="S_a.",
+        web_tag="S_w.", sampling=SamplingSettings(max_tokens=16), context_length=1024,
+        dtype="float32", random_seed=0,
     )  # fmt: skip
+    result = stage.run(context(tmp_path / "out", make_engine=ScriptedEngine))
     outputs = json.loads((tmp_path / "out" / "outputs.json").read_text())
     assert [row["instruction"] for row in outputs] == [q["instruction"] for q in questions]
     assert {row["generator"] for row in outputs} == {"M_1"}

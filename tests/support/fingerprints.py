@@ -20,10 +20,7 @@ GOLDEN = Path(__file__).parent.parent / "fingerprints.json"
 def of_recipes() -> dict[str, dict[str, str]]:
     """Fingerprints by recipe and stage; a source counts by the name of the input that it is."""
     return {
-        name: {
-            stage.path: _without_data(stage)
-            for stage in stages_of(load_recipe(name), "/run", missing=[])
-        }
+        name: {stage.path: _without_data(stage) for stage in stages_of(load_recipe(name))}
         for name in recipe_names()
     }
 

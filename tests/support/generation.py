@@ -10,16 +10,13 @@ from rich.console import Console
 
 from humpback_ray import tables
 from humpback_ray.config.placement import EnginePlacement, Placement
-from humpback_ray.config.settings import (
-    LongPromptSettings,
-    SamplingSettings,
-)
+from humpback_ray.config.settings import LongPromptSettings, RatingSettings, SamplingSettings
 from humpback_ray.execution import metrics, progress
-from humpback_ray.execution.stage import Context
+from humpback_ray.execution.stage import Context, Result, Source
 from humpback_ray.method import prompts
 from humpback_ray.rows import Candidate, Finish, Segment
-from humpback_ray.serving.requests import ServedModel
-from humpback_ray.stages import augment, rate
+from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.rate import Rate
 from tests.support.scripted_engine import ScriptedEngine
 
 
@@ -28,44 +25,63 @@ def segment(number: int, text: str) -> Segment:
                    "kept")  # fmt: skip
 
 
-def context(folder: Path, rows_per_batch: int = 16, **engine) -> Context:
+def context(folder: Path, rows_per_batch: int = 16, make_engine=None, **engine) -> Context:
+    """What a stage with this folder gets; the folder above it is the run."""
     engine = EnginePlacement(
         rows_per_batch=rows_per_batch, **{"device": "cpu", "max_concurrent_batches": 2, **engine}
     )
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     return Context(
-        str(folder), Placement(engine=engine), progress.StageProgress(console, "test"),
-        metrics.Metrics(str(folder / "metrics.jsonl")), "a-run", "candidates",
+        str(folder.parent), folder.name, Placement(engine=engine),
+        progress.StageProgress(console, "test"), metrics.Metrics(str(folder / "metrics.jsonl")),
+        make_engine,
+    )  # fmt: skip
+
+
+def augment_stage(
+    folder: Path, model: str, *, num_candidates=1, long_prompts=None, context_length=1024
+) -> Augment:
+    """Augmentation of the segments in a folder."""
+    return Augment(
+        path="candidates", segments=Source(str(folder / "segments"), "segments"),
+        model=Source(model, "model"), tag="A tag.", sampling=SamplingSettings(max_tokens=32),
+        num_candidates=num_candidates, long_prompts=long_prompts or LongPromptSettings(),
+        context_length=context_length, dtype="float32", random_seed=0,
     )  # fmt: skip
 
 
 def augmented(
     folder: Path, segments: list[Segment], model: str, *, num_candidates=1, long_prompts=None,
     context_length=1024, engine=None, make_engine=ScriptedEngine, **script,
-):  # fmt: skip
-    """Segments through `augment.run` with a scripted engine."""
+) -> Result:  # fmt: skip
+    """Segments through augmentation with a scripted engine."""
     tables.write_rows(str(folder / "segments"), segments, Segment)
-    work = augment.candidates_of(
-        str(folder / "segments"), target=str(folder / "candidates" / "rows"),
-        backward_model=ServedModel(model, context_length, "float32"), tag="A tag.",
-        sampling=SamplingSettings(max_tokens=32), num_candidates=num_candidates,
-        long_prompts=long_prompts or LongPromptSettings(), random_seed=0,
-        make_engine=partial(make_engine, **script) if script else make_engine,
+    stage = augment_stage(
+        folder, model, num_candidates=num_candidates, long_prompts=long_prompts,
+        context_length=context_length,
     )  # fmt: skip
-    where = context(folder / "candidates", **(engine or {}))
-    return augment.run(where, work=work, rating=None, begin_rating=None)
+    make_engine = partial(make_engine, **script) if script else make_engine
+    return stage.run(context(folder / "candidates", make_engine=make_engine, **(engine or {})))
 
 
-def rated(folder: Path, candidates: list[Candidate], model: str, settings, script: str, **more):
+def rate_stage(folder: Path, model: str, settings: RatingSettings) -> Rate:
+    """Rating of the candidates in a folder."""
+    return Rate(
+        path="rated", candidates=Source(str(folder / "in"), "candidates"),
+        rater=Source(model, "model"), iteration=1, settings=settings,
+        template=prompts.RATING_TEMPLATE.template, long_prompts=LongPromptSettings(),
+        context_length=2048, dtype="float32", random_seed=0,
+    )  # fmt: skip
+
+
+def rated(
+    folder: Path, candidates: list[Candidate], model: str, settings, script: str, **more
+) -> Result:
+    """Candidates through a rating with a scripted engine."""
     tables.write_rows(str(folder / "in"), candidates, Candidate)
-    target = folder / "rated" / ("samples" if settings.method == "mean" else "rows")
-    work = rate.ratings_of(
-        str(folder / "in"), target=str(target), rater=ServedModel(model, 2048, "float32"),
-        template=prompts.RATING_TEMPLATE.template, settings=settings,
-        long_prompts=LongPromptSettings(), iteration=1, random_seed=0,
-        make_engine=partial(ScriptedEngine, script=script, **more),
-    )  # fmt: skip
-    return rate.run(context(folder / "rated"), work=work, settings=settings)
+    make_engine = partial(ScriptedEngine, script=script, **more)
+    where = context(folder / "rated", make_engine=make_engine)
+    return rate_stage(folder, model, settings).run(where)
 
 
 def candidate(

@@ -10,12 +10,12 @@ from functools import partial
 
 import typer
 
-from humpback_ray import cli, pipeline, runner, storage
+from humpback_ray import cli, pipeline
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
-from humpback_ray.execution.stage import Stage
-from humpback_ray.serving.requests import ServedModel
-from humpback_ray.stages import augment
+from humpback_ray.execution import runner
+from humpback_ray.execution.stage import Source
+from humpback_ray.stages.augment import Augment
 from tests.support.scripted_engine import ScriptedEngine
 
 PLACEMENT = ["engine.rows_per_batch=8", "engine.max_concurrent_batches=2", "engine.max_num_seqs=8",
@@ -29,19 +29,15 @@ def main(run: str, sources: str, counter: str) -> None:
         "tiny",
         [f"settings.corpus.path={sources}/corpus", *(f"placement.{line}" for line in PLACEMENT)],
     )
-    seed, segmented = pipeline.stages_of(recipe, run)[:2]
-    work = augment.candidates_of(
-        storage.join(run, segmented.path, "rows"), target=storage.join(run, "candidates", "rows"),
-        backward_model=ServedModel(f"{sources}/model", 1024, "float32"), tag="A tag.",
-        sampling=SamplingSettings(max_tokens=32), num_candidates=1,
-        long_prompts=LongPromptSettings(), random_seed=0,
-        make_engine=partial(ScriptedEngine, counter=counter, seconds_per_row=0.3),
+    seed, segments = pipeline.stages_of(recipe)[:2]
+    candidates = Augment(
+        path="candidates", segments=segments, model=Source(f"{sources}/model", "model"),
+        tag="A tag.", sampling=SamplingSettings(max_tokens=32), num_candidates=1,
+        long_prompts=LongPromptSettings(), context_length=1024, dtype="float32", random_seed=0,
     )  # fmt: skip
-    candidates = Stage(
-        "candidates", "augment", 1, {}, {"segments": segmented},
-        partial(augment.run, work=work, rating=None, begin_rating=None),
-    )  # fmt: skip
-    runner.walk([seed, segmented, candidates], recipe, run, cli.console)
+    make_engine = partial(ScriptedEngine, counter=counter, seconds_per_row=0.3)
+    stages = [seed, segments, candidates]
+    runner.run(stages, recipe, run, cli.console, make_engine=make_engine)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""Which rows of a folder are not in another one yet: the checkpoint of every generating stage.
+
+A *shard* is one Parquet file of the source. Every file of answers holds rows of one shard and its
+name begins with the shard's key, so each check compares one source file with its own answers: no
+process holds more ids than one shard has, and the driver holds file names alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from humpback_ray import storage, tables
+
+SHARD = (
+    "_shard"  # column with the key of the shard that a row comes from, on its way to the engines
+)
+SHARDS_PER_TASK = 16  # a task has its own cost, and a small shard is read in milliseconds
+
+Expand = Callable[[pa.Table], pa.Table]  # source rows to the rows that are asked
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the source and the files that hold its answers, as paths on their filesystems."""
+
+    key: str
+    source: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PassState:
+    """Progress of a pass, from the rows on disk: numbers of different ids."""
+
+    num_wanted: int
+    num_saved: int
+
+    @property
+    def num_missing(self) -> int:
+        return self.num_wanted - self.num_saved
+
+
+@dataclass(frozen=True)
+class RowFolders:
+    """A source folder, the folder of its answers, and the id that ties their rows together."""
+
+    source: str
+    target: str
+    id_column: str
+    expand: Expand | None = None
+
+    def shards(self) -> list[Shard]:
+        """Every shard with its answers so far, from file names alone."""
+        filesystem, path = storage.arrow_filesystem(self.target)
+        answers = defaultdict(list)
+        for file in tables.parquet_files(filesystem, path):
+            answers[file.rpartition("/")[2].partition("-")[0]].append(file)
+        filesystem, path = storage.arrow_filesystem(self.source)
+        shards = [
+            Shard(key := shard_key(file), file, tuple(answers.pop(key, ())))
+            for file in tables.parquet_files(filesystem, path)
+        ]
+        assert not answers, f"files of {self.target} are not of {self.source}: {list(answers)[:3]}"
+        return shards
+
+    def state(self) -> PassState:
+        """Compare all ids, in tasks; drop rows that two writers have both saved.
+
+        A row comes twice where the worker of a killed run wrote its last file after the next run
+        had looked.
+        """
+        shards = self.shards()
+        parts = [shards[i : i + SHARDS_PER_TASK] for i in range(0, len(shards), SHARDS_PER_TASK)]
+        states = ray.get([_state_of.remote(self, part) for part in parts])
+        return PassState(
+            sum(state.num_wanted for state in states), sum(state.num_saved for state in states)
+        )
+
+    def missing(self, rows_per_batch: int) -> ray.data.Dataset | None:
+        """The source rows without an answer, in blocks of one batch, with the column SHARD."""
+        shards = [
+            {"key": shard.key, "source": shard.source, "answers": list(shard.answers)}
+            for shard in self.shards()
+        ]
+        if not shards:
+            return None
+        rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+            self._missing_of, batch_size=None, batch_format="pyarrow"
+        )
+        # A batch is the unit of resume: one block, one task, one file for each shard in it.
+        return rows.repartition(target_num_rows_per_block=rows_per_batch)
+
+    def save(self, batch: pa.Table, answers: pa.Table) -> pa.Table:
+        """Write the answers of a batch, one file for each shard, named by its ids.
+
+        The same batch, answered again, becomes the same files.
+
+        Args:
+            batch: rows as `missing` gives them.
+            answers: rows of the target's type, for some or all rows of the batch.
+
+        Returns:
+            The ids that are saved.
+        """
+        shard_of = dict(
+            zip(batch[self.id_column].to_pylist(), batch[SHARD].to_pylist(), strict=True)
+        )
+        shards = pa.array(
+            [shard_of[row] for row in answers[self.id_column].to_pylist()], pa.string()
+        )
+        for key in pc.unique(shards).to_pylist():
+            rows = answers.filter(pc.equal(shards, key))
+            ids = "\n".join(sorted(rows[self.id_column].to_pylist()))
+            name = f"{key}-{hashlib.sha256(ids.encode()).hexdigest()[:16]}"
+            tables.write_table(self.target, rows, name)
+        return answers.select([self.id_column])
+
+    def answers_by_shard(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Key and answer files of every shard that has some."""
+        yield from ((shard.key, shard.answers) for shard in self.shards() if shard.answers)
+
+    # --- in tasks -------------------------------------------------------------------------------
+
+    def _wanted(self, source: str) -> pa.Table:
+        filesystem, _ = storage.arrow_filesystem(self.source)
+        rows = tables.read_file(filesystem, source)
+        return self.expand(rows) if self.expand else rows
+
+    def _saved_ids(self, answers: Sequence[str]) -> list[pa.Array]:
+        """The id column of each file of answers."""
+        filesystem, _ = storage.arrow_filesystem(self.target)
+        return [tables.read_column(filesystem, file, self.id_column) for file in answers]
+
+    def _missing_of(self, shards: pa.Table) -> pa.Table:
+        found = []
+        for shard in shards.to_pylist():
+            rows = self._wanted(shard["source"])
+            rows = without(rows, self.id_column, _all(self._saved_ids(shard["answers"])))
+            keys = pa.array([shard["key"]] * rows.num_rows, pa.string())
+            found.append(rows.append_column(SHARD, keys))
+        return pa.concat_tables(found)
+
+    def _state_of_shard(self, shard: Shard) -> PassState:
+        wanted = self._wanted(shard.source)[self.id_column].combine_chunks()
+        saved = pa.array([], pa.string())
+        for file, ids in zip(shard.answers, self._saved_ids(shard.answers), strict=True):
+            repeated = pc.sum(pc.is_in(ids, value_set=saved)).as_py() or 0
+            if repeated or len(pc.unique(ids)) < len(ids):
+                self._drop_repeated(file, shard.key, saved)
+            saved = pc.unique(pa.concat_arrays([saved, ids]))
+        unknown = pc.sum(pc.invert(pc.is_in(saved, value_set=wanted))).as_py() or 0
+        assert not unknown, f"{unknown} rows of {self.target} are not of {shard.source}"
+        return PassState(len(wanted), len(saved))
+
+    def _drop_repeated(self, file: str, key: str, saved: pa.Array) -> None:
+        """Rewrite a file without the rows that are saved elsewhere or stand in it twice."""
+        filesystem, _ = storage.arrow_filesystem(self.target)
+        rows = without(tables.read_file(filesystem, file), self.id_column, saved)
+        places = {row: i for i, row in reversed(list(enumerate(rows[self.id_column].to_pylist())))}
+        filesystem.delete_file(file)
+        if places:
+            name = file.rpartition("/")[2].removesuffix(".parquet").partition("-")[2]
+            rows = rows.take(sorted(places.values()))
+            tables.write_table(self.target, rows, f"{key}-{name}-rest")
+
+
+@ray.remote
+def _state_of(folders: RowFolders, shards: list[Shard]) -> PassState:
+    states = [folders._state_of_shard(shard) for shard in shards]
+    return PassState(
+        sum(state.num_wanted for state in states), sum(state.num_saved for state in states)
+    )
+
+
+def shard_key(source: str) -> str:
+    """The key of a source file: letters and digits, from its name alone, so a run may be moved."""
+    return hashlib.sha256(source.rpartition("/")[2].encode()).hexdigest()[:12]
+
+
+def without(table: pa.Table, id_column: str, ids: pa.Array) -> pa.Table:
+    """The rows whose id is none of `ids`."""
+    return table.filter(pc.invert(pc.is_in(table[id_column], value_set=ids)))
+
+
+def _all(arrays: list[Any]) -> pa.Array:
+    return pa.concat_arrays(arrays) if arrays else pa.array([], pa.string())
