@@ -93,6 +93,7 @@ def run(
                 _say(console, f"{heading}: done before, {record.counts}")
                 _refresh(stage, recipe, run_folder, console)
                 continue
+            _refuse_second_driver(stage, run_folder, console)
             if state is State.CHANGED:
                 assert record is not None
                 kept = _set_aside(stage, record.fingerprint, run_folder)
@@ -124,36 +125,41 @@ def _at_work(
 ) -> Iterator[Context]:
     """Hold the stage's folder as its one driver, and show and write what goes on there."""
     folder = storage.join(run_folder, stage.path)
-    state_file = storage.join(folder, PROGRESS)
-    if other := lease.other_driver(state_file, console):
-        raise UserError(
-            f"{folder} is being written by another driver, process {other['pid']} on "
-            f"{other['host']}: wait for its end, or stop it, and give the same command again"
-        )
     # After an error the stage's name stays: what is logged last is about the stage that failed.
     logs.log_stage(stage.path)
     logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
     stage.begin(run_folder)
     metrics = Metrics(storage.join(folder, METRICS))
-    try:
-        with (
-            _store_errors_explained(run_folder),
-            StageProgress(console, stage.path).shown() as progress,
-            state_written(progress, state_file),
-        ):
-            yield Context(run_folder, stage.path, recipe.placement, progress, metrics, make_engine)
-    except UserError:
-        # A mistake that left nothing behind must not stand in the way of the next attempt under
-        # other settings.
-        if storage.names(folder) <= {STARTED, METRICS, PROGRESS}:
-            storage.delete(folder)
-        raise
-    except BaseException:
-        # Steps that a stopped training has reported; a store that is gone must not hide why.
-        with suppress(*storage.errors()):
-            metrics.flush()
-        raise
-    metrics.flush()
+    with _store_errors_explained(run_folder):
+        try:
+            with (
+                StageProgress(console, stage.path).shown() as progress,
+                state_written(progress, storage.join(folder, PROGRESS)),
+            ):
+                yield Context(
+                    run_folder, stage.path, recipe.placement, progress, metrics, make_engine
+                )
+        except UserError:
+            # A mistake that left nothing behind must not stand in the way of the next attempt under
+            # other settings.
+            if storage.names(folder) <= {STARTED, METRICS, PROGRESS}:
+                storage.delete(folder)
+            raise
+        except BaseException:
+            # Steps that a stopped training has reported; a store that is gone must not hide why.
+            with suppress(*storage.errors()):
+                metrics.flush()
+            raise
+        metrics.flush()
+
+
+def _refuse_second_driver(stage: Stage, run_folder: str, console: Console) -> None:
+    folder = storage.join(run_folder, stage.path)
+    if other := lease.other_driver(storage.join(folder, PROGRESS), console):
+        raise UserError(
+            f"{folder} is being written by another driver, process {other['pid']} on "
+            f"{other['host']}: wait for its end, or stop it, and give the same command again"
+        )
 
 
 @contextmanager

@@ -69,8 +69,8 @@ def generate(context: Context, work: GenerationPass) -> dict[str, Any]:
     """
     folders, report = work.folders, GenerationReport()
     for task in work.tasks():
-        num_failures = 0
-        while (state := folders.state()).num_missing:
+        state, num_failures = folders.state(), 0
+        while state.num_missing:
             rows = folders.missing(context.placement.engine.rows_per_batch)
             assert rows is not None
             save = partial(_save, folders=folders, row_type=task.row_type)
@@ -91,10 +91,12 @@ def generate(context: Context, work: GenerationPass) -> dict[str, Any]:
                 logger.exception("the pass has failed and is tried again")
                 if num_failures == MAX_FAILURES:
                     raise
-            if task.leave_long:
-                break
-            num_failures = 0 if folders.state().num_saved > state.num_saved else num_failures + 1
-            assert num_failures <= MAX_FAILURES, f"rows stay missing: {folders.state()}"
+            else:
+                if task.leave_long:
+                    break
+            before, state = state, folders.state()
+            num_failures = 0 if state.num_saved > before.num_saved else num_failures + 1
+            assert num_failures <= MAX_FAILURES, f"rows stay missing: {state}"
     return report.figures()
 
 
