@@ -79,7 +79,8 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     if backend is None:
         return tokenizer.encode(text, add_special_tokens=False)
     # Nobody asks where in the text a token stands: leaving that out saves a fifth of the time, and
-    # tokenization is most of what a row costs (benchmarks/LOG.md).
+    # tokenization is most of what a row costs (benchmarks/LOG.md, "Tokenization is nine tenths of a
+    # row's cost outside the model").
     return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 

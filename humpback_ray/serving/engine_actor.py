@@ -88,7 +88,8 @@ class EngineActor:
         """Start the engine in the thread that will step it; returns why it cannot start, if so."""
         ready: Future[None] = Future()
         # Threads of PyTorch's pool belong to the thread that first used them: an engine stepped by
-        # another one than has built it is 7% slower on CPUs (benchmarks/LOG.md).
+        # another one than has built it is 7% slower on CPUs (benchmarks/LOG.md, "The thread that
+        # builds an engine must step it").
         threading.Thread(
             target=self._build_and_step, args=(make_engine, ready), name="engine", daemon=True
         ).start()

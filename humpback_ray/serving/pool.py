@@ -5,8 +5,9 @@
 
 One block is one batch is one task, so a task that Ray runs again gives the same one block again.
 The task that asks a batch saves it too: what is answered is never lost because it waited for that.
-Not `ray.data.llm`, which is no faster (benchmarks/LOG.md): neither its finish reasons nor its
-placement groups reach us, nor which rows were inside of an engine that died.
+Not `ray.data.llm`, which is no faster (benchmarks/LOG.md, "The remaining overhead is Ray's
+presence, and ray.data.llm pays it too"): neither its finish reasons nor its placement groups reach
+us, nor which rows were inside of an engine that died.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One vLLM engine, fed and stepped by one thread of an actor (`pool.py`).
 
 The synchronous engine and not the asynchronous one: what is wanted is whole answers, and nobody
-waits for a token of a row (benchmarks/LOG.md, "our engines and the bare one").
+waits for a token of a row
+(benchmarks/LOG.md, "The 5M model reaches 0.88 of the bare engine").
 (https://docs.vllm.ai/en/latest/api/vllm/v1/engine/llm_engine/)
 """
 

@@ -43,7 +43,7 @@ from humpback_ray.training.mailbox import TrainingMailbox
 
 # Ray Train's guard of placement groups asks the dashboard whether the controller lives. Where there
 # is none, as on a cluster of one process, each training would wait 12 s for the guard to stop
-# (Ray 2.60; benchmarks/LOG.md).
+# (Ray 2.60; benchmarks/LOG.md, "Without a dashboard, Ray Train ends every training 12 s late").
 data_parallel_trainer.PlacementGroupCleanerCallback = partial(
     data_parallel_trainer.PlacementGroupCleanerCallback, stop_timeout=1.0
 )
