@@ -8,20 +8,22 @@ export VLLM_NO_USAGE_STATS ?= 1
 export DO_NOT_TRACK ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: demo test check environment clean
+.PHONY: demo test check lint environment clean
 
 demo: environment  ## the whole method on this machine, into runs/demo
 	$(BIN)/humpback run tiny --run runs/demo
 
-test: environment  ## the tests, on the real engines; the rest is pytest -m long
+test: lint  ## all of lint, and the tests on real engines; the rest is pytest -m long
 	$(BIN)/pytest -m "not long"
 
-check: environment  ## format, lint, types, import contracts, fast tests
+check: lint  ## all of lint, and the fast tests; what proves resume is slow and only in `make test`
+	$(BIN)/pytest -m "not slow and not long"
+
+lint: environment  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check humpback_ray jobs benchmarks tests
 	$(BIN)/ruff check humpback_ray jobs benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow and not long"
 
 environment: .venv/installed
 
@@ -35,5 +37,5 @@ environment: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-clean:  ## remove what was made here, the environment too
+clean:  ## remove runs, caches and the environment
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache *.egg-info

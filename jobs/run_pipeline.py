@@ -1,10 +1,9 @@
-"""The whole pipeline as a Ray job; takes what `humpback run` takes.
+"""The whole pipeline as a Ray job; it takes the arguments of `humpback run`.
 
 ray job submit --runtime-env jobs/run_pipeline.yaml -- python jobs/run_pipeline.py RECIPE --run URL
 
-`humpback submit RECIPE --run URL` does the same, and knows a run that is running already.
-
-The run's folder must be one that every node sees.
+`humpback submit RECIPE --run URL` does the same and joins a run that is already running. Every node
+must see the run folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs: what each may run when, what is packed for a cluster, and mistakes in one line."""
+"""Jobs: stages that each part may run, files that are packed, mistakes in one line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from humpback_ray.config.recipe import load_recipe
 from humpback_ray.execution.stage import RECORD, Stage
 
 ROOT = Path(__file__).parents[2]
-JOBS = ["run_pipeline", "prepare", "augment", "rate", "finetune", "evaluate"]
+JOBS = ["run_pipeline", "part"]
+PARTS = ["prepare", "finetune", "augment", "rate", "evaluate"]
+COMMANDS = [["run_pipeline"], *(["part", name] for name in PARTS)]
 
 
 @pytest.fixture
 def part(monkeypatch):
-    """The module that the jobs share, imported as `python jobs/NAME.py` does."""
+    """jobs/part.py, imported as `python jobs/part.py` imports its neighbours."""
     monkeypatch.syspath_prepend(str(ROOT / "jobs"))
     import part
 
@@ -56,34 +58,36 @@ def submit(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_every_kind_of_stage_belongs_to_one_job(part):
-    assert set(part.JOB_OF) == set(pipeline.VERSIONS)
-    assert sum(map(len, part.KINDS.values())) == len(part.JOB_OF)
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*part.KINDS, *JOBS, "part"}
+def test_parts_share_out_every_kind_of_stage(part, stages):
+    assert list(part.KINDS) == PARTS
+    kinds = [kind for kinds in part.KINDS.values() for kind in kinds]
+    assert sorted(kinds) == sorted(pipeline.VERSIONS)
+    assert {part.part_of(stage) for stage in stages} == set(PARTS)
+    assert {path.stem for path in (ROOT / "jobs").glob("*.*")} == set(JOBS)
 
 
-def test_the_jobs_one_after_the_other_are_the_whole_method(part, stages, tmp_path):
+def test_parts_in_order_run_the_whole_method(part, stages, tmp_path):
     folder = str(tmp_path / "run")
     by_path = {stage.path: stage for stage in stages}
     order = ["prepare", "finetune", "augment", "rate", "finetune", "rate", "finetune", "evaluate"]
     done: list[str] = []
-    for job in order:
-        ready, _ = part.plan_part(job, stages, folder)
+    for name in order:
+        ready, _ = part.plan_part(name, stages, folder)
         new = [path for path in ready if path not in done]
-        assert new, f"{job} has nothing to do after {done}"
+        assert new, f"{name} has nothing to do after {done}"
         for path in new:
             finish(by_path[path], folder)
         done += new
     assert done == [stage.path for stage in stages]
-    for job in part.KINDS:  # once more: nothing waits, and what is done is left to be skipped
-        assert part.plan_part(job, stages, folder)[1] == ""
+    for name in part.KINDS:  # a second round waits for nothing and skips finished stages
+        assert part.plan_part(name, stages, folder)[1] == ""
 
 
-def test_a_job_says_what_it_waits_for(part, stages, tmp_path):
+def test_part_that_must_wait_names_unfinished_stages_by_part(part, stages, tmp_path):
     folder = str(tmp_path / "run")
     assert part.plan_part("augment", stages, folder) == (
         [],
-        "candidates waits for jobs/prepare.py: seed, segments; jobs/finetune.py: base/initial, "
+        "candidates waits for jobs/part.py prepare: seed, segments; jobs/part.py finetune: base/initial, "
         "base/examples, base/model, backward/examples, backward/model, forward-0/examples, "
         "forward-0/model",
     )
@@ -92,44 +96,55 @@ def test_a_job_says_what_it_waits_for(part, stages, tmp_path):
     ready, waiting = part.plan_part("finetune", stages, folder)
     assert ready[-1] == "forward-0/model"
     assert waiting == (
-        "iter-1/examples waits for jobs/augment.py: candidates; jobs/rate.py: iter-1/rated"
+        "iter-1/examples waits for jobs/part.py augment: candidates; jobs/part.py rate: iter-1/rated"
     )
 
 
-def test_a_stage_made_under_other_settings_is_not_taken_for_done(part, stages, tmp_path):
+def test_stage_made_under_other_settings_counts_as_unfinished(part, stages, tmp_path):
     folder = str(tmp_path / "run")
     finish(stages[0], folder)
     mark = {"fingerprint": "of other settings", "identity": {}}
     storage.write_json(storage.join(folder, "segments", RECORD), mark)
     ready, waiting = part.plan_part("finetune", stages, folder)
     assert ready == []
-    assert "jobs/prepare.py: segments (made under other settings)" in waiting
+    assert "jobs/part.py prepare: segments (made under other settings)" in waiting
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_help_and_a_bad_recipe(name):
+def test_help_of_a_job_names_its_options(name):
     shown = submit(name, "--help")
     assert shown.returncode == 0, shown.stderr
     assert "--run" in shown.stdout
     assert "--set" in shown.stdout
-    refused = submit(name, "tinny")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_job_with_an_unknown_recipe_is_refused_in_one_line(command):
+    refused = submit(*command, "tinny")
     assert refused.returncode == 2, refused.stdout
     (line,) = refused.stderr.strip().splitlines()
     assert "did you mean 'tiny'?" in line
 
 
-def test_a_job_whose_turn_has_not_come_writes_nothing(tmp_path):
-    (tmp_path / "a.md").write_text("# A header\n\nA text.\n")
-    override = f"--set=settings.corpus.path={tmp_path}/a.md"
-    refused = submit("rate", "tiny", "--run", str(tmp_path / "run"), override)
+def test_part_with_an_unknown_name_is_refused_in_one_line():
+    refused = submit("part", "train", "tiny")
     assert refused.returncode == 2, refused.stdout
     (line,) = refused.stderr.strip().splitlines()
-    assert "iter-1/rated waits for jobs/prepare.py: seed, segments" in line
+    assert "no part 'train': give one of prepare, finetune, augment, rate, evaluate" in line
+
+
+def test_part_that_must_wait_writes_nothing(tmp_path):
+    (tmp_path / "a.md").write_text("# A header\n\nA text.\n")
+    override = f"--set=settings.corpus.path={tmp_path}/a.md"
+    refused = submit("part", "rate", "tiny", "--run", str(tmp_path / "run"), override)
+    assert refused.returncode == 2, refused.stdout
+    (line,) = refused.stderr.strip().splitlines()
+    assert "iter-1/rated waits for jobs/part.py prepare: seed, segments" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_the_runtime_environment_is_one_that_ray_takes(name):
+def test_runtime_environment_of_a_job_is_valid_for_ray(name):
     path = ROOT / "jobs" / f"{name}.yaml"
     assert f"--runtime-env jobs/{name}.yaml -- python jobs/{name}.py" in path.read_text()
     environment = parse_runtime_env_args(runtime_env=str(path))
@@ -137,7 +152,7 @@ def test_the_runtime_environment_is_one_that_ray_takes(name):
     assert set(environment) == {"working_dir", "excludes", "env_vars"}
 
 
-def test_what_is_packed_is_small_and_whole(tmp_path):
+def test_package_of_a_job_is_small_and_complete(tmp_path):
     environments = [yaml.safe_load((ROOT / f"jobs/{name}.yaml").read_text()) for name in JOBS]
     (excludes,) = {tuple(environment["excludes"]) for environment in environments}
     packed = tmp_path / "working_dir.zip"
@@ -148,6 +163,6 @@ def test_what_is_packed_is_small_and_whole(tmp_path):
     names = zipfile.ZipFile(packed).namelist()
     assert packed.stat().st_size < 2 * 2**20
     assert {"humpback_ray/pipeline.py", "humpback_ray/recipes/llama-7b.yaml"} <= set(names)
-    assert {f"jobs/{name}.py" for name in [*JOBS, "part"]} <= set(names)
+    assert {f"jobs/{name}.py" for name in JOBS} <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert not tops & {".git", ".venv", "runs", "tests", "benchmarks", ".mypy_cache", ".ruff_cache"}
