@@ -16,6 +16,7 @@ from humpback_ray import storage
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.cluster.nodes import ClusterReport, Node
 from humpback_ray.cluster.preflight import within_reach
+from humpback_ray.config.fields import locations
 from humpback_ray.config.placement import EnginePlacement, TrainingPlacement
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import ScratchBase
@@ -58,13 +59,14 @@ class Finding:
 
 
 def paths_to_see(recipe: Recipe) -> list[str]:
-    """Local files and folders of a recipe, there for the driver, that tasks on every node read."""
-    settings = recipe.settings
-    locations = [settings.corpus.path]
-    if not isinstance(settings.base, ScratchBase):
-        locations.append(settings.base.model)
-    # What is left is a URL, a hub id, a pattern, or `installed-packages`.
-    return [path for path in map(storage.absolute, locations) if os.path.exists(path)]
+    """Local files and folders of a recipe that exist here and that tasks on every node read."""
+    paths = [
+        storage.absolute(value)
+        for _, location, value in locations(recipe.settings)
+        if location.is_read_on_nodes
+    ]
+    # The others are URLs, hub ids, patterns, or `installed-packages`.
+    return [path for path in paths if os.path.exists(path)]
 
 
 def find_problems(

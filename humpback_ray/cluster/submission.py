@@ -1,4 +1,4 @@
-"""What travels with a run to a cluster: the recipe and its small files, and no credentials."""
+"""The package of a submitted run: the recipe and its small files, and no credentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from humpback_ray.config.recipe import Recipe, recipe_names
+from humpback_ray.config.fields import Location, locations
+from humpback_ray.config.recipe import SHIPPED, Recipe, recipe_names
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.installed_packages import INSTALLED_PACKAGES
@@ -35,7 +36,7 @@ MAX_TRAVELLING_BYTES = 50 * 2**20  # the cluster's head holds the package in mem
 
 @dataclass(frozen=True)
 class Submission:
-    """One run as a job: what `ray job submit` would be given."""
+    """One run as a job: the arguments of `ray job submit`."""
 
     run: str
     entrypoint: str
@@ -45,7 +46,7 @@ class Submission:
 
     @property
     def settings(self) -> str:
-        """Equal for two submissions that would do the same."""
+        """A hash that is equal for two submissions of the same work."""
         return self.metadata[SETTINGS]
 
 
@@ -62,7 +63,7 @@ def prepare(
 
     Args:
         recipe: name or YAML file, as the user gave it.
-        loaded: what it says, with the overrides.
+        loaded: the same recipe with the overrides.
         run: folder or URL that every node sees.
         folder: an empty folder on this machine; it becomes the job's working directory.
         until: last stage, or all.
@@ -83,10 +84,9 @@ def prepare(
         )
     environment = yaml.safe_load((JOBS / "run_pipeline.yaml").read_text(encoding="utf-8"))
     is_shipped = recipe in recipe_names()
-    file = PACKAGE / "recipes" / f"{recipe}.yaml" if is_shipped else Path(recipe)
-    text = file.read_text(encoding="utf-8")
+    file = SHIPPED / f"{recipe}.yaml" if is_shipped else Path(recipe)
     refuse_credentials(
-        {"--run": run, "--until": until or "", str(file): text}
+        {"--run": run, "--until": until or "", str(file): file.read_text(encoding="utf-8")}
         | {f"--set {override.partition('=')[0]}": override for override in overrides or []}
         | dict(_texts(loaded.model_dump(mode="json")))
         | {f"env_vars.{name} of jobs/": f"{name}={value}"
@@ -96,10 +96,11 @@ def prepare(
         skipped = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, Path(folder, source.name), ignore=skipped)
     taken, notes = _take_sources(loaded, Path(folder, TRAVELLING))
+    text = _resolved_text(loaded, taken)
     if not is_shipped:
         recipe = f"{TRAVELLING}/{_plain(file.name)}"
         Path(folder, TRAVELLING).mkdir(exist_ok=True)
-        shutil.copyfile(file, Path(folder, recipe))
+        Path(folder, recipe).write_text(text, encoding="utf-8")
     command = ["python", "jobs/run_pipeline.py", recipe, "--run", run]
     command += ["--until", until] if until else []
     for override in [*(overrides or []), *(f"{key}={path}" for key, path in taken.items())]:
@@ -109,40 +110,50 @@ def prepare(
     return Submission(
         run,
         entrypoint,
-        # What is in the folder was chosen above: nothing of it is left out.
+        # No excludes, because the folder holds nothing but the files chosen above.
         {"working_dir": folder, "env_vars": environment["env_vars"]},
         {RUN: run, SETTINGS: digest.hexdigest()[:12]},
         notes,
     )
 
 
-# Settings that name a file or folder. The base model is never packed: it is large, and trainings
-# find their checkpoints by its path.
-SOURCES = ("seed.path", "corpus.path", "evaluation.prompts", "prompts.rating_template")
+def _resolved_text(loaded: Recipe, taken: dict[str, str]) -> str:
+    """The recipe as one YAML file: parents merged, locations as the job sees them."""
+    content = loaded.model_dump(mode="json", exclude_unset=True)
+    for key, _, value in locations(loaded.settings):
+        *sections, name = key.split(".")
+        node = content["settings"]
+        for section in sections:
+            node = node[section]
+        if Path(value).is_relative_to(PACKAGE):
+            node[name] = str(Path(value).relative_to(PACKAGE.parent))
+        elif place := taken.get(f"settings.{key}"):
+            node[name] = place
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[str]]:
-    """Copy what the recipe names on this machine; returns the settings that then change, and notes.
+    """Copy the recipe's local files; returns the settings that change with that, and notes.
 
     Raises:
-        UserError: a relative path that is not here or is too large.
+        UserError: a relative path that does not exist or is too large.
     """
     taken: dict[str, str] = {}
     notes: list[str] = []
     left = MAX_TRAVELLING_BYTES
-    for key, path in _named_here(loaded):
+    for key, location, path in _local_paths(loaded):
         setting = f"settings.{key}"
-        is_corpus = key == "corpus.path"
-        files = _files(path, is_corpus=is_corpus) if key != "base.model" else []
+        has_many = location.has_many_files
+        files = _files(path, has_many=has_many) if location.is_packed else []
         size = sum(file.size for file in files)
         if files and size <= left:
             left -= size
             for file in files:
-                copy = target / key / (file.name if is_corpus else _plain(Path(path).name))
+                copy = target / key / (file.name if has_many else _plain(Path(path).name))
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file.path, copy)
             place = f"{TRAVELLING}/{key}"
-            taken[setting] = place if is_corpus else f"{place}/{_plain(Path(path).name)}"
+            taken[setting] = place if has_many else f"{place}/{_plain(Path(path).name)}"
         elif os.path.isabs(path):
             notes.append(f"{setting}={path} is not packed: every node must see it there")
         else:
@@ -155,34 +166,30 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[st
     return taken, notes
 
 
-def _named_here(loaded: Recipe) -> Iterator[tuple[str, str]]:
-    """Settings whose value is a path that does not come with the package, with that path."""
-    settings = loaded.settings
-    for key in SOURCES:
-        section, name = key.split(".")
-        path = getattr(getattr(settings, section), name)
-        if path is None or path == INSTALLED_PACKAGES or "://" in path:
+def _local_paths(loaded: Recipe) -> Iterator[tuple[str, Location, str]]:
+    """Locations whose value is a path that the package does not bring along."""
+    for key, location, value in locations(loaded.settings):
+        path = os.path.expanduser(value)
+        # A base model that is no path is the id of a model on the hub.
+        is_path = location.is_packed or path.startswith((".", "/")) or os.path.exists(path)
+        if value == INSTALLED_PACKAGES or "://" in value or not is_path:
             continue
         if not Path(path).is_relative_to(PACKAGE):
-            yield key, os.path.expanduser(path)
-    model = getattr(settings.base, "model", "https://")
-    if model.startswith((".", "~", "/")) or os.path.exists(model):
-        yield "base.model", model
+            yield key, location, path
 
 
-def _files(path: str, *, is_corpus: bool) -> list[CorpusFile]:
-    """The files at a path of this machine; none where there is nothing."""
-    if not is_corpus:
-        there = os.path.isfile(path)
-        return [CorpusFile(path, path, os.path.getsize(path))] if there else []
-    try:
-        return list_files(path)
-    except UserError:
-        return []
+def _files(path: str, *, has_many: bool) -> list[CorpusFile]:
+    """The files at a path of this machine; none if nothing exists there."""
+    if has_many:
+        try:
+            return list_files(path)
+        except UserError:
+            return []
+    return [CorpusFile(path, path, os.path.getsize(path))] if os.path.isfile(path) else []
 
 
 def _plain(name: str) -> str:
-    """A file's name that means the same in YAML and in a shell."""
+    """A file's name without characters that YAML or a shell would interpret."""
     return re.sub(r"[^\w.-]", "_", name)
 
 
@@ -198,10 +205,10 @@ _CREDENTIAL = re.compile(
 
 
 def refuse_credentials(texts: dict[str, str]) -> None:
-    """Look at texts that others will see, by what a person calls them.
+    """Check texts that others will see, by the name that a person gives them.
 
     Raises:
-        UserError: one looks like a credential; it is named and not shown.
+        UserError: one looks like a credential; the message names it and does not show it.
     """
     for name, text in texts.items():
         if _CREDENTIAL.search(text):

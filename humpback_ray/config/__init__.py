@@ -1,1 +1,1 @@
-"""What a user writes: settings decide the result, placement says where and how it runs."""
+"""A user's recipe: settings decide the result, placement decides where and how it runs."""

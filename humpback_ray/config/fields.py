@@ -1,27 +1,55 @@
-"""What settings and placement are made of."""
+"""Types that settings and placement share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
 )
+from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+@dataclass(frozen=True)
+class Location:
+    """Marks a setting that names a file, a folder or a URL: `Annotated[str, Location()]`.
+
+    The content behind a location decides a result, and the location itself does not.
+    """
+
+    has_many_files: bool = False  # a folder or a pattern; False: one file
+    is_read_on_nodes: bool = False  # tasks on every node read it; False: the driver alone
+    is_packed: bool = True  # `humpback submit` takes it along, if it is small enough
+
+
+def marks(field: FieldInfo) -> list[Location]:
+    """The mark of a location; empty for every other field."""
+    return [mark for mark in field.metadata if isinstance(mark, Location)]
+
+
 class Frozen(BaseModel):
-    """A section of a recipe. Immutable; an unknown key is an error."""
+    """A section of a recipe. It cannot change, and it refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    # Fields that say where something lies and not what it is.
-    locations: ClassVar[frozenset[str]] = frozenset()
-
     def identity(self) -> dict[str, Any]:
         """The values on which a result depends, as JSON: all but the locations."""
-        return self.model_dump(mode="json", exclude=set(self.locations))
+        marked = {name for name, field in type(self).model_fields.items() if marks(field)}
+        return self.model_dump(mode="json", exclude=marked)
+
+
+def locations(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Location, str]]:
+    """Every location of a section that is set: its dotted key, its mark, its value."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from locations(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield from ((f"{prefix}{name}", mark, value) for mark in marks(field))

@@ -20,11 +20,11 @@ from humpback_ray.config.fields import Frozen, PositiveInt, Share
 
 
 class ClusterPlacement(Frozen):
-    """The Ray cluster: `RAY_ADDRESS` or `address` joins one, otherwise one is started here."""
+    """The Ray cluster: a run joins the one at `address` or `RAY_ADDRESS`, or starts one here."""
 
     address: str | None = None
-    local_cpus: PositiveInt = 8  # logical CPUs of the cluster started here
-    autoscaling: bool = False  # nodes come when engines ask for them: wait instead of refusing
+    local_cpus: PositiveInt = 8  # logical CPUs of a cluster that the run starts
+    autoscaling: bool = False  # wait for nodes that an autoscaler adds, instead of refusing
 
 
 class EnginePlacement(Frozen):
@@ -35,20 +35,22 @@ class EnginePlacement(Frozen):
     max_engines: PositiveInt = 1
     tensor_parallel_size: PositiveInt = 1
     pipeline_parallel_size: PositiveInt = 1
-    accelerator_type: str | None = None  # as Ray names it: A100, H100, ...
+    accelerator_type: str | None = None  # Ray's name for it: A100, H100, ...
     enforce_eager: bool = False
     max_num_seqs: PositiveInt | None = None  # null: vLLM's default for the device
     gpu_memory_utilization: Share = 0.9
     cpu_kv_cache_gib: PositiveInt = 1
-    # Rate the first iteration while the candidates come, each on a pool of this many engines.
+    # Overlap augmentation with the first rating; each gets its own pool of `max_engines`.
     one_stream: bool = False
-    across_nodes: bool = False  # let one engine's devices lie on several nodes
-    rows_per_batch: PositiveInt = 256  # one task and one file: what a killed engine does again
-    max_concurrent_batches: PositiveInt = 4  # in one engine at a time
-    max_restarts: Annotated[int, Field(ge=0)] = 10  # of engines, with no batch finished between
-    # An engine that holds rows and has not run its model for so long is ended and started again.
+    across_nodes: bool = False  # one engine may use devices of several nodes
+    rows_per_batch: PositiveInt = 256  # one task and one file; a killed engine loses at most this
+    max_concurrent_batches: PositiveInt = 4  # in one engine
+    max_restarts: Annotated[int, Field(ge=0)] = (
+        10  # of engines, without a finished batch between them
+    )
+    # Restart an engine that holds requests but has made no step for this long.
     stall_seconds: Annotated[float, Field(gt=0)] = 300.0
-    # So long may an engine take to start, with a model that is fetched and compiled.
+    # Longest allowed engine start, including download and compilation.
     start_seconds: Annotated[float, Field(gt=0)] = 1800.0
 
     @model_validator(mode="after")
@@ -61,21 +63,21 @@ class EnginePlacement(Frozen):
 
 
 class TrainingPlacement(Frozen):
-    """Ray Train workers and DeepSpeed ZeRO. None of it changes which examples a step sees."""
+    """Ray Train workers and DeepSpeed ZeRO. No field changes which examples a step sees."""
 
     device: Literal["cpu", "gpu"] = "gpu"
     num_workers: PositiveInt = 8
-    # Go on with as few as this when nodes are lost, and with more again when they are back.
+    # Continue with as few workers as this after a loss of nodes, and grow again when nodes return.
     min_workers: PositiveInt | None = None  # null: always num_workers
     cpus_per_worker: PositiveInt = 1
     accelerator_type: str | None = None
     zero_stage: Literal[1, 2, 3] | None = None  # null: the lowest that fits
     offload_optimizer: Literal["cpu", "nvme"] | None = None
     offload_parameters: Literal["cpu", "nvme"] | None = None  # ZeRO-3 only
-    nvme_path: str | None = None  # a folder on each node's own disk
-    # Tokens of one forward pass of one worker; null: as many as fit. Never below one example.
+    nvme_path: str | None = None  # a folder on a local disk of each node
+    # Tokens of one worker's forward pass, at least one example; null: as many as fit.
     micro_batch_tokens: PositiveInt | None = None
-    # Examples one after the other in a row, without padding; false: for a model that mixes them.
+    # Concatenate examples without padding; false: for models that let packed examples mix.
     packing: bool = True
     gradient_checkpointing: bool = False
     # liger: fused kernels for norms, rotary embeddings and MLPs, on GPUs, from the `gpu` extra.
@@ -112,21 +114,23 @@ class TrainingPlacement(Frozen):
 
 
 class EndpointPlacement(Frozen):
-    """How requests go to `settings.rating.endpoint`: from one process, at one rate."""
+    """Limits of the requests to `settings.rating.endpoint`, all of which one process sends."""
 
-    # Name of the environment variable that holds the key, where the run is started. Never the key.
+    # The environment variable that holds the key where the driver runs. Never the key itself.
     api_key_variable: str | None = None
-    requests_per_second: Annotated[float, Field(gt=0)] | None = None  # retries too; null: no limit
+    requests_per_second: Annotated[float, Field(gt=0)] | None = None  # with retries; null: no limit
     max_in_flight: PositiveInt = 64  # requests
     timeout_seconds: Annotated[float, Field(gt=0)] = 300.0  # of one request
     max_retries: Annotated[int, Field(ge=0)] = 5  # of one row
     first_retry_seconds: Annotated[float, Field(gt=0)] = 1.0  # doubled for each further retry
-    max_failures_in_a_row: PositiveInt = 200  # rows; then the run stops, because the server is gone
+    max_failures_in_a_row: PositiveInt = (
+        200  # rows; after them the run stops, because the server is gone
+    )
 
     @field_validator("api_key_variable")
     @classmethod
     def _is_a_name(cls, name: str | None) -> str | None:
-        # The value is not shown: somebody may have written the key itself here.
+        # Do not show the value: it may be the key itself.
         if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
             raise ValueError(
                 "the name of an environment variable is wanted, such as OPENAI_API_KEY, never the "

@@ -1,4 +1,4 @@
-"""Recipes: a YAML file and its overrides become settings and placement."""
+"""Recipes: a YAML file, the recipes that it extends, and overrides become settings and placement."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
-from humpback_ray.config.fields import Frozen
+from humpback_ray.config.fields import Frozen, marks
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import ScratchBase, Settings
 from humpback_ray.errors import UserError
 
 
 class Recipe(Frozen):
-    """A named pair of settings and placement: one YAML file."""
+    """A named pair of settings and placement."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     description: str = ""
@@ -34,7 +35,7 @@ class Recipe(Frozen):
         policy, method = self.settings.long_prompts.policy, self.settings.rating.method
         if self.placement.engine.one_stream and (policy == "route_long" or method == "mean"):
             raise ValueError(
-                "placement.engine.one_stream asks about each candidate once, as it comes: it goes "
+                "placement.engine.one_stream asks about each candidate once, as it comes: it works "
                 "neither with long_prompts.policy=route_long nor with rating.method=mean"
             )
         return self
@@ -46,7 +47,7 @@ class Recipe(Frozen):
         if isinstance(self.settings.base, ScratchBase):
             trainings.append(self.settings.base.training)
         for training in trainings:
-            # Below 3,000 examples a null batch is 8: that is known, and checked, at run time.
+            # Below 3,000 examples a null batch is 8; the training checks that at run time.
             batch = training.batch_size or 32
             if batch % workers:
                 raise ValueError(
@@ -59,44 +60,43 @@ class Recipe(Frozen):
 
 # --- loading ------------------------------------------------------------------------------------
 
+SHIPPED = Path(str(resources.files("humpback_ray") / "recipes"))
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes shipped with the package."""
-    folder = resources.files("humpback_ray") / "recipes"
-    return sorted(
-        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
-    )
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     """Load a shipped recipe by name or a YAML file by path, with `a.b=c` overrides applied.
 
-    File paths inside the recipe that exist neither from the working folder nor as a URL are looked
-    up beside the recipe file, so that a recipe and its data can travel together.
+    A recipe may extend another: `extends: NAME`, or a path beside its own file. Its mappings then
+    merge into the parent's key by key, and any other value replaces the parent's. A mapping with
+    another `kind` replaces the parent's too.
+
+    A location that is neither a URL nor a path from the working folder is searched beside the file
+    that names it, then beside the recipe, so that a recipe and its data can move together.
 
     Raises:
         UserError: unknown recipe, unknown key (with the nearest valid one), wrong type or value.
     """
     path = _find_recipe(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not YAML: {_one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"recipe {path} must be a mapping with name, settings and placement")
+    content = _read_with_parents(path, [])
     for override in overrides or []:
         _apply_override(content, override)
+    content = _with_locations(content, [Recipe], path.parent)
     try:
-        recipe = Recipe.model_validate(content)
+        return Recipe.model_validate(content)
     except ValidationError as error:
         raise UserError(f"recipe {name_or_path}: {_explain(error)}") from error
-    return _resolve_shipped_files(recipe, path.parent)
 
 
-def _find_recipe(name_or_path: str) -> Path:
+def _find_recipe(name_or_path: str, folder: Path | None = None) -> Path:
+    """The file of a shipped recipe, or a path, which may be relative to a folder."""
     if name_or_path in recipe_names():
-        return Path(str(resources.files("humpback_ray") / "recipes" / f"{name_or_path}.yaml"))
-    path = Path(name_or_path)
+        return SHIPPED / f"{name_or_path}.yaml"
+    path = (folder or Path()) / name_or_path
     if path.is_file():
         return path
     hint = _nearest(name_or_path, recipe_names())
@@ -104,6 +104,101 @@ def _find_recipe(name_or_path: str) -> Path:
         f"no recipe {name_or_path!r}: it is neither a YAML file nor one of "
         f"{', '.join(recipe_names())}{hint}"
     )
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that one mapping has twice, because YAML would drop the first value."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise UserError(
+                    f"key {key.value!r} is given twice in one mapping, at lines "
+                    f"{lines[key.value]} and {line}: keep one"
+                )
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+        return node
+
+
+def _read_with_parents(path: Path, children: list[Path]) -> dict[str, Any]:
+    """A recipe's content merged into the content of the recipes that it extends."""
+    if path.resolve() in [child.resolve() for child in children]:
+        chain = " -> ".join(str(each) for each in [*children, path])
+        raise UserError(f"recipes extend each other in a cycle: {chain}; drop one `extends`")
+    content = _with_locations(_read(path), [Recipe], path.parent)
+    if "extends" not in content:
+        return content
+    parent = content.pop("extends")
+    if not isinstance(parent, str):
+        raise UserError(
+            f"recipe {path}: extends is {parent!r}, and must be the name of a shipped recipe or "
+            "the path of a YAML file"
+        )
+    if "name" not in content:
+        raise UserError(f"recipe {path} extends {parent} and has no name: add `name: ...`")
+    try:
+        parent_path = _find_recipe(parent, path.parent)
+    except UserError as error:
+        raise UserError(f"recipe {path} extends {parent}: {error}") from error
+    return _merged(_read_with_parents(parent_path, [*children, path]), content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} is not YAML: {_one_line(error)}") from error
+    except UserError as error:
+        raise UserError(f"recipe {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"recipe {path} must be a mapping with name, settings and placement")
+    return content
+
+
+def _merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """A new mapping: the parent's values, and the child's in their place."""
+    if "kind" in child and child["kind"] != parent.get("kind"):
+        return child
+    merged = dict(parent)
+    for key, value in child.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _merged(below, value) if both else value
+    return merged
+
+
+def _with_locations(content: Any, models: list[type[BaseModel]], folder: Path) -> Any:
+    """The content of a section, with absolute paths for locations that lie in the folder.
+
+    Args:
+        content: as YAML gives it; nothing in it is checked yet.
+        models: the classes that the section may have.
+        folder: of the recipe file.
+    """
+    if not isinstance(content, dict):
+        return content
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+    return {key: _with_location(value, fields.get(key), folder) for key, value in content.items()}
+
+
+def _with_location(value: Any, field: FieldInfo | None, folder: Path) -> Any:
+    if field is None:
+        return value
+    if not marks(field) or not isinstance(value, str):
+        return _with_locations(value, _models_in(field.annotation), folder)
+    if "://" in value or Path(value).exists() or not (folder / value).exists():
+        return value
+    return str((folder / value).absolute())
+
+
+# --- overrides and mistakes ---------------------------------------------------------------------
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -116,34 +211,12 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         child = node.setdefault(key, {})
         if not isinstance(child, dict):
             raise UserError(f"--set {override}: {key!r} is a value, not a section")
-        # A YAML anchor makes one section of two: only the one that is named may change.
+        # A YAML anchor makes two sections share one mapping, and only the named one may change.
         node[key] = node = dict(child)
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {_one_line(error)}") from error
-
-
-def _resolve_shipped_files(recipe: Recipe, folder: Path) -> Recipe:
-    settings = recipe.settings
-
-    def resolve(value: str) -> str:
-        if "://" in value or Path(value).exists() or not (folder / value).exists():
-            return value
-        return str(folder / value)
-
-    template = settings.prompts.rating_template
-    changes: dict[str, Any] = {
-        "seed": settings.seed.model_copy(update={"path": resolve(settings.seed.path)}),
-        "corpus": settings.corpus.model_copy(update={"path": resolve(settings.corpus.path)}),
-        "evaluation": settings.evaluation.model_copy(
-            update={"prompts": resolve(settings.evaluation.prompts)}
-        ),
-        "prompts": settings.prompts.model_copy(
-            update={"rating_template": resolve(template) if template else None}
-        ),
-    }
-    return recipe.model_copy(update={"settings": settings.model_copy(update=changes)})
 
 
 def _explain(error: ValidationError) -> str:
@@ -169,7 +242,8 @@ def _keys_of(section: str) -> list[str]:
     for part in filter(None, section.split(".")):
         models = [m for model in models if part in model.model_fields
                   for m in _models_in(model.model_fields[part].annotation)]  # fmt: skip
-    return [key for model in models for key in model.model_fields]
+    keys = [key for model in models for key in model.model_fields]
+    return keys if section else ["extends", *keys]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,12 +1,12 @@
 """Settings: what decides the result of a run. They enter the stages' fingerprints.
 
-Defaults are the paper's (arXiv 2308.06259) where it gives a value. A comment says so where the
-value is ours because the paper gives none.
+Defaults are the paper's (arXiv 2308.06259) where it gives a value. A comment says so where it gives
+none.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Discriminator,
@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from humpback_ray.config.fields import Frozen, PositiveInt, Share
+from humpback_ray.config.fields import Frozen, Location, PositiveInt, Share
 
 # --- settings -----------------------------------------------------------------------------------
 
@@ -24,7 +24,8 @@ class PretrainedBase(Frozen):
     """A base model that exists: a local folder, a URL, or a Hugging Face hub id."""
 
     kind: Literal["pretrained"] = "pretrained"
-    model: str
+    # Never packed: it is large, and trainings find their checkpoints by its path.
+    model: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True, is_packed=False)]
     revision: str | None = None
     trust_remote_code: bool = False
 
@@ -62,20 +63,17 @@ def _kind_of_base(base: Any) -> str:
 class SeedSettings(Frozen):
     """The human pairs D: an Open Assistant export of message rows (JSONL, .jsonl.gz or Parquet)."""
 
-    locations: ClassVar[frozenset[str]] = frozenset({"path"})
-
-    path: str
+    path: Annotated[str, Location()]
     language: str = "en"
     max_pairs: PositiveInt | None = None  # the paper keeps 3,200
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
 
 
 class CorpusSettings(Frozen):
-    """The unlabelled text and the rules by which it is cut into segments."""
+    """The unlabelled text, and the rules that cut it into segments."""
 
-    locations: ClassVar[frozenset[str]] = frozenset({"path"})
-
-    path: str  # folder, glob, file, or `installed-packages`
+    # A folder, a glob, a file, or `installed-packages`.
+    path: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True)]
     text_column: str = "text"  # of JSONL and Parquet files
     text_format: Literal["text", "markdown", "html"] = "text"  # of that column
     url_column: str | None = None  # of JSONL and Parquet files
@@ -84,11 +82,12 @@ class CorpusSettings(Frozen):
     navigation_headers: tuple[str, ...] = (
         "advertisement", "forum", "quick link", "free newsletter",
     )  # fmt: skip
-    # Not given in the paper: how alike two sentences of a segment may be, and n of the n-grams.
+    # Not given in the paper: n of the n-grams of a sentence, and the largest Jaccard similarity that
+    # two sentences of one segment may have.
     repetition_ngram: PositiveInt = 3
     repetition_jaccard: Share = 0.7
-    # Not given in the paper: near-duplicates between documents. A word 5-gram Jaccard of 0.8 is
-    # what large corpora commonly use.
+    # Not given in the paper: near-duplicates between documents. Large corpora commonly use a word
+    # 5-gram Jaccard of 0.8.
     near_duplicate_ngram: PositiveInt = 5
     near_duplicate_jaccard: Share = 0.8
     num_permutations: PositiveInt = 128
@@ -108,7 +107,8 @@ class PromptSettings(Frozen):
 
     seed_tag: str = "Answer in the style of an AI Assistant."
     web_tag: str = "Answer with knowledge from web search."
-    rating_template: str | None = None  # file that replaces the rubric; its grades are 1 to 5
+    # A file that replaces the rubric; its grades are 1 to 5.
+    rating_template: Annotated[str | None, Location()] = None
 
 
 class SamplingSettings(Frozen):
@@ -120,28 +120,27 @@ class SamplingSettings(Frozen):
 
 
 class EndpointSettings(Frozen):
-    """A rater served elsewhere, in place of M_(t-1): an OpenAI-compatible chat endpoint.
+    """An OpenAI-compatible chat endpoint that rates in place of M_(t-1).
 
-    As with other locations, what counts is not where it is: a server that has moved is the same
-    rater, so the url is left out of the fingerprint, and another model needs another name.
+    The fingerprint leaves out the url, because a server that moves is still the same rater. Another
+    model needs another name.
     """
 
-    locations: ClassVar[frozenset[str]] = frozenset({"url"})
-
-    url: Annotated[str, Field(pattern=r"^https?://")]  # up to and with /v1
-    model: Annotated[str, Field(min_length=1)]  # as the server names it
+    # Up to and with /v1.
+    url: Annotated[str, Field(pattern=r"^https?://"), Location(is_packed=False)]
+    model: Annotated[str, Field(min_length=1)]  # the server's name for it
     # `expected` reads the grades among this many likeliest tokens; most servers allow 20.
     num_top_tokens: Annotated[int, Field(ge=1, le=100)] = 20
 
 
 class RatingSettings(Frozen):
-    """How M_(t-1), or the rater behind an endpoint, scores a pair.
+    """Rules by which M_(t-1), or the rater behind an endpoint, scores a pair.
 
-    `five_grades`: the paper's, 1 to 5. `additive`: a point for each of five demands, so 0 to 5. A
-    pair without a point has the score 0, below every threshold that can be set.
+    `five_grades`: the paper's rubric, 1 to 5. `additive`: one point for each of five demands, so 0
+    to 5. A pair without a point has the score 0, which is below every valid threshold.
 
     `expected`: the mean grade under the grades' probabilities right after `Score:`.
-    `text`: reasoning, then a last line `Score: N`, the paper's way. `mean`: the mean of n of those.
+    `text`: reasoning, then a last line `Score: N`, as in the paper. `mean`: the mean of n texts.
     """
 
     rubric: Literal["five_grades", "additive"] = "five_grades"
@@ -150,8 +149,8 @@ class RatingSettings(Frozen):
     # Not given in the paper; Back-and-Forth (arXiv 2408.04614) rates with T = 1.0, p = 0.9.
     sampling: SamplingSettings = SamplingSettings(temperature=1.0, top_p=0.9, max_tokens=512)
     min_scored_share: Annotated[float, Field(ge=0, le=1)] | None = None  # default by method
-    endpoint: EndpointSettings | None = None  # null: the rater is M_(t-1), on our own engines
-    weights: Literal["as_stored", "fp8"] = "as_stored"  # fp8: made at loading, on GPUs
+    endpoint: EndpointSettings | None = None  # null: M_(t-1) rates, on the run's engines
+    weights: Literal["as_stored", "fp8"] = "as_stored"  # fp8: GPUs convert them while loading
 
     def identity(self) -> dict[str, Any]:
         """The values that the chosen method reads. The required share decides about no row."""
@@ -162,22 +161,22 @@ class RatingSettings(Frozen):
 
     @property
     def grades(self) -> range:
-        """What the rubric lets the rater give."""
+        """Grades that the rubric allows."""
         return range(6) if self.rubric == "additive" else range(1, 6)
 
     @property
     def required_scored_share(self) -> float:
-        """Share of the pairs put to the rater that must come back with a score."""
+        """Least share of the rated pairs that must have a score."""
         if self.min_scored_share is not None:
             return self.min_scored_share
         return 0.99 if self.method == "expected" else 0.5
 
 
 class LongPromptSettings(Frozen):
-    """What becomes of rows whose rendered prompt leaves no room for an answer in the context.
+    """Treatment of rows whose rendered prompt leaves the context no token for an answer.
 
-    `drop`: a row with the outcome `prompt_too_long`. `truncate_response`: the text is cut at its
-    end until the prompt fits, and the row says so. `route_long`: engines with a longer context
+    `drop`: the row gets the outcome `prompt_too_long`. `truncate_response`: the stage cuts the text
+    at its end until the prompt fits, and marks the row. `route_long`: engines with a longer context
     answer these rows after the others.
     """
 
@@ -192,7 +191,7 @@ class LongPromptSettings(Frozen):
 
 
 class SelectionSettings(Frozen):
-    """Which rated pairs become A_k: all of at least k, the best n, or the best share."""
+    """Choice of the rated pairs that become A_k: all of at least k, the best n, or a share."""
 
     method: Literal["threshold", "best", "share"] = "threshold"
     k: Annotated[float, Field(ge=1, le=5)] = 4.5  # the paper's A_5 is score >= 4.5
@@ -208,45 +207,45 @@ class SelectionSettings(Frozen):
 class LoraSettings(Frozen):
     """Train low-rank adapters of linear layers (arXiv 2106.09685) instead of the weights.
 
-    The exported model has them merged. They want a higher learning rate than the paper's: 2e-4 is
-    usual (arXiv 2305.14314). Weight decay acts on the adapters.
+    The exported model has them merged. Adapters need a higher learning rate than the paper's: 2e-4
+    is usual (arXiv 2305.14314). Weight decay acts on the adapters.
     """
 
     rank: PositiveInt = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0  # an adapter's product is multiplied by alpha/rank
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # alpha/rank multiplies an adapter's product
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the adapters' inputs
-    # Names as in the model, such as q_proj and v_proj, or all linear layers but the output layer.
+    # The model's names, such as q_proj and v_proj; `all-linear` leaves out the output layer.
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
         "all-linear"
     )
 
 
 class TrainingSettings(Frozen):
-    """The paper's finetuning; what it does not give follows LIMA (arXiv 2305.11206)."""
+    """The paper's finetuning; values that it does not give follow LIMA (arXiv 2305.11206)."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    final_learning_rate: Annotated[float, Field(ge=0)] = 9e-6  # reached linearly
+    final_learning_rate: Annotated[float, Field(ge=0)] = 9e-6  # linear decay
     weight_decay: Annotated[float, Field(ge=0)] = 0.1  # not on norms and biases
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # attention; LLaMA has no other
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # LIMA
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95  # LIMA
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # LIMA
-    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # ours
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # given by neither
     batch_size: PositiveInt | None = None  # examples; null: 32, or 8 below 3,000 examples
     num_steps: PositiveInt | None = None  # null: the paper's Table 18, interpolated
     max_length: PositiveInt = 2048  # tokens
-    # An example that is longer: its completion is cut at its end, or the example is left out.
+    # For a longer example: cut its completion at the end, or leave the example out.
     too_long: Literal["truncate", "drop"] = "truncate"
     precision: Literal["bf16", "fp32"] = "bf16"  # of the forward pass; the optimizer keeps fp32
-    # null: all weights are trained, as in the paper. Left out of fingerprints then, which are as
-    # old as the first runs.
+    # null: train all weights, as in the paper; fingerprints then leave the key out.
     lora: LoraSettings | None = Field(default=None, exclude_if=lambda lora: lora is None)
 
 
 class EvaluationSettings(Frozen):
-    """The small evaluation of a run: held-out seed loss, and answers to prompts."""
+    """The evaluation within a run: loss on held-out seed pairs, and answers to prompts."""
 
-    prompts: str  # AlpacaEval's JSON format: a list of {"dataset", "instruction"}
+    # AlpacaEval's JSON format: a list of {"dataset", "instruction"}.
+    prompts: Annotated[str, Location()]
     sampling: SamplingSettings = SamplingSettings(max_tokens=512)
 
 
@@ -278,7 +277,7 @@ class Settings(Frozen):
         if self.prompts.rating_template and self.rating.rubric != "five_grades":
             raise ValueError(
                 f"settings.rating.rubric={self.rating.rubric} and settings.prompts.rating_template "
-                "both say what is rated by: leave one of them out (a template of yours is for the "
-                "grades 1 to 5)"
+                "both choose the rubric: leave one of them out (a template must ask for the grades "
+                "1 to 5)"
             )
         return self

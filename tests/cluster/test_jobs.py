@@ -97,13 +97,40 @@ def test_what_travels_is_the_same_run_at_the_other_end(here, tmp_path_factory, m
     assert (folder / "submitted/corpus.path/venv/b.md").exists()
 
 
+def test_recipe_that_extends_others_travels_resolved(here, tmp_path_factory, monkeypatch):
+    (here / "below").mkdir()
+    (here / "below/child.yaml").write_text(
+        "extends: ../mine.yaml\nname: child\nsettings: {augmentation: {max_tokens: 7}}\n"
+    )
+    (here / "own.yaml").write_text("extends: tiny\nname: own\nsettings: {corpus: {path: corpus}}\n")
+    for name in ("below/child.yaml", "own.yaml"):
+        folder = tmp_path_factory.mktemp("packed")
+        submission = prepared(folder, name)
+        before = fingerprints(name, [])
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir(folder)
+            recipe, overrides = arguments(submission)
+            assert fingerprints(recipe, overrides) == before
+            assert "extends" not in Path(recipe).read_text()
+            assert str(here) not in Path(recipe).read_text()
+            assert "/humpback_ray/recipes" not in Path(recipe).read_text()
+
+
+def test_submission_changes_with_a_parent_of_its_recipe(here, tmp_path_factory):
+    (here / "child.yaml").write_text("extends: mine.yaml\nname: child\n")
+    before = prepared(tmp_path_factory.mktemp("packed"), "child.yaml").settings
+    parent = here / "mine.yaml"
+    parent.write_text(parent.read_text().replace("num_steps: 24", "num_steps: 25"))
+    assert prepared(tmp_path_factory.mktemp("packed"), "child.yaml").settings != before
+
+
 def test_paths_of_the_cluster_are_left_as_they_are(here, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     overrides = ["settings.corpus.path=/of/the/cluster", "settings.base={model: /models/7b}"]
     submission = prepared(folder, "mine.yaml", *overrides)
     assert [note.split(" is ")[0] for note in submission.notes] == [
-        "settings.corpus.path=/of/the/cluster",
         "settings.base.model=/models/7b",
+        "settings.corpus.path=/of/the/cluster",
     ]
     assert arguments(submission)[1][:2] == overrides
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from humpback_ray.config.fields import locations
 from humpback_ray.config.recipe import load_recipe, recipe_names
 from humpback_ray.config.settings import TrainingSettings
+from humpback_ray.errors import UserError
 
 SHIPPED = ["llama-33b", "llama-65b", "llama-7b", "tiny"]
 
@@ -117,6 +120,174 @@ def test_files_beside_a_recipe_are_found(tmp_path):
     assert settings.corpus.path == "texts"
     assert settings.evaluation.prompts == "s3://bucket/prompts.json"
     assert settings.base.model == "org/model"
+
+
+def test_base_model_beside_a_recipe_is_found_from_any_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "recipes" / "model").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    recipe = tmp_path / "recipes" / "mine.yaml"
+    recipe.write_text(
+        "{extends: llama-7b, name: mine, settings: {base: {model: model}, corpus: {path: .}}}"
+    )
+    for folder, path in (("elsewhere", recipe), (".", Path("recipes/mine.yaml"))):
+        monkeypatch.chdir(tmp_path / folder)
+        assert load_recipe(str(path)).settings.base.model == str(tmp_path / "recipes" / "model")
+    override = ["settings.base={model: org/model}"]
+    assert load_recipe(str(recipe.resolve()), override).settings.base.model == "org/model"
+
+
+def test_locations_are_the_settings_that_name_files():
+    marked = {
+        key: (mark.has_many_files, mark.is_read_on_nodes, mark.is_packed)
+        for key, mark, _ in locations(
+            load_recipe(
+                "llama-7b",
+                [
+                    "settings.prompts.rating_template=rubric.txt",
+                    "settings.rating.endpoint={url: 'http://host/v1', model: m}",
+                ],
+            ).settings
+        )
+    }
+    assert marked == {
+        "base.model": (True, True, False),
+        "seed.path": (False, False, True),
+        "corpus.path": (True, True, True),
+        "prompts.rating_template": (False, False, True),
+        "rating.endpoint.url": (False, False, False),
+        "evaluation.prompts": (False, False, True),
+    }
+
+
+# --- extends ------------------------------------------------------------------------------------
+
+
+def write(folder: Path, **recipes: str) -> Path:
+    """Write `NAME.yaml` for every argument; returns the folder."""
+    folder.mkdir(exist_ok=True)
+    for name, text in recipes.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_recipe_that_extends_another_merges_mappings_key_by_key(tmp_path):
+    write(
+        tmp_path,
+        parent="""
+            extends: tiny
+            name: parent
+            settings: {selection: {method: best}, rating: {min_scored_share: 0.3}}
+            placement: {cluster: {local_cpus: 3}}
+        """,
+        child="""
+            extends: parent.yaml
+            name: child
+            settings:
+              selection: {num_best: 7}
+              rating: {min_scored_share: null}
+              corpus: {navigation_headers: [menu]}
+        """,
+    )
+    child, tiny = load_recipe(str(tmp_path / "child.yaml")), load_recipe("tiny")
+    selection = child.settings.selection
+    assert (selection.method, selection.num_best, selection.share) == ("best", 7, 0.25)
+    assert child.settings.rating.min_scored_share is None
+    assert child.settings.corpus.navigation_headers == ("menu",)
+    assert child.settings.seed == tiny.settings.seed
+    assert child.settings.backward_training == tiny.settings.backward_training
+    assert (child.name, child.placement.cluster.local_cpus) == ("child", 3)
+    assert child.placement.training == tiny.placement.training
+
+
+def test_override_applies_after_extends(tmp_path):
+    write(tmp_path, child="{extends: tiny, name: child, settings: {iterations: 3}}")
+    path = str(tmp_path / "child.yaml")
+    assert load_recipe(path).settings.iterations == 3
+    assert load_recipe(path, ["settings.iterations=4"]).settings.iterations == 4
+    changed = load_recipe(path, ["settings.forward_training.num_steps=3"]).settings
+    assert (changed.forward_training.num_steps, changed.backward_training.num_steps) == (3, 24)
+
+
+def test_section_of_another_kind_replaces_that_of_the_parent(tmp_path):
+    write(
+        tmp_path,
+        child="{extends: tiny, name: child, settings: {base: {kind: pretrained, model: a/b}}}",
+    )
+    base = load_recipe(str(tmp_path / "child.yaml")).settings.base
+    assert (base.kind, base.model) == ("pretrained", "a/b")
+
+
+def test_location_in_a_parent_is_found_beside_the_parent(tmp_path):
+    shared = write(
+        tmp_path / "shared",
+        parent="""
+            extends: tiny
+            name: parent
+            settings: {seed: {path: s.jsonl}, evaluation: {prompts: p.json}}
+        """,
+    )
+    mine = write(
+        tmp_path / "mine",
+        child="""
+            extends: ../shared/parent.yaml
+            name: child
+            settings: {evaluation: {prompts: p.json}}
+        """,
+    )
+    for file in (shared / "s.jsonl", shared / "p.json", mine / "p.json", mine / "s.jsonl"):
+        file.touch()
+    settings = load_recipe(str(mine / "child.yaml")).settings
+    assert Path(settings.seed.path).samefile(shared / "s.jsonl")
+    assert Path(settings.evaluation.prompts).samefile(mine / "p.json")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("{extends: b.yaml, name: a}", r"in a cycle: \S+a.yaml -> \S+b.yaml -> \S+a.yaml; drop"),
+        ("{extends: a.yaml, name: a}", r"in a cycle: \S+a.yaml -> \S+a.yaml; drop one `extends`"),
+        ("{extends: tiny}", "a.yaml extends tiny and has no name: add `name: ...`"),
+        ("{extends: tinny, name: a}", r"a.yaml extends tinny: no recipe.*did you mean 'tiny'\?"),
+        ("{extends: [tiny], name: a}", r"extends is \['tiny'\], and must be the name of a shipped"),
+        ("{extends: tiny, name: a, settings: {sed: {}}}", r"unknown key settings.sed .*'seed'"),
+        ("{exteds: tiny, name: a}", r"unknown key exteds \(did you mean 'extends'\?\)"),
+    ],
+)
+def test_wrong_extends_is_refused_in_one_line(tmp_path, recipe, message):
+    write(tmp_path, a=recipe, b="{extends: a.yaml, name: b}")
+    with pytest.raises(UserError, match=message) as mistake:
+        load_recipe(str(tmp_path / "a.yaml"))
+    assert "\n" not in str(mistake.value)
+
+
+def test_key_given_twice_is_refused_with_its_lines(tmp_path):
+    write(tmp_path, a="extends: tiny\nname: a\nsettings:\n  iterations: 1\n  iterations: 2\n")
+    with pytest.raises(UserError, match=r"'iterations' is given twice.* lines 4 and 5") as mistake:
+        load_recipe(str(tmp_path / "a.yaml"))
+    assert "\n" not in str(mistake.value)
+    assert str(tmp_path / "a.yaml") in str(mistake.value)
+
+
+def test_key_that_replaces_one_of_an_anchor_is_not_given_twice(tmp_path):
+    write(
+        tmp_path,
+        a="""
+            extends: tiny
+            name: a
+            settings:
+              backward_training: &training {num_steps: 1, learning_rate: 0.1}
+              forward_training: {<<: *training, num_steps: 2}
+        """,
+    )
+    settings = load_recipe(str(tmp_path / "a.yaml")).settings
+    assert settings.backward_training.num_steps == 1
+    assert (settings.forward_training.num_steps, settings.forward_training.learning_rate) == (
+        2,
+        0.1,
+    )
+
+
+# --- overrides ----------------------------------------------------------------------------------
 
 
 def test_overrides_are_yaml_values():
