@@ -27,35 +27,6 @@ import yaml
 from humpback_ray import storage
 from humpback_ray.config.placement import EnginePlacement
 
-GPU_ANSWER_SECONDS = 60.0  # for a task on a GPU; a busy or starting cluster is not waited for
-
-
-def device_memory(placement: EnginePlacement) -> int | None:
-    """Bytes that one device of an engine has on the cluster at hand; None where none can be asked.
-
-    On CPUs, an engine's share of the smallest node's memory.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if placement.device == "cpu":
-        per_node = -(-placement.max_engines // max(len(nodes), 1))
-        return int(min(node.get("memory", 0) for node in nodes) / per_node) or None
-    if not any(node.get("GPU", 0) >= 1 for node in nodes):
-        return None
-    kind = placement.accelerator_type
-    resources = {f"accelerator_type:{kind}": 0.001} if kind else {}
-    task = ray.remote(_gpu_memory).options(num_gpus=1, resources=resources)
-    ready, _ = ray.wait([found := task.remote()], timeout=GPU_ANSWER_SECONDS)
-    return ray.get(found) if ready else None
-
-
-def _gpu_memory() -> int | None:
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    return int(torch.cuda.get_device_properties(0).total_memory)
-
-
 ANSWER_SECONDS = 60.0  # for a task on a node; a worker process that imports Ray takes a few
 # A network file system may show a new file only when its cache of the folder has aged.
 VISIBLE_SECONDS = 2.0
@@ -207,21 +178,46 @@ def _living() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def device_memory(placement: EnginePlacement) -> int | None:
+    """Bytes of the smallest device that an engine may get; None if no such device is known yet.
+
+    On CPUs: an engine's share of the smallest node's memory.
+    """
+    living = _living()
+    if placement.device == "cpu":
+        per_node = -(-placement.max_engines // max(len(living), 1))
+        return int(min(node["Resources"].get("memory", 0) for node in living) / per_node) or None
+    bundle = {"GPU": 1.0, f"accelerator_type:{placement.accelerator_type}": 0.001}
+    if placement.accelerator_type is None:
+        del bundle["accelerator_type:None"]
+    with_gpus = [node for node in living
+                 if all(node["Resources"].get(key, 0) >= bundle[key] for key in bundle)]  # fmt: skip
+    answers = _on_each(with_gpus, gpus)
+    return min(
+        (gpu.memory for answer in answers if isinstance(answer, tuple) for gpu in answer),
+        default=None,
+    )
+
+
 def _on_each(nodes: Sequence[Mapping[str, Any]], work: Callable[..., Any], *values: Any) -> list:
-    """What `work` returns in a task on each node; where it fails, the error."""
+    """Results of a task on each node, in their order; an error in place of a missing result."""
     import ray
     from ray.exceptions import RayError
 
     remote = ray.remote(work)
     tasks = [remote.options(**_pinned(node["NodeID"])).remote(*values) for node in nodes]
-    ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=ANSWER_SECONDS) if tasks else ([], 0)
-    found: list[Any] = []
+    if not tasks:
+        return []
+    ready, late = ray.wait(tasks, num_returns=len(tasks), timeout=ANSWER_SECONDS)
+    for task in late:  # or it stays as demand for an autoscaler
+        ray.cancel(task, force=True)
+    results: list[Any] = []
     for task in tasks:
         try:
-            found.append(ray.get(task) if task in ready else TimeoutError("no answer"))
+            results.append(ray.get(task) if task in ready else TimeoutError("no answer"))
         except (RayError, ImportError) as error:
-            found.append(error)
-    return found
+            results.append(error)
+    return results
 
 
 def _pinned(node_id: str) -> dict[str, Any]:

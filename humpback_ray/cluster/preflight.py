@@ -1,4 +1,4 @@
-"""What every run makes sure of before its first stage."""
+"""Checks that every run makes before its first stage, because each failure would cost hours."""
 
 from __future__ import annotations
 
@@ -14,58 +14,56 @@ from humpback_ray.sizing.memory import check_engine_fits
 GENERATING = frozenset({"augment", "rate", "evaluate"})
 
 
-# --- the must-haves of a run --------------------------------------------------------------------
+def check(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
+    """Refuse a cluster that can never run stages of these kinds; `humpback doctor` checks more.
 
+    A run whose stages use no engine asks the cluster for no engine, GPU or memory.
 
-def within_reach(
-    there: Iterable[Node], autoscaler_limits: AutoscalerLimits, bundle: capacity.Resources
-) -> list[capacity.Resources]:
-    """What there may be at most: the head, and the autoscaler's best for a bundle up to its limit.
+    Args:
+        recipe: settings and placement.
+        run_folder: absolute path or URL.
+        kinds: of the stages that the run will execute.
 
-    Nodes that are there now are the autoscaler's own, of its types.
+    Raises:
+        UserError: no capacity for engines or workers, a node that does not see the run folder, or
+            a model that is too large for an engine.
     """
-    heads = [node.resources for node in there if node.is_head]
-    return heads + _best(autoscaler_limits, bundle)
+    living = nodes.living_nodes()
+    check_capacity(recipe, kinds, living, nodes.autoscaler_limits)
+    if len(living) > 1:
+        check_shared(run_folder, nodes.nodes_not_seeing(run_folder))
+    if uses_engines(recipe, kinds):
+        check_engines_fit(recipe)
 
 
-def _best(
-    autoscaler_limits: AutoscalerLimits, bundle: capacity.Resources
-) -> list[capacity.Resources]:
-    types = sorted(
-        autoscaler_limits.types,
-        key=lambda kind: capacity.num_bundles(bundle, kind.resources),
-        reverse=True,
-    )
-    found = [
-        kind.resources
-        for kind in types
-        for _ in range(min(kind.max_nodes, autoscaler_limits.max_nodes))
-    ]
-    return found[: autoscaler_limits.max_nodes]
+def uses_engines(recipe: Recipe, kinds: Collection[str]) -> bool:
+    """True if a stage of these kinds generates on engines; an endpoint rates without any."""
+    rated_elsewhere = {"rate"} if recipe.settings.rating.endpoint else set()
+    return bool(GENERATING & set(kinds) - rated_elsewhere)
 
 
 def check_capacity(
     recipe: Recipe,
     kinds: Collection[str],
-    there: Sequence[Node],
+    living: Sequence[Node],
     ask_autoscaler_limits: Callable[[], AutoscalerLimits | None],
 ) -> None:
     """Refuse engines and training workers that the cluster and its autoscaler can never have.
 
     Args:
         recipe: settings and placement.
-        kinds: of the stages that are to be run.
-        there: the nodes.
-        ask_growth: asks what the autoscaler may bring; only called where the nodes are not enough.
+        kinds: of the stages that the run will execute.
+        living: the nodes.
+        ask_autoscaler_limits: called only if the living nodes are not enough.
 
     Raises:
-        UserError: what is needed, what there is, and the ways out.
+        UserError: the needed and the present resources, and the ways out.
     """
     placement = recipe.placement
-    kinds = set(kinds) - ({"rate"} if recipe.settings.rating.endpoint else set())
     checks: list[tuple[Callable[..., int], capacity.Resources]] = []
-    if kinds & GENERATING:
-        num_pools = 2 if placement.engine.one_stream and {"augment", "rate"} <= kinds else 1
+    if uses_engines(recipe, kinds):
+        overlaps = placement.engine.one_stream and {"augment", "rate"} <= set(kinds)
+        num_pools = 2 if overlaps and not recipe.settings.rating.endpoint else 1
 
         def engines(resources: Sequence[capacity.Resources], grown: bool) -> int:
             return capacity.check_engines(placement.engine, resources, num_pools, grown=grown)
@@ -77,15 +75,32 @@ def check_capacity(
             return capacity.check_workers(placement.training, resources, grown=grown)
 
         checks.append((workers, capacity.worker_bundle(placement.training)))
-    for check, bundle in checks:
+    for fits, bundle in checks:
         try:
-            check([node.resources for node in there], grown=False)
+            fits([node.resources for node in living], grown=False)
         except UserError:
-            autoscaler_limits = ask_autoscaler_limits()
-            if autoscaler_limits is not None:
-                check(within_reach(there, autoscaler_limits, bundle), grown=True)
+            limits = ask_autoscaler_limits()
+            if limits is not None:
+                fits(within_reach(living, limits, bundle), grown=True)
             elif not placement.cluster.autoscaling:
                 raise
+
+
+def within_reach(
+    living: Iterable[Node], limits: AutoscalerLimits, bundle: capacity.Resources
+) -> list[capacity.Resources]:
+    """Resources of the head, and of the autoscaler's best nodes for a bundle up to its limits.
+
+    The other living nodes do not count, because the autoscaler has started them within its limits.
+    """
+    heads = [node.resources for node in living if node.is_head]
+    types = sorted(
+        limits.types,
+        key=lambda kind: capacity.num_bundles(bundle, kind.resources),
+        reverse=True,
+    )
+    best = [kind.resources for kind in types for _ in range(min(kind.max_nodes, limits.max_nodes))]
+    return heads + best[: limits.max_nodes]
 
 
 def check_shared(run_folder: str, nodes_not_seeing: Sequence[str]) -> None:
@@ -103,23 +118,11 @@ def check_shared(run_folder: str, nodes_not_seeing: Sequence[str]) -> None:
         )
 
 
-def check_cluster(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
-    """Refuse a cluster that can never run stages of these kinds; `humpback doctor` looks at more.
-
-    Raises:
-        UserError: no room for engines or workers, or a node that does not see the run's folder.
-    """
-    there = nodes.living_nodes()
-    check_capacity(recipe, kinds, there, nodes.autoscaler_limits)
-    if len(there) > 1:
-        check_shared(run_folder, nodes.nodes_not_seeing(run_folder))
-
-
 def check_engines_fit(recipe: Recipe) -> None:
-    """Say that the models are too large before hours of work and not when the first engine starts.
+    """Refuse models that are too large for an engine, as far as model and device are known.
 
     Raises:
-        UserError: what is needed, what there is, and the settings that would make it fit.
+        UserError: the needed and the present memory, and the settings that would make it fit.
     """
     placement, settings = recipe.placement.engine, recipe.settings
     architecture = known_architecture(recipe)
@@ -137,10 +140,3 @@ def check_engines_fit(recipe: Recipe) -> None:
         else 1.0,
         gpu_memory=memory,
     )
-
-
-def check(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
-    """Check all that stages of these kinds need of the cluster, before the first of them runs."""
-    check_cluster(recipe, run_folder, kinds)
-    if GENERATING & set(kinds):
-        check_engines_fit(recipe)
