@@ -122,7 +122,6 @@ def inspect_nodes(run_folder: str, paths: Sequence[str]) -> ClusterReport:
         run_folder: absolute path or URL; nothing is left in it.
         paths: local paths that every node must see.
     """
-    import ray
     from ray._private.worker import get_dashboard_url
 
     living = _living()
@@ -165,7 +164,6 @@ def nodes_not_seeing(run_folder: str) -> list[str]:
 
 def autoscaler_limits() -> AutoscalerLimits | None:
     """What an autoscaler on the head node may have at most; None where none says so."""
-    import ray
 
     heads = [node for node in _living() if _is_head(node)]
     answers = _on_each(heads, read_autoscaler_limits, ray.get_runtime_context().gcs_address)
@@ -173,7 +171,6 @@ def autoscaler_limits() -> AutoscalerLimits | None:
 
 
 def _living() -> list[dict[str, Any]]:
-    import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
@@ -201,7 +198,6 @@ def device_memory(placement: EnginePlacement) -> int | None:
 
 def _on_each(nodes: Sequence[Mapping[str, Any]], work: Callable[..., Any], *values: Any) -> list:
     """Results of a task on each node, in their order; an error in place of a missing result."""
-    import ray
     from ray.exceptions import RayError
 
     remote = ray.remote(work)
@@ -261,7 +257,6 @@ def _clock(node_id: str) -> tuple[float, float]:
     Cristian's algorithm: the answer was given in the middle of the round trip, give or take half
     of it. The shortest of a few round trips counts.
     """
-    import ray
 
     remote = ray.remote(_now).options(**_pinned(node_id))
     readings = []
@@ -301,7 +296,6 @@ def _sees(marker: str) -> bool:
 
     Only then: a node that sees nothing would leave its marker where nobody removes it.
     """
-    import ray
 
     if not _is_visible(marker):
         return False
@@ -332,7 +326,6 @@ def _is_visible(marker: str) -> bool:
 
 
 def _report(run_folder: str, paths: list[str], gcs_address: str, marker: str) -> NodeReport:
-    import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     folders = {"temporary": tempfile.gettempdir(), "ray": ray.get_runtime_context().get_temp_dir()}

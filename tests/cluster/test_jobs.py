@@ -229,7 +229,7 @@ def test_jobs_are_numbered_by_run():
     [
         (job("anything", humpback_run=RUN), RUN),
         (job(f"python jobs/run_pipeline.py tiny --run {RUN}/"), RUN),
-        (job("python jobs/rate.py tiny --run='/a b'"), "/a b"),
+        (job("python jobs/part.py rate tiny --run='/a b'"), "/a b"),
         (job(f"humpback run tiny --set a.b=c --run={RUN}"), RUN),
         (job(f"python train.py --run {RUN}"), None),
         (job("python jobs/run_pipeline.py tiny"), None),

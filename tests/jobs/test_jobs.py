@@ -87,16 +87,17 @@ def test_part_that_must_wait_names_unfinished_stages_by_part(part, stages, tmp_p
     folder = str(tmp_path / "run")
     assert part.plan_part("augment", stages, folder) == (
         [],
-        "candidates waits for jobs/part.py prepare: seed, segments; jobs/part.py finetune: base/initial, "
-        "base/examples, base/model, backward/examples, backward/model, forward-0/examples, "
-        "forward-0/model",
+        "candidates waits for jobs/part.py prepare: seed, segments; jobs/part.py finetune: "
+        "base/initial, base/examples, base/model, backward/examples, backward/model, "
+        "forward-0/examples, forward-0/model",
     )
     for stage in stages[:2]:
         finish(stage, folder)
     ready, waiting = part.plan_part("finetune", stages, folder)
     assert ready[-1] == "forward-0/model"
     assert waiting == (
-        "iter-1/examples waits for jobs/part.py augment: candidates; jobs/part.py rate: iter-1/rated"
+        "iter-1/examples waits for jobs/part.py augment: candidates; jobs/part.py rate: "
+        "iter-1/rated"
     )
 
 

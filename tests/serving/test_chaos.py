@@ -1,6 +1,6 @@
 """kill -9 at random moments of whatever a pass runs on: every row once, little done twice.
 
-`HUMPBACK_CHAOS_SEEDS=20 pytest tests/stages/test_chaos.py` for more than the three of every run.
+`HUMPBACK_CHAOS_SEEDS=20 pytest tests/serving/test_chaos.py` for more than the three of every run.
 """
 
 from __future__ import annotations
