@@ -1,1 +1,1 @@
-"""What a Ray cluster has, and how one is reached."""
+"""Ray clusters: joining one, its nodes and capacity, checks, and submitted runs."""

@@ -1,4 +1,4 @@
-"""Whether a cluster has room for the engines and the training workers. Neither Ray nor vLLM."""
+"""Capacity of a cluster for engines and training workers. Needs neither Ray nor vLLM."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SHOWN = ("CPU", "GPU", "accelerator_type")
 
 
 def engine_bundles(placement: EnginePlacement) -> list[dict[str, float]]:
-    """What one engine takes, as Ray bundles: one for each device that the model is cut over."""
+    """Ray bundles of one engine: one for each device that holds a part of the model."""
     bundle = _bundle(1, placement)
     return [bundle] * (placement.tensor_parallel_size * placement.pipeline_parallel_size)
 
 
 def worker_bundle(placement: TrainingPlacement) -> dict[str, float]:
-    """What one training worker takes."""
+    """Ray bundle of one training worker."""
     return _bundle(placement.cpus_per_worker, placement)
 
 
@@ -33,17 +33,17 @@ def _bundle(num_cpus: int, placement: EnginePlacement | TrainingPlacement) -> di
 
 
 def num_bundles(bundle: Resources, node: Resources) -> int:
-    """How many such bundles a node holds at a time."""
+    """Number of such bundles that fit on a node."""
     return int(min(node.get(name, 0) / bundle[name] for name in bundle))
 
 
 def num_engines(bundles: Sequence[Resources], nodes: Sequence[Resources], across: bool) -> int:
-    """How many engines fit at a time, with CPUs left for the tasks that read rows.
+    """Number of engines that fit, with CPUs left for the tasks that read rows.
 
     Args:
         bundles: of one engine, all alike.
-        nodes: what each node has.
-        across: one engine's bundles may lie on several nodes.
+        nodes: resources of each node.
+        across: one engine may use bundles of several nodes.
     """
     on_nodes = [num_bundles(bundles[0], node) for node in nodes]
     size = len(bundles)
@@ -58,16 +58,16 @@ def num_engines(bundles: Sequence[Resources], nodes: Sequence[Resources], across
 def check_engines(
     placement: EnginePlacement, nodes: Sequence[Resources], num_pools: int, *, grown: bool = False
 ) -> int:
-    """How many engines of each pool fit at a time.
+    """Number of engines of each pool that fit.
 
     Args:
         placement: of the engines.
-        nodes: what each node has.
+        nodes: resources of each node.
         num_pools: that share the nodes.
-        grown: the nodes are all that the autoscaler may bring.
+        grown: the nodes include all that the autoscaler may add.
 
     Raises:
-        UserError: fewer than `min_engines`: what is needed, what there is, and the ways out.
+        UserError: fewer than `min_engines`; the needed and present resources, and the ways out.
     """
     bundles, across = engine_bundles(placement), placement.across_nodes
     fitting = num_engines(bundles, nodes, across) // num_pools
@@ -79,22 +79,22 @@ def check_engines(
         f"{describe(bundles, across)} and a CPU must be left for reading and writing; "
         f"{_there_is(nodes, grown)}: add nodes, or set "
         "placement.engine (device, tensor_parallel_size, accelerator_type, across_nodes, "
-        f"one_stream) to what is there{_or_wait(grown)}"
+        f"one_stream) to the present nodes{_or_wait(grown)}"
     )
 
 
 def check_workers(
     placement: TrainingPlacement, nodes: Sequence[Resources], *, grown: bool = False
 ) -> int:
-    """How many training workers fit at a time, `num_workers` of them at most.
+    """Number of training workers that fit, `num_workers` at most.
 
     Args:
         placement: of the training.
-        nodes: what each node has.
-        grown: the nodes are all that the autoscaler may bring.
+        nodes: resources of each node.
+        grown: the nodes include all that the autoscaler may add.
 
     Raises:
-        UserError: fewer than the training can go on with; Ray Train would wait for them for ever.
+        UserError: fewer than the training needs; Ray Train would wait for them forever.
     """
     bundle = worker_bundle(placement)
     fitting = sum(num_bundles(bundle, node) for node in nodes)
@@ -106,29 +106,29 @@ def check_workers(
         f"the cluster has no room for {wanted} training workers (placement.training.{least}): "
         f"each needs ({_listed(bundle)}); {_there_is(nodes, grown)}, room for {fitting}: add "
         "nodes, or set placement.training (device, num_workers to a divisor of the batch, "
-        f"accelerator_type, cpus_per_worker) to what is there{_or_wait(grown)}"
+        f"accelerator_type, cpus_per_worker) to the present nodes{_or_wait(grown)}"
     )
 
 
 def _there_is(nodes: Sequence[Resources], grown: bool) -> str:
-    owner = "the cluster with all that its autoscaler may bring" if grown else "the cluster"
+    owner = "the cluster with all that its autoscaler may add" if grown else "the cluster"
     return f"{owner} has {describe_nodes(nodes)}"
 
 
 def _or_wait(grown: bool) -> str:
     if grown:
         return ""
-    return ", or placement.cluster.autoscaling=true where nodes come when they are asked for"
+    return ", or placement.cluster.autoscaling=true where an autoscaler adds nodes on demand"
 
 
 def describe(bundles: Sequence[Resources], across: bool) -> str:
-    """What one engine needs, for people."""
+    """One line with the needs of one engine."""
     where = "on any nodes" if across else "on one node"
     return f"{len(bundles)} x ({_listed(bundles[0])})" + (f" {where}" if len(bundles) > 1 else "")
 
 
 def describe_nodes(nodes: Sequence[Resources]) -> str:
-    """What a cluster has, for people; equal nodes are counted."""
+    """One line with the resources of nodes; it counts equal nodes."""
     lines = [_listed(node) for node in nodes]
     return "; ".join(f"{lines.count(line)} x ({line})" for line in dict.fromkeys(lines))
 

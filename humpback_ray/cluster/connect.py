@@ -10,7 +10,7 @@ import warnings
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.errors import UserError
 
-CONNECT_SECONDS = 10.0  # in which a head that is there takes a connection
+CONNECT_SECONDS = 10.0  # a living head accepts a connection in this time
 
 
 def join_cluster(recipe: Recipe) -> None:
@@ -36,7 +36,7 @@ def join_cluster(recipe: Recipe) -> None:
         except (RuntimeError, AuthenticationError) as error:
             raise UserError(f"the cluster at {address} cannot be joined: {error}") from error
     else:
-        # A cluster of this process alone: no token is needed, and one lying about must not be used.
+        # A cluster for this process alone needs no token and must not use one that it finds.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -51,7 +51,7 @@ def join_cluster(recipe: Recipe) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself looks for more than a minute for a cluster that is not there."""
+    """Refuse a dead address at once; Ray itself would try for more than a minute."""
     if address.startswith(("http://", "https://")):
         raise UserError(
             f"{address} is a dashboard: `humpback submit --address {address}` starts a run there; "
@@ -70,16 +70,16 @@ def _check_answers(address: str) -> None:
 
 
 def _quieten() -> None:
-    """The terminal shows what a person must know; libraries' own lines stay in Ray's log files."""
+    """Keep libraries' log lines off the terminal; Ray's log files still have them."""
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
 
-    # What a later Ray drops concerns who raises its version here, and not who runs this.
+    # Deprecation warnings are for whoever upgrades Ray, not for users.
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-    # Handlers and not only levels: Ray sets its level again whenever a library calls `ray.init`.
+    # Set the handlers too, because Ray resets its level whenever a library calls `ray.init`.
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)
-    # What a task raised comes to the driver too, which says it in one line or with its traceback.
+    # The driver raises a task's error anyway, in one line or with its traceback.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):

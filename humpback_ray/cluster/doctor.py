@@ -1,8 +1,7 @@
-"""Whether a cluster has what a recipe needs: found, wanted, verdict, and the way out.
+"""Findings about a cluster for one recipe: found, wanted, verdict, and the way out.
 
-The judgement is arithmetic over what `nodes.py` has found, and starts nothing. A run checks its
-must-haves (`preflight.py`) before its first stage; `humpback doctor` shows all of it. Importing
-this loads neither ray nor torch nor vllm.
+All checks are arithmetic on the report of `nodes.py` and start nothing. A run makes only the checks
+of `preflight.py` before its first stage; `humpback doctor` shows all of them.
 """
 
 from __future__ import annotations
@@ -23,16 +22,17 @@ from humpback_ray.config.settings import ScratchBase
 from humpback_ray.sizing import hardware, memory
 from humpback_ray.sizing.architecture import Architecture, known_architecture
 from humpback_ray.sizing.hardware import GIB
+from humpback_ray.sizing.memory import gib
 
 MUST_BE_EQUAL = ("ray", "python", "humpback_ray")
 # Of a parameter in a checkpoint: fp32 master value, Adam's two moments, and the weights.
 CHECKPOINT_BYTES = 14
 # Of a parameter that DeepSpeed offloads: the same and its gradient in 16 bits.
 OFFLOADED_BYTES = 16
-# The newest two, and the one that is being written.
+# The newest two, and the one that a training is writing.
 NUM_CHECKPOINTS = 3
 WORKER_PROCESS = 1 * GIB  # a training worker without its model: libraries and buffers; ours
-# Ray puts nothing more on a disk that is fuller (RAY_local_fs_capacity_threshold, 2.60).
+# Ray writes no object to a fuller disk (RAY_local_fs_capacity_threshold, 2.60).
 FULL_DISK = 0.95
 # Time stamps of several nodes are compared to a second; S3 refuses requests 15 minutes off
 # (docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, RequestTimeTooSkewed).
@@ -40,11 +40,11 @@ CLOCK_WARNING_SECONDS, CLOCK_REFUSED_SECONDS = 1.0, 900.0
 
 
 class Verdict(StrEnum):
-    """What a finding means for the run."""
+    """Consequence of a finding for the run."""
 
     OK = "ok"
-    WARNING = "warning"  # the run may do without it, slower or less safely, or it is not known
-    MISSING = "missing"  # the run would fail or wait for ever
+    WARNING = "warning"  # slower or less safe without it, or unknown
+    MISSING = "missing"  # the run would fail or wait forever
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ def paths_to_see(recipe: Recipe) -> list[str]:
 def find_problems(
     recipe: Recipe, run_folder: str, cluster: ClusterReport, sources: Sequence[str] = ()
 ) -> list[Finding]:
-    """What there is of all that a run of this recipe needs.
+    """Findings of every check that a run of this recipe needs.
 
     Args:
         recipe: settings and placement.
         run_folder: absolute path or URL.
-        cluster: as `nodes.examine` has found it.
-        sources: a line for each source of the recipe that is not there.
+        cluster: the report of `nodes.inspect_nodes`.
+        sources: a line for each missing source of the recipe.
     """
     return _Inspection(recipe, run_folder, cluster).findings() + _sources(sources)
 
@@ -135,20 +135,20 @@ class _Inspection:
         return self.training.min_workers or self.training.num_workers
 
     def holding(self, bundle: capacity.Resources) -> list[Node]:
-        """Nodes that hold at least one such bundle and have answered."""
+        """Nodes that have answered and hold at least one such bundle."""
         return [node for node in self.answering if capacity.num_bundles(bundle, node.resources)]
 
     def weights(self) -> float:
-        """Bytes of one model's weights as they are stored; 0 where it is not known."""
+        """Bytes of one model's stored weights; 0 if the architecture is unknown."""
         return 2.0 * self.architecture.num_parameters if self.architecture else 0.0
 
     def num_models(self) -> int:
-        """That a run makes: M_yx, M_0 and one for each iteration, and a base from scratch."""
+        """Number of models of a run: M_yx, M_0, one for each iteration, a base from scratch."""
         settings = self.recipe.settings
         return 2 + settings.iterations + isinstance(settings.base, ScratchBase)
 
     def workers_of_a_node(self) -> int:
-        """Most training workers that one node gets."""
+        """Largest number of training workers on one node."""
         bundle = capacity.worker_bundle(self.training)
         fitting = [capacity.num_bundles(bundle, resources) for resources in self.resources]
         return min(max(fitting, default=0) or self.training.num_workers, self.training.num_workers)
@@ -210,30 +210,30 @@ class _Inspection:
         *,
         asks_for_nodes: bool,
     ) -> list[Finding]:
-        """Whether so many fit now, or when the autoscaler has brought what it may."""
+        """Compare the capacity now, and with all that the autoscaler may add, with the need."""
         now, autoscaler_limits = count(self.resources), self.cluster.autoscaler_limits
         found = f"room for {min(now, most)}: {capacity.describe_nodes(self.resources)}"
         if now >= most:
             return [Finding(check, found, wanted)]
         if autoscaler_limits is not None:
             later = count(within_reach(self.cluster.nodes, autoscaler_limits, bundle))
-            found += f"; with all that the autoscaler may bring, room for {min(later, most)}"
+            found += f"; with all that the autoscaler may add, room for {min(later, most)}"
             if later >= least and asks_for_nodes:
                 return [Finding(check, found, wanted)]
             if later >= least > now:
                 way_out = "set placement.cluster.autoscaling=true, so that engines ask for nodes"
                 return [Finding(check, found, wanted, Verdict.WARNING, way_out)]
         elif self.recipe.placement.cluster.autoscaling:
-            way_out = "the autoscaler does not tell what it may bring: see that it is enough"
+            way_out = "the autoscaler does not show its limits: see that they are enough"
             return [Finding(check, found, wanted, Verdict.WARNING, way_out)]
         if now >= least:
-            way_out = f"more nodes, or fewer in {settings}; it runs as it is"
+            way_out = f"more nodes, or fewer in {settings}; the run works as it is"
             return [Finding(check, found, wanted, Verdict.WARNING, way_out)]
-        way_out = f"add nodes, or set {settings} to what is there"
+        way_out = f"add nodes, or set {settings} to the present nodes"
         return [Finding(check, found, wanted, Verdict.MISSING, way_out)]
 
     def gpus(self) -> list[Finding]:
-        """Whether Ray counts the GPUs that the driver lists."""
+        """Compare the GPUs that Ray counts with those that NVIDIA's driver lists."""
         if "gpu" not in (self.engine.device, self.training.device):
             return []
         listed = sum(len(node.report.gpus) for node in self.answering if node.report)
@@ -251,13 +251,13 @@ class _Inspection:
                 found = f"{there} on {node.name}, where Ray counts {counted}"
                 way_out = "start Ray there without --num-gpus and CUDA_VISIBLE_DEVICES to use all"
                 return [Finding("GPUs", found, wanted, Verdict.WARNING, way_out)]
-        # That there are none at all is the engines' and workers' matter.
+        # `engines` and `workers` report that there is no GPU at all.
         return [Finding("GPUs", found, wanted)] if names else []
 
     # --- memory --------------------------------------------------------------------------------
 
     def gpu_memory(self, bundle: capacity.Resources, accelerator_type: str | None) -> int | None:
-        """Of the smallest GPU that a bundle may get; by its name where no such node is there."""
+        """Bytes of the smallest GPU that a bundle may get; by its name if no node has one."""
         found = [
             gpu.memory for node in self.holding(bundle) if node.report for gpu in node.report.gpus
         ]
@@ -327,7 +327,7 @@ class _Inspection:
         return self.memory("memory, training", needed, int(self.smallest_memory()), way_out)
 
     def host_memory(self) -> list[Finding]:
-        """Of a node with GPUs: what is offloaded to it, and the weights, which all read at once."""
+        """Memory of a node with GPUs: offloaded states, and the weights that all workers read."""
         placement = self.training
         users = self.holding(capacity.worker_bundle(placement))
         users += self.holding(capacity.engine_bundles(self.engine)[0])
@@ -346,7 +346,7 @@ class _Inspection:
         return [Finding("host memory", gib(there), wanted, verdict, way_out)]
 
     def smallest_memory(self) -> float:
-        """Memory that Ray gives out on the smallest node that engines or workers may use."""
+        """Bytes that Ray offers on the smallest node that engines or workers may use."""
         bundles = [capacity.engine_bundles(self.engine)[0], capacity.worker_bundle(self.training)]
         used = [
             resources for resources in self.resources
@@ -397,7 +397,7 @@ class _Inspection:
         ]  # fmt: skip
 
     def run_disk(self) -> list[Finding]:
-        """The run's own folder, where it is local; a run that is half done needs less."""
+        """Disk of a local run folder; a half-finished run needs less."""
         if "://" in self.run_folder or self.architecture is None:
             return []
         disk = self.cluster.driver.disks["run"]
@@ -464,7 +464,7 @@ class _Inspection:
     # --- software ------------------------------------------------------------------------------
 
     def versions(self) -> list[Finding]:
-        """Every node against the driver; what a node has not got at all is `libraries`' matter."""
+        """Versions of every node against the driver's; `libraries` reports missing packages."""
         ours = self.cluster.driver.versions
         others = {
             name: f"{name} {node.report.versions[name]} on {node.name} (driver {ours[name]})"
@@ -485,7 +485,7 @@ class _Inspection:
         ]  # fmt: skip
 
     def libraries(self) -> list[Finding]:
-        """What engines and training workers import, on the nodes that may get them."""
+        """Packages of engines and training workers, on the nodes that may get them."""
         engine = capacity.engine_bundles(self.engine)[0]
         worker = capacity.worker_bundle(self.training)
         absent = [
@@ -552,7 +552,7 @@ def _from_to(least: int, most: int) -> str:
 
 
 def _needed(check: str, found: str, wanted: str, is_enough: bool, way_out: str) -> Finding:
-    """A finding about what no run can do without."""
+    """A finding that stops a run if it is not enough."""
     if is_enough:
         return Finding(check, found, wanted)
     return Finding(check, found, wanted, Verdict.MISSING, way_out)
@@ -565,10 +565,6 @@ def _disk(node: Node, name: str) -> nodes.Disk:
 
 def _beyond_loopback(addresses: Iterable[str]) -> list[str]:
     return [each for each in addresses if not each.startswith(("127.", "::1", "::ffff:127."))]
-
-
-def gib(num_bytes: float) -> str:
-    return f"{num_bytes / GIB:.1f} GiB"
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

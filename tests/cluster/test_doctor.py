@@ -379,7 +379,7 @@ def test_gpus_that_the_cluster_has_not_got(kinds, says):
 def test_gpus_that_the_autoscaler_may_bring():
     check([HEAD_NODE], autoscaler_limits=GROWTH)
     too_many = ("placement.training.num_workers=32",)
-    with pytest.raises(ValueError, match="all that its autoscaler may bring has") as refused:
+    with pytest.raises(ValueError, match="all that its autoscaler may add has") as refused:
         check([HEAD_NODE], *too_many, autoscaler_limits=GROWTH)
     # 2 of 8 GPUs each, and never more than 4 nodes in all.
     assert "2 x (CPU 96, GPU 8); 2 x (CPU 32), room for 16" in str(refused.value)

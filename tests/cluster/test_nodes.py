@@ -128,7 +128,8 @@ def test_gpus_as_the_driver_lists_them(tmp_path, monkeypatch):
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert nodes.gpus() == (
-        nodes.NodeGpu("NVIDIA H100 80GB HBM3", 81559 * 2**20), nodes.NodeGpu("NVIDIA L4", 23034 * 2**20)
+        nodes.NodeGpu("NVIDIA H100 80GB HBM3", 81559 * 2**20),
+        nodes.NodeGpu("NVIDIA L4", 23034 * 2**20),
     )  # fmt: skip
     tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate'\n")
     assert nodes.gpus() == ()
