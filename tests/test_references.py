@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "benchmarks/LOG.md", "cluster/README.md")]
+DOCUMENTS += sorted(ROOT.glob("docs/*.md"))
 MODULES = sorted(
     path for folder in ("humpback_ray", "jobs", "benchmarks", "tests")
     for path in (ROOT / folder).rglob("*.py")
@@ -32,7 +33,7 @@ OUTSIDE = {
 
 def files() -> set[str]:
     """Every file of the repository, without those that a run or a tool leaves there."""
-    folders = ("humpback_ray", "jobs", "benchmarks", "tests", "cluster", "requirements")
+    folders = ("humpback_ray", "jobs", "benchmarks", "tests", "cluster", "docs", "requirements")
     below = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     return {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.*"), *below] if path.is_file()}
 

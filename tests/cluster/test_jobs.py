@@ -65,7 +65,7 @@ def fingerprints(recipe: str, overrides: list[str]) -> dict[str, str]:
     from humpback_ray import pipeline
 
     loaded = load_recipe(recipe, overrides)
-    return {stage.path: stage.fingerprint for stage in pipeline.stages_of(loaded, "/run")}
+    return {stage.path: stage.fingerprint for stage in pipeline.stages_of(loaded)}
 
 
 def test_a_shipped_recipe_is_the_command_that_one_would_type(tmp_path):

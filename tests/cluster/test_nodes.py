@@ -45,8 +45,9 @@ def look(address: str, folder: Path) -> dict[str, Any]:
     """What a driver on the head finds, and what a run of it says."""
     from rich.console import Console
 
-    from humpback_ray import runner
     from humpback_ray.cluster import connect
+    from humpback_ray.execution import runner
+    from humpback_ray.pipeline import stages_of
 
     os.environ["RAY_ADDRESS"] = address
     recipe = load_recipe("tiny")
@@ -58,7 +59,7 @@ def look(address: str, folder: Path) -> dict[str, Any]:
     found["shared"] = nodes.inspect_nodes(str(folder / "shared" / "run"), [str(folder)])
     found["hidden"] = nodes.inspect_nodes(str(folder / "hidden"), [])
     with pytest.raises(ValueError, match="is not seen by") as refused:
-        runner.run(recipe, str(folder / "hidden"), Console(quiet=True))
+        runner.run(stages_of(recipe), recipe, str(folder / "hidden"), Console(quiet=True))
     found["line"] = str(refused.value)
     found["gcs_port"] = int(ray.get_runtime_context().gcs_address.rpartition(":")[2])
     return found

@@ -31,8 +31,9 @@ def prepare_beside_a_busy_gpu(folder: Path) -> dict[str, Any]:
     from ray.util.state import list_tasks
     from rich.console import Console
 
-    from humpback_ray import runner
     from humpback_ray.cluster import nodes, preflight
+    from humpback_ray.execution import runner
+    from humpback_ray.pipeline import stages_of
 
     cluster = ray.init(
         address="local", num_cpus=2, num_gpus=1, include_dashboard=True, log_to_driver=False,
@@ -43,7 +44,8 @@ def prepare_beside_a_busy_gpu(folder: Path) -> dict[str, Any]:
         ray.get(holder.ready.remote())
         recipe = load_recipe("tiny", ON_GPUS)
         begun = time.monotonic()
-        records = runner.run(recipe, str(folder / "run"), Console(quiet=True), only=["seed"])
+        stages, run = stages_of(recipe), str(folder / "run")
+        records = runner.run(stages, recipe, run, Console(quiet=True), only=["seed"])
         seconds = time.monotonic() - begun
         with pytest.raises(ValueError, match="min_engines") as refused:
             preflight.check(recipe, str(folder / "run"), {"seed", "augment"})
@@ -78,7 +80,7 @@ class Holder:
 
 def test_part_without_engines_asks_for_no_gpu_and_waits_for_none(other_process, tmp_path):
     result = other_process.submit(prepare_beside_a_busy_gpu, tmp_path).result()
-    assert result["records"]["seed"]["num_rows"] > 0
+    assert result["records"]["seed"].num_rows > 0
     assert result["seconds"] < 30, "the run waited for a device"
     # The same recipe is refused as soon as a stage generates: the first half is not vacuous.
     assert "4 engine(s)" in result["refused"]

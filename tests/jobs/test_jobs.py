@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -17,7 +19,7 @@ from ray.runtime_env import RuntimeEnv
 
 from humpback_ray import pipeline, storage
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.execution.stage import RECORD, Stage
+from humpback_ray.execution.stage import RECORD, Part, Stage, StageRecord
 
 ROOT = Path(__file__).parents[2]
 JOBS = ["run_pipeline", "part"]
@@ -40,12 +42,17 @@ def stages(tmp_path) -> list[Stage]:
     corpus.mkdir()
     (corpus / "a.md").write_text("# A header\n\nA text.\n")
     recipe = load_recipe("tiny", [f"settings.corpus.path={corpus}"])
-    return pipeline.stages_of(recipe, str(tmp_path / "run"))
+    return pipeline.stages_of(recipe)
+
+
+def record(fingerprint: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """A stage's record, as JSON."""
+    return asdict(StageRecord(fingerprint, identity, 0, {}, {}, 0.0, {}))
 
 
 def finish(stage: Stage, folder: str) -> None:
     """Leave what a finished stage leaves, as far as other jobs look at it."""
-    mark = {"fingerprint": stage.fingerprint, "identity": stage.identity}
+    mark = record(stage.fingerprint, stage.identity)
     storage.write_json(storage.join(folder, stage.path, RECORD), mark)
 
 
@@ -58,11 +65,9 @@ def submit(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_parts_share_out_every_kind_of_stage(part, stages):
-    assert list(part.KINDS) == PARTS
-    kinds = [kind for kinds in part.KINDS.values() for kind in kinds]
-    assert sorted(kinds) == sorted(pipeline.VERSIONS)
-    assert {part.part_of(stage) for stage in stages} == set(PARTS)
+def test_parts_share_out_all_stages(part, stages):
+    assert tuple(PARTS) == part.PARTS == get_args(Part)
+    assert {stage.part for stage in stages} == set(PARTS)
     assert {path.stem for path in (ROOT / "jobs").glob("*.*")} == set(JOBS)
 
 
@@ -79,7 +84,7 @@ def test_parts_in_order_run_the_whole_method(part, stages, tmp_path):
             finish(by_path[path], folder)
         done += new
     assert done == [stage.path for stage in stages]
-    for name in part.KINDS:  # a second round waits for nothing and skips finished stages
+    for name in part.PARTS:  # a second round waits for nothing and skips finished stages
         assert part.plan_part(name, stages, folder)[1] == ""
 
 
@@ -104,7 +109,7 @@ def test_part_that_must_wait_names_unfinished_stages_by_part(part, stages, tmp_p
 def test_stage_made_under_other_settings_counts_as_unfinished(part, stages, tmp_path):
     folder = str(tmp_path / "run")
     finish(stages[0], folder)
-    mark = {"fingerprint": "of other settings", "identity": {}}
+    mark = record("of other settings", {})
     storage.write_json(storage.join(folder, "segments", RECORD), mark)
     ready, waiting = part.plan_part("finetune", stages, folder)
     assert ready == []
