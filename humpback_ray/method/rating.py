@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from humpback_ray.rows import Finish, RatingOutcome
 
@@ -51,6 +52,40 @@ def parse_rating(
     if len(digits) > 1 or int(digits) not in grades:
         return None, RatingOutcome.OUT_OF_RANGE
     return int(digits), RatingOutcome.SCORED
+
+
+class AnswerToken(NamedTuple):
+    """A token of a rater's answer, and how likely each text was at its place."""
+
+    text: str
+    logprobs: Mapping[str, float]  # nats by text: the token itself and the likeliest others
+
+
+def grade_logprobs(answer: Sequence[AnswerToken], grades: range = GRADES) -> tuple[float, ...]:
+    """Log-probability of each grade at the first place where the answer gives one; () if nowhere.
+
+    The place, and which tokens are grades there, is as `parse_rating` reads the text up to it. The
+    probabilities of tokens for the same grade (` 4`, `4`) add up. A grade that is not among the
+    tokens that the server lists has -inf: it is less likely than each of them, so with 20 of them
+    what is left out is small where the rater is sure, and its share goes to the listed grades.
+    """
+    before = ""
+    for token in answer:
+        if _grade(before + token.text, grades) is not None:
+            break
+        before += token.text
+    else:
+        return ()
+    probabilities = dict.fromkeys(grades, 0.0)
+    for text, logprob in token.logprobs.items():
+        grade = _grade(before + text, grades)
+        if grade is not None:
+            probabilities[grade] += math.exp(logprob)
+    return tuple(math.log(p) if p else -math.inf for p in probabilities.values())
+
+
+def _grade(text: str, grades: range) -> int | None:
+    return parse_rating(text, Finish.STOP, grades)[0]
 
 
 def grade_probabilities(log_probabilities: Sequence[float]) -> list[float] | None:

@@ -20,7 +20,8 @@ from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, rating, tokens
 from humpback_ray.rows import Finish, RatedPair, RatingOutcome
-from humpback_ray.serving import endpoint
+from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_endpoint
+from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.missing_rows import RowFolders
 from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
@@ -29,6 +30,9 @@ from humpback_ray.stages.generating import GeneratingStage
 # Outcomes of pairs that no rater could have scored; they do not speak against the rater.
 NOT_PUT_TO_RATER = (RatingOutcome.NO_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG)
 NUM_SHOWN_FAILURES = 5
+# Room for `Score: N` with some Markdown around it, where an endpoint writes the `Score:` too.
+MAX_SCORE_TOKENS = 16
+PROBE = "Reply with one line: Score: 3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +97,23 @@ class Rate(GeneratingStage):
             long_column="response",
         )
 
-    def endpoint_pool(self, placement: Placement) -> endpoint.EndpointPool:
-        """The rater behind the endpoint of the settings."""
-        return endpoint.EndpointPool(
-            placement.endpoint, self.settings, self.to_endpoint_prompt, self.to_rated_pair
-        )
+    def endpoint_pool(self, placement: Placement) -> EndpointPool:
+        """The rater behind the endpoint of the settings, after one request shows that it rates.
+
+        Raises:
+            UserError: the key is not set, or the endpoint does not answer as the settings need it.
+        """
+        served, limits = self.settings.endpoint, placement.endpoint
+        assert served is not None
+        reply = try_endpoint(served, limits, self._chat_request(PROBE, 0))
+        generation = generation_of(reply, self.settings)
+        if generation.finish not in (Finish.STOP, Finish.LENGTH):
+            raise UserError(
+                f"{served.url} cannot rate as {served.model}: {generation.text} (see "
+                "settings.rating.endpoint and placement.endpoint)"
+            )
+        task = EndpointTask(self.to_chat_request, self.from_chat_reply, RatedPair)
+        return EndpointPool(task, served, limits)
 
     def seed_of(self, row: dict[str, Any]) -> int:
         """The sampling seed of a row."""
@@ -126,8 +142,8 @@ class Rate(GeneratingStage):
             seed=self.seed_of(row),
         )
 
-    def to_endpoint_prompt(self, row: dict[str, Any]) -> endpoint.Prompt | None:
-        """The same prompt for a server that renders its own chat template."""
+    def to_chat_request(self, row: dict[str, Any]) -> ChatRequest | None:
+        """The rating prompt of a pair for a server that renders its own chat template."""
         if not row["instruction"]:
             return None
         text = prompts.rating_prompt(
@@ -136,7 +152,18 @@ class Rate(GeneratingStage):
             row["response"],
             reasoning=self.reasons,
         )
-        return endpoint.Prompt(text, self.seed_of(row))
+        return self._chat_request(text, self.seed_of(row))
+
+    def _chat_request(self, text: str, seed: int) -> ChatRequest:
+        sampling, served = self.settings.sampling, self.settings.endpoint
+        assert served is not None
+        if self.reasons:
+            return ChatRequest(text, sampling.max_tokens, sampling.temperature, sampling.top_p, seed)
+        return ChatRequest(text, MAX_SCORE_TOKENS, seed=seed, top_logprobs=served.num_top_tokens)
+
+    def from_chat_reply(self, row: dict[str, Any], reply: ChatReply) -> dict[str, Any]:
+        """A pair and the endpoint's reply as the fields of a `RatedPair`."""
+        return self.to_rated_pair(row, generation_of(reply, self.settings))
 
     def to_rated_pair(self, row: dict[str, Any], generation: Generation) -> dict[str, Any]:
         """A pair and the rater's answer as the fields of a `RatedPair`."""
@@ -167,6 +194,33 @@ class Rate(GeneratingStage):
             "num_cached_tokens": generation.num_cached_tokens,
             "num_generated_tokens": generation.num_generated_tokens,
         }
+
+
+def generation_of(reply: ChatReply, settings: RatingSettings) -> Generation:
+    """An endpoint's reply in the form of an engine's answer.
+
+    For `expected` it has the grades' log-probabilities, and a reply without any is an ENGINE_ERROR.
+    """
+    text, finish = reply.text, reply.finish
+    logprobs: tuple[float, ...] = ()
+    if settings.method == "expected" and finish in (Finish.STOP, Finish.LENGTH):
+        answer = [rating.AnswerToken(each.text, each.logprobs) for each in reply.tokens or ()]
+        logprobs = rating.grade_logprobs(answer, settings.grades)
+        score, _ = rating.parse_rating(text, Finish.STOP, settings.grades)
+        if reply.tokens is None or (score is not None and not logprobs):
+            finish = Finish.ENGINE_ERROR
+            text = (
+                "the server gives no log-probabilities with the grade: "
+                "set settings.rating.method=text"
+            )
+    return Generation(
+        text=text,
+        finish=finish,
+        num_prompt_tokens=reply.num_prompt_tokens,
+        num_generated_tokens=reply.num_generated_tokens,
+        num_cached_tokens=reply.num_cached_tokens,
+        wanted_logprobs=logprobs,
+    )
 
 
 def rating_template(path: str | None, rubric: str) -> str:

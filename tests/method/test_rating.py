@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from humpback_ray.method.rating import expected_grade, grade_probabilities, parse_rating
+from humpback_ray.method.rating import (
+    AnswerToken,
+    expected_grade,
+    grade_logprobs,
+    grade_probabilities,
+    parse_rating,
+)
 from humpback_ray.rows import Finish, RatingOutcome
 
 SCORED = RatingOutcome.SCORED
@@ -111,3 +117,39 @@ def test_a_rubric_of_points_has_a_grade_of_nothing():
     assert parse_rating("reasons\nScore: 6", Finish.STOP, range(6)) == (None, RANGE)
     assert expected_grade([0.5, 0.0, 0.0, 0.0, 0.0, 0.5], range(6)) == pytest.approx(2.5)
     assert expected_grade([0.0, 0.0, 0.0, 0.0, 0.4, 0.6], range(6)) >= 4.5
+
+
+# --- grades among the likeliest tokens of a written answer ----------------------------------------
+
+
+def answer(*tokens: tuple[str, dict[str, float]]) -> list[AnswerToken]:
+    """Tokens with the probabilities of the likeliest ones at their places."""
+    return [
+        AnswerToken(text, {text: 0.0} | {other: math.log(p) for other, p in likely.items()})
+        for text, likely in tokens
+    ]
+
+
+def shares_of(tokens: list[AnswerToken], grades: range = range(1, 6)) -> list[float]:
+    return [math.exp(value) for value in grade_logprobs(tokens, grades)]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [["Score", ":"], ["Score:", " "], ["**", "Score", ":**"], ["It reads well.", "\n", "Score:"]],
+)
+def test_grades_are_read_where_the_answer_gives_its_own(before):
+    tokens = answer(*((text, {}) for text in before), (" 4", {" 4": 0.5, " 5": 0.25, " x": 0.25}))
+    assert shares_of(tokens) == pytest.approx([0, 0, 0, 0.5, 0.25])
+
+
+def test_tokens_of_the_same_grade_add_up_and_others_do_not_count():
+    likely = {" 4": 0.3, "4": 0.2, " 5": 0.1, " 10": 0.1, " four": 0.1, " 0": 0.05}
+    tokens = answer(("Score:", {}), (" 4", likely))
+    assert shares_of(tokens) == pytest.approx([0, 0, 0, 0.5, 0.1])
+    assert shares_of(tokens, range(6)) == pytest.approx([0.05, 0, 0, 0, 0.5, 0.1])
+
+
+def test_an_answer_without_a_grade_has_no_log_probabilities():
+    assert grade_logprobs(answer(("A", {}), (" 4", {})), range(1, 6)) == ()
+    assert grade_logprobs([], range(1, 6)) == ()

@@ -1,0 +1,171 @@
+"""Ratings by a rater behind a chat endpoint: a real server on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from humpback_ray.config.placement import Placement
+from humpback_ray.config.settings import LongPromptSettings, RatingSettings, SamplingSettings
+from humpback_ray.errors import UserError
+from humpback_ray.method import rating
+from humpback_ray.rows import Finish
+from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
+from humpback_ray.serving.generate import GenerationPass
+from humpback_ray.serving.requests import ServedModel
+from humpback_ray.stages import rate
+from tests.support.chat_server import SHARES, ChatServer, chat_server, limits
+
+# The server goes by a prompt's last word.
+TEMPLATE = "$instruction\n$answer_format\n$response"
+EXPECTED = sum(grade * share for grade, share in SHARES.items())
+
+
+@pytest.fixture
+def server():
+    with chat_server() as server:
+        yield server
+
+
+def settings_for(server: ChatServer, **changes) -> RatingSettings:
+    return RatingSettings(endpoint=server.settings, **changes)
+
+
+def placement(**changes) -> Placement:
+    return Placement(endpoint=limits(**changes))
+
+
+def ratings(settings: RatingSettings) -> GenerationPass:
+    return rate.ratings_of(
+        "candidates",
+        target="rated",
+        rater=ServedModel("nobody's", 1024, "auto"),
+        template=TEMPLATE,
+        settings=settings,
+        long_prompts=LongPromptSettings(),
+        iteration=1,
+        random_seed=0,
+    )
+
+
+def rated(words: list[str], settings: RatingSettings, **changes) -> list[dict]:
+    """Pairs whose responses end with a word that the server has a script for."""
+    import ray.data
+
+    rows = ray.data.from_items(
+        [
+            {
+                "candidate_id": f"candidate-{number}",
+                "segment_id": f"segment-{number}",
+                "instruction": "Say it." if word else "",
+                "response": f"{number} {word}",
+            }
+            for number, word in enumerate(words)
+        ]
+    )
+    with ratings(settings).endpoint(placement(**changes)) as pool:
+        return pool.through(rows, lambda table: table).take_all()
+
+
+def outcomes(rows: list[dict]) -> dict[str, tuple[float | None, str]]:
+    """Score and outcome by the last word of the response."""
+    return {row["response"].split()[-1]: (row["score"], row["outcome"]) for row in rows}
+
+
+# --- through Ray ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_expected_ratings_of_an_endpoint_are_means_over_its_probabilities(ray_cluster, server):
+    words = ["good", "busy", "prose", "cut", "filtered", "long", "refused"]
+    rows = rated([*words, ""], settings_for(server))
+    assert len(rows) == 8
+    found = outcomes(rows)
+    assert found.pop("good") == (pytest.approx(EXPECTED), "scored")
+    assert found.pop("busy") == (pytest.approx(EXPECTED), "scored")
+    assert found.pop("7") == (None, "no_instruction")
+    assert found == {
+        "prose": (None, "no_score_line"),
+        "cut": (None, "truncated"),
+        "filtered": (None, "engine_error"),
+        "long": (None, "prompt_too_long"),
+        "refused": (None, "engine_error"),
+    }
+    (good,) = [row for row in rows if row["response"].endswith("good")]
+    assert good["probabilities"] == pytest.approx(list(SHARES.values()))
+    assert (good["num_prompt_tokens"], good["num_generated_tokens"]) == (11, 3)
+    for received in server.requests:
+        body = received.body
+        assert (body["temperature"], body["logprobs"], body["top_logprobs"]) == (0.0, True, 20)
+        assert body["max_tokens"] == rate.MAX_SCORE_TOKENS
+
+
+@pytest.mark.slow
+def test_ratings_in_words_of_an_endpoint_are_parsed_like_those_of_an_engine(ray_cluster, server):
+    server.probe = "text"
+    sampling = SamplingSettings(temperature=1.0, top_p=0.9, max_tokens=99)
+    rows = rated(
+        ["text", "cut_text", "prose", "down"],
+        settings_for(server, method="text", sampling=sampling),
+    )
+    assert outcomes(rows) == {
+        "text": (4.0, "scored"),
+        "cut_text": (None, "truncated"),
+        "prose": (None, "no_score_line"),
+        "down": (None, "engine_error"),
+    }
+    body = server.requests[-1].body
+    assert (body["max_tokens"], body["temperature"], body["top_p"]) == (99, 1.0, 0.9)
+    assert body["logprobs"] is False
+    seeds = {received.body["seed"] for received in server.requests[1:]}
+    assert len(seeds) == 4
+
+
+# --- without Ray ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        ("key", r"cannot rate as judge: HTTP 401 .*wrong key.*settings\.rating\.endpoint"),
+        ("down", r"cannot rate as judge: HTTP 503"),
+        ("text", r"no log-probabilities with the grade: set settings\.rating\.method=text"),
+    ],
+)
+def test_an_endpoint_that_cannot_rate_is_one_line_before_any_row(server, probe, message):
+    server.probe = probe
+    with pytest.raises(UserError, match=message) as error:
+        ratings(settings_for(server)).endpoint(placement())
+    assert "\n" not in str(error.value)
+    assert len(server.requests) <= 4
+
+
+def test_an_endpoint_that_fails_its_first_request_is_no_run_of_failures(server):
+    server.probe = "down"
+    with pytest.raises(UserError, match="cannot rate as judge"):
+        ratings(settings_for(server)).endpoint(placement(max_failures_in_a_row=1))
+
+
+def test_a_pair_without_an_instruction_is_not_asked(server):
+    settings = settings_for(server)
+    row = {"candidate_id": "a", "instruction": "", "response": "Good."}
+    how = {"template": TEMPLATE, "settings": settings, "iteration": 1}
+    assert rate.to_chat_request(row, **how, random_seed=0) is None
+    asked = rate.to_chat_request(row | {"instruction": "Say."}, **how, random_seed=0)
+    assert isinstance(asked, ChatRequest)
+    assert asked.top_logprobs == settings.endpoint.num_top_tokens
+
+
+def test_an_answer_without_log_probabilities_is_no_expected_grade(server):
+    reply = ChatReply(text="It reads well.\nScore: 4", finish=Finish.STOP)
+    by_probabilities = rate.generation_of(reply, settings_for(server))
+    assert by_probabilities.finish is Finish.ENGINE_ERROR
+    assert "settings.rating.method=text" in by_probabilities.text
+    by_text = rate.generation_of(reply, settings_for(server, method="text"))
+    assert rating.parse_rating(by_text.text, by_text.finish)[0] == 4
+
+
+def test_a_failure_stays_what_it_is_whatever_the_method(server):
+    reply = ChatReply(text="HTTP 503", finish=Finish.ENGINE_ERROR)
+    for method in ("expected", "text"):
+        generation = rate.generation_of(reply, settings_for(server, method=method))
+        assert (generation.text, generation.finish) == ("HTTP 503", Finish.ENGINE_ERROR)
