@@ -27,7 +27,8 @@ from humpback_ray.rows import Finish
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest, EndpointClient, NoAnswer
 from humpback_ray.serving.engine_registry import Engine
 
-# Blocks of rows in the actor at a time, so that the last rows of one do not leave it idle.
+# Blocks of placement.engine.rows_per_batch rows that are in the actor at a time, so that the last
+# rows of one do not leave it idle.
 NUM_CONCURRENT_BLOCKS = 4
 
 

@@ -89,7 +89,7 @@ class EndpointClient:
 
         self._settings, self._limits = settings, limits
         # The client fills each gap from an OPENAI_... variable, and those may be meant for another
-        # server. So nothing is left open, and no key in its arguments means no key from anywhere.
+        # server. So each has a value here, or a header of `_headers` in its place.
         self._client = AsyncOpenAI(
             api_key="",
             admin_api_key="",
@@ -228,8 +228,8 @@ def _read(completion: Any) -> ChatReply:
             if finish
             else f"the answer ended with finish_reason {choice.finish_reason!r}",
             finish=finish or Finish.ENGINE_ERROR,
-            num_prompt_tokens=usage.prompt_tokens if usage else 0,
-            num_generated_tokens=usage.completion_tokens if usage else 0,
+            num_prompt_tokens=(usage and usage.prompt_tokens) or 0,
+            num_generated_tokens=(usage and usage.completion_tokens) or 0,
             num_cached_tokens=(details and details.cached_tokens) or 0,
             tokens=None if tokens is None else tuple(_token(each) for each in tokens),
         )
