@@ -50,6 +50,7 @@ class EndpointPool:
     """
 
     num_wanted = 0  # engines
+    need = ""  # of the cluster
 
     def __init__(
         self, task: EndpointTask, settings: EndpointSettings, limits: EndpointPlacement
@@ -64,9 +65,15 @@ class EndpointPool:
         """Ray Data ends the actor together with the dataset."""
 
     def through(
-        self, rows: ray.data.Dataset, save: Callable[[pa.Table], pa.Table]
+        self, rows: ray.data.Dataset, save: Callable[[pa.Table, pa.Table], pa.Table]
     ) -> ray.data.Dataset:
-        """The rows' answers, lazily; `save` takes those of one block, and its result goes on."""
+        """Ask about rows, lazily; each block of rows is one batch.
+
+        Args:
+            rows: what to ask about.
+            save: called in the actor with each batch and its answers, columns of the row type; the
+                dataset holds what it returns.
+        """
         return rows.map_batches(
             EndpointActor,
             fn_constructor_kwargs={
@@ -76,7 +83,7 @@ class EndpointPool:
                 "key": self._key,
                 "save": save,
             },
-            batch_size=None,  # as in `pool.py`: one block is one batch is one task
+            batch_size=None,  # one block is one batch is one task, as in `pool.py`
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(
@@ -88,12 +95,15 @@ class EndpointPool:
         )
 
     def engines(self) -> list[Engine]:
-        """None, because the server's engines are not known here."""
+        """None: the server's engines are its own affair."""
         return []
 
     def num_restarts(self) -> int:
-        """None, for the same reason."""
+        """None, as there are no engines."""
         return 0
+
+    def give_up_stranded(self) -> None:
+        """Nothing: no engine can lose its node."""
 
 
 class EndpointActor:
@@ -105,7 +115,7 @@ class EndpointActor:
         settings: EndpointSettings,
         limits: EndpointPlacement,
         key: SecretStr | None,
-        save: Callable[[pa.Table], pa.Table],
+        save: Callable[[pa.Table, pa.Table], pa.Table],
     ) -> None:
         self._task, self._save = task, save
         self._client = EndpointClient(settings, limits, key)
@@ -113,12 +123,12 @@ class EndpointActor:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         asked = [asyncio.create_task(self._answer(row)) for row in batch.to_pylist()]
         try:
-            answered = tables.to_table(await asyncio.gather(*asked), self._task.row_type)
+            answers = tables.to_table(await asyncio.gather(*asked), self._task.row_type)
         finally:
             for each in asked:  # those that one failure has left behind
                 each.cancel()
         # In a thread: the other blocks' requests do not wait for a file.
-        return await asyncio.to_thread(self._save, answered)
+        return await asyncio.to_thread(self._save, batch, answers)
 
     async def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
         request = self._task.to_request(row)

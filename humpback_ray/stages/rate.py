@@ -158,7 +158,9 @@ class Rate(GeneratingStage):
         sampling, served = self.settings.sampling, self.settings.endpoint
         assert served is not None
         if self.reasons:
-            return ChatRequest(text, sampling.max_tokens, sampling.temperature, sampling.top_p, seed)
+            return ChatRequest(
+                text, sampling.max_tokens, sampling.temperature, sampling.top_p, seed
+            )
         return ChatRequest(text, MAX_SCORE_TOKENS, seed=seed, top_logprobs=served.num_top_tokens)
 
     def from_chat_reply(self, row: dict[str, Any], reply: ChatReply) -> dict[str, Any]:

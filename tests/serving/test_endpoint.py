@@ -276,9 +276,10 @@ def to_row(row, reply):
     }
 
 
-def save_ids(table, folder):
-    tables.write_table(folder, table, f"part-{table['id'][0].as_py()}")
-    return table.select(["id"])
+def save_ids(batch, answers, folder):
+    assert batch["id"].to_pylist() == answers["id"].to_pylist()
+    tables.write_table(folder, answers, f"part-{batch['id'][0].as_py()}")
+    return answers.select(["id"])
 
 
 def answered(server: ChatServer, words: list[str], folder: str, **changes) -> list[str]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import LongPromptSettings, RatingSettings, SamplingSettings
 from humpback_ray.errors import UserError
+from humpback_ray.execution.stage import Result, Source
 from humpback_ray.method import rating
-from humpback_ray.rows import Finish
+from humpback_ray.rows import Candidate, Finish, RatedPair
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
-from humpback_ray.serving.generate import GenerationPass
-from humpback_ray.serving.requests import ServedModel
 from humpback_ray.stages import rate
+from humpback_ray.stages.rate import Rate
 from tests.support.chat_server import SHARES, ChatServer, chat_server, limits
+from tests.support.generation import candidate, context
 
 # The server goes by a prompt's last word.
 TEMPLATE = "$instruction\n$answer_format\n$response"
@@ -34,51 +39,49 @@ def placement(**changes) -> Placement:
     return Placement(endpoint=limits(**changes))
 
 
-def ratings(settings: RatingSettings) -> GenerationPass:
-    return rate.ratings_of(
-        "candidates",
-        target="rated",
-        rater=ServedModel("nobody's", 1024, "auto"),
-        template=TEMPLATE,
-        settings=settings,
-        long_prompts=LongPromptSettings(),
+def stage(settings: RatingSettings, folder: str = "run") -> Rate:
+    return Rate(
+        path="rated",
+        candidates=Source(f"{folder}/in", "candidates"),
+        rater=None,
         iteration=1,
+        settings=settings,
+        template=TEMPLATE,
+        long_prompts=LongPromptSettings(),
+        context_length=1024,
+        dtype="float32",
         random_seed=0,
     )
 
 
-def rated(words: list[str], settings: RatingSettings, **changes) -> list[dict]:
+def rated(folder: Path, words: list[str], settings: RatingSettings) -> tuple[Result, list]:
     """Pairs whose responses end with a word that the server has a script for."""
-    import ray.data
-
-    rows = ray.data.from_items(
-        [
-            {
-                "candidate_id": f"candidate-{number}",
-                "segment_id": f"segment-{number}",
-                "instruction": "Say it." if word else "",
-                "response": f"{number} {word}",
-            }
-            for number, word in enumerate(words)
-        ]
-    )
-    with ratings(settings).endpoint(placement(**changes)) as pool:
-        return pool.through(rows, lambda table: table).take_all()
+    pairs = [
+        replace(candidate(number, "Say it." if word else ""), response=f"{number} {word}")
+        for number, word in enumerate(words)
+    ]
+    tables.write_rows(str(folder / "in"), pairs, Candidate)
+    where = replace(context(folder / "rated"), placement=placement())
+    result = stage(settings, str(folder)).run(where)
+    return result, tables.read_rows(str(folder / "rated" / "rows"), RatedPair)
 
 
-def outcomes(rows: list[dict]) -> dict[str, tuple[float | None, str]]:
+def outcomes(rows: list[RatedPair]) -> dict[str, tuple[float | None, str]]:
     """Score and outcome by the last word of the response."""
-    return {row["response"].split()[-1]: (row["score"], row["outcome"]) for row in rows}
+    return {row.response.split()[-1]: (row.score, row.outcome) for row in rows}
 
 
 # --- through Ray ----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_expected_ratings_of_an_endpoint_are_means_over_its_probabilities(ray_cluster, server):
+def test_expected_ratings_of_an_endpoint_are_means_over_its_probabilities(
+    ray_cluster, server, tmp_path
+):
     words = ["good", "busy", "prose", "cut", "filtered", "long", "refused"]
-    rows = rated([*words, ""], settings_for(server))
-    assert len(rows) == 8
+    result, rows = rated(tmp_path, [*words, ""], settings_for(server, min_scored_share=0.1))
+    assert result.num_rows == len(rows) == 8
+    assert (result.outcomes["scored"], result.outcomes["engine_error"]) == (2, 2)
     found = outcomes(rows)
     assert found.pop("good") == (pytest.approx(EXPECTED), "scored")
     assert found.pop("busy") == (pytest.approx(EXPECTED), "scored")
@@ -90,9 +93,9 @@ def test_expected_ratings_of_an_endpoint_are_means_over_its_probabilities(ray_cl
         "long": (None, "prompt_too_long"),
         "refused": (None, "engine_error"),
     }
-    (good,) = [row for row in rows if row["response"].endswith("good")]
-    assert good["probabilities"] == pytest.approx(list(SHARES.values()))
-    assert (good["num_prompt_tokens"], good["num_generated_tokens"]) == (11, 3)
+    (good,) = [row for row in rows if row.response.endswith("good")]
+    assert good.probabilities == pytest.approx(list(SHARES.values()))
+    assert (good.num_prompt_tokens, good.num_generated_tokens) == (11, 3)
     for received in server.requests:
         body = received.body
         assert (body["temperature"], body["logprobs"], body["top_logprobs"]) == (0.0, True, 20)
@@ -100,13 +103,13 @@ def test_expected_ratings_of_an_endpoint_are_means_over_its_probabilities(ray_cl
 
 
 @pytest.mark.slow
-def test_ratings_in_words_of_an_endpoint_are_parsed_like_those_of_an_engine(ray_cluster, server):
+def test_ratings_in_words_of_an_endpoint_are_parsed_like_those_of_an_engine(
+    ray_cluster, server, tmp_path
+):
     server.probe = "text"
     sampling = SamplingSettings(temperature=1.0, top_p=0.9, max_tokens=99)
-    rows = rated(
-        ["text", "cut_text", "prose", "down"],
-        settings_for(server, method="text", sampling=sampling),
-    )
+    settings = settings_for(server, method="text", sampling=sampling, min_scored_share=0.1)
+    _, rows = rated(tmp_path, ["text", "cut_text", "prose", "down"], settings)
     assert outcomes(rows) == {
         "text": (4.0, "scored"),
         "cut_text": (None, "truncated"),
@@ -134,7 +137,7 @@ def test_ratings_in_words_of_an_endpoint_are_parsed_like_those_of_an_engine(ray_
 def test_an_endpoint_that_cannot_rate_is_one_line_before_any_row(server, probe, message):
     server.probe = probe
     with pytest.raises(UserError, match=message) as error:
-        ratings(settings_for(server)).endpoint(placement())
+        stage(settings_for(server)).endpoint_pool(placement())
     assert "\n" not in str(error.value)
     assert len(server.requests) <= 4
 
@@ -142,17 +145,16 @@ def test_an_endpoint_that_cannot_rate_is_one_line_before_any_row(server, probe, 
 def test_an_endpoint_that_fails_its_first_request_is_no_run_of_failures(server):
     server.probe = "down"
     with pytest.raises(UserError, match="cannot rate as judge"):
-        ratings(settings_for(server)).endpoint(placement(max_failures_in_a_row=1))
+        stage(settings_for(server)).endpoint_pool(placement(max_failures_in_a_row=1))
 
 
 def test_a_pair_without_an_instruction_is_not_asked(server):
-    settings = settings_for(server)
+    rating_stage = stage(settings_for(server))
     row = {"candidate_id": "a", "instruction": "", "response": "Good."}
-    how = {"template": TEMPLATE, "settings": settings, "iteration": 1}
-    assert rate.to_chat_request(row, **how, random_seed=0) is None
-    asked = rate.to_chat_request(row | {"instruction": "Say."}, **how, random_seed=0)
+    assert rating_stage.to_chat_request(row) is None
+    asked = rating_stage.to_chat_request(row | {"instruction": "Say."})
     assert isinstance(asked, ChatRequest)
-    assert asked.top_logprobs == settings.endpoint.num_top_tokens
+    assert asked.top_logprobs == server.settings.num_top_tokens
 
 
 def test_an_answer_without_log_probabilities_is_no_expected_grade(server):
