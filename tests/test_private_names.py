@@ -97,6 +97,12 @@ def nodes_read_the_autoscalers_arguments() -> None:
     assert "--gcs-address=" in source
 
 
+def nodes_know_the_head() -> None:
+    from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+
+    assert HEAD_NODE_RESOURCE_NAME == "node:__internal_head__"
+
+
 def connect_quietens_logs() -> None:
     from ray.util.annotations import RayDeprecationWarning
 
@@ -178,8 +184,10 @@ def lora_reads_pefts_layers() -> None:
 
 def storage_makes_a_files_folder() -> None:
     from fsspec.implementations.local import LocalFileSystem
+    from fsspec.implementations.memory import MemoryFileSystem
 
-    assert LocalFileSystem()._parent("/a/b") == "/a"
+    for filesystem in (LocalFileSystem(), MemoryFileSystem()):
+        assert filesystem._parent("/a/b") == "/a"
 
 
 def vllm_engine_is_built_for_offline_use() -> None:
@@ -257,6 +265,7 @@ RELIED_ON = {
     "cluster/nodes.py: get_dashboard_url": nodes_find_the_dashboard,
     "cluster/nodes.py: is_token_auth_enabled": nodes_see_token_authentication,
     "cluster/nodes.py: --autoscaling-config": nodes_read_the_autoscalers_arguments,
+    "cluster/nodes.py: __internal_head__": nodes_know_the_head,
     "cluster/connect.py: RayDeprecationWarning": connect_quietens_logs,
     "cluster/jobs.py: RUNTIME_ENV_DEFAULT_EXCLUDES": submission_uploads_every_folder,
     "storage.py: _parent": storage_makes_a_files_folder,
