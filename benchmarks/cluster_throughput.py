@@ -27,7 +27,9 @@ MEASURED = {
 NOW, EARLIER = "now", "earlier"
 
 
-def compare(report: extrapolate.Report, earlier: dict[str, Any] | None) -> list[harness.Comparison]:
+def compare(
+    report: extrapolate.ProbeReport, earlier: dict[str, Any] | None
+) -> list[harness.Comparison]:
     """A comparison for each kind of stage; training last, whose ratio ends the output."""
     stages = {stage.path: stage for stage in report.stages}
     comparisons = []
@@ -67,7 +69,7 @@ def main() -> None:
         run = options.run or str(stack.enter_context(harness.scratch_folder()))
         run = storage.absolute(run)
         runner.run(loaded, run, harness.console, until="segments")
-        report = probe.run(run, options.rows, harness.console)
+        report = probe.probe_run(run, options.rows, harness.console)
     for note in report.notes:
         harness.console.print(note)
     harness.finish(

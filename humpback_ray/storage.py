@@ -11,7 +11,8 @@ import json
 import os
 import sys
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -55,6 +56,22 @@ def errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
         OSError,
         *(getattr(sys.modules[m], name) for m, name in beside if m in sys.modules),
     )
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn the failure of a store, while the block reads or writes below `url`, into a UserError.
+
+    For blocks that do nothing but that: any other OSError in them would look like the store's.
+    """
+    try:
+        yield
+    except errors() as error:
+        reason = one_line(error) or type(error).__name__
+        raise UserError(
+            f"{url} cannot be read or written from here: {reason}; check the address, the rights "
+            "and the connection, and give the same command again"
+        ) from error
 
 
 def locate(url: str) -> tuple[Any, str]:

@@ -35,12 +35,12 @@ PartArgument = Annotated[
 def main(
     part: PartArgument,
     recipe: cli.RecipeArgument,
-    run: cli.RunOption = None,
-    set: cli.SetOption = None,
+    run_folder: cli.RunOption = None,
+    overrides: cli.SetOption = None,
 ) -> None:
     if part not in PARTS:
         raise UserError(f"there is no part {part!r}: give one of {', '.join(PARTS)}")
-    run_part(part, load_recipe(recipe, set), run)
+    run_part(part, load_recipe(recipe, overrides), run_folder)
 
 
 def run_part(part: str, recipe: Recipe, run: str | None) -> None:

@@ -1,19 +1,34 @@
-"""The command line on mistakes: one line with the way out, exit code 2, nothing left behind."""
+"""The command line on mistakes and on bugs: one line, and an exit code that says whose it is."""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+import ray
+import typer
 from ray.util.annotations import RayDeprecationWarning
 from typer.testing import CliRunner
 
-from humpback_ray.cli import app
+from humpback_ray import storage
+from humpback_ray.cli import app, explained
 from humpback_ray.cluster import connect
+from humpback_ray.errors import UserError
+from humpback_ray.execution import logs
 
 RUNNER = CliRunner()
+UNREACHABLE = "ftp://127.0.0.1:9/run"  # refuses at once, without retries
+
+
+@pytest.fixture(autouse=True)
+def no_log_left():
+    yield
+    logs.close_run_log()
 
 
 @pytest.fixture
@@ -195,3 +210,165 @@ def test_what_a_later_ray_drops_is_not_said_to_who_runs_this():
         connect._quieten()
         warnings.warn("it goes with Ray 2.64", RayDeprecationWarning, stacklevel=1)
     assert not said
+
+
+# --- errors, by whose they are --------------------------------------------------------------------
+
+
+def outcome(command: Callable[[], object]) -> tuple[int, str]:
+    """Exit code of a command, and its one line on stderr."""
+    one_command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    one_command.command()(explained(lambda: command()))
+    result = RUNNER.invoke(one_command, [])
+    (line,) = result.stderr.strip().splitlines()
+    return result.exit_code, line
+
+
+def traceback_at(line: str) -> str:
+    """The traceback that the line of an unexpected error points to."""
+    (path,) = re.findall(r"; the traceback is in (.+)$", line)
+    return Path(path).read_text()
+
+
+def refuse() -> None:
+    raise UserError("settings.x=1\nis below 2: raise it")
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+BUGS = [
+    (lambda: int("x"), "ValueError: invalid literal for int"),
+    (lambda: pa.array([1, "a"], pa.int64()), "ArrowInvalid: "),
+    (lambda: Path("/no/file").read_text(), "FileNotFoundError: "),
+    (lambda: {}["key"], "KeyError: 'key'"),
+]
+
+
+def test_a_user_error_is_one_line_and_exit_code_2():
+    assert outcome(refuse) == (2, "error: settings.x=1 is below 2: raise it")
+
+
+def test_ctrl_c_is_exit_code_130():
+    assert outcome(stop)[0] == 130
+
+
+@pytest.mark.parametrize(("bug", "text"), BUGS)
+def test_a_bug_outside_of_a_run_is_exit_code_1_and_its_traceback_lies_in_a_file(
+    bug, text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, line = outcome(bug)
+    assert code == 1
+    assert line.startswith(f"unexpected error: {text}")
+    assert str(tmp_path) in line
+    assert text in traceback_at(line)
+    assert "test_cli.py" in traceback_at(line)
+
+
+@pytest.mark.parametrize(("bug", "text"), BUGS)
+def test_a_bug_in_a_run_is_exit_code_1_and_its_traceback_lies_in_the_runs_log(bug, text, tmp_path):
+    log = tmp_path / "run.log"
+
+    def command() -> None:
+        logs.log_to(str(log), "tiny", 1)
+        with logs.end_logged():
+            bug()
+
+    code, line = outcome(command)
+    assert code == 1
+    assert line.endswith(f"; the traceback is in {log}")
+    (entry,) = map(json.loads, log.read_text().splitlines())
+    assert text in entry["exception"]
+
+
+def test_looking_at_a_damaged_file_is_exit_code_1(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "part-0.parquet").write_text("not Parquet")
+    result = RUNNER.invoke(app, ["look", str(tmp_path)])
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("unexpected error: ArrowInvalid: ")
+    assert "select_rows" in traceback_at(result.stderr.strip())
+
+
+def test_a_damaged_record_is_exit_code_1(tmp_path):
+    storage.write_json(f"{tmp_path}/attempts/001/attempt.json", {"stages": ["seed"]})
+    (tmp_path / "seed").mkdir()
+    (tmp_path / "seed" / "record.json").write_text("{")
+    result = RUNNER.invoke(app, ["status", str(tmp_path)])
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("unexpected error: JSONDecodeError: ")
+    assert "status_of" in traceback_at(result.stderr.strip())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status", UNREACHABLE],
+        ["look", f"{UNREACHABLE}/seed"],
+        ["chat", UNREACHABLE],
+        ["probe", UNREACHABLE],
+        ["plan", "tiny", "--run", UNREACHABLE],
+        ["estimate", "llama-7b", "--hardware", "8xH100", "--run", UNREACHABLE],
+    ],
+)
+def test_a_run_folder_that_cannot_be_reached_is_the_users_matter(command, corpus, monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    overrides = ["--set", f"settings.corpus.path={corpus}"] if "--run" in command else []
+    line = mistake(RUNNER.invoke(app, [*command, *overrides]))
+    assert line.startswith(UNREACHABLE)
+    assert "cannot be read or written from here: " in line
+    assert "refused" in line
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("where", ["task", "actor", "rows", "batches"])
+@pytest.mark.parametrize("is_ours", [False, True], ids=["mistake", "bug"])
+def test_an_error_in_a_ray_task_is_told_as_on_the_driver(where, is_ours):
+    def fail(row: object = None) -> object:
+        raise ValueError("a bug") if is_ours else UserError("no column 'text': set text_column")
+
+    def fail_late(row: object) -> object:
+        yield row
+        fail()
+
+    class Failing:
+        def fail(self) -> None:
+            fail()
+
+    data = ray.data.range(4, override_num_blocks=1)
+    commands = {
+        "task": lambda: ray.get(ray.remote(fail).remote()),
+        "actor": lambda: ray.get(ray.remote(Failing).remote().fail.remote()),
+        "rows": data.flat_map(fail_late).materialize,
+        "batches": data.map_batches(fail).materialize,
+    }
+    connect._quieten()
+    code, line = outcome(commands[where])
+    if is_ours:
+        assert code == 1
+        assert line.startswith("unexpected error: ")
+        assert "a bug" in traceback_at(line)
+    else:
+        assert (code, line) == (2, "error: no column 'text': set text_column")
+
+
+# --- plan and estimate ----------------------------------------------------------------------------
+
+
+def test_a_plan_with_hardware_names_the_estimate(tmp_path):
+    result = RUNNER.invoke(
+        app, ["plan", "tiny", "--run", str(tmp_path / "run"), "--hardware", "8xH100"]
+    )
+    assert result.exit_code == 2, result.output
+    assert "`humpback estimate RECIPE --hardware 8xH100`" in result.stderr
+    assert "--hardware" not in RUNNER.invoke(app, ["plan", "--help"]).stdout
+
+
+def test_an_estimate_without_hardware_is_refused():
+    result = RUNNER.invoke(app, ["estimate", "tiny", "--price", "2.5"])
+    assert result.exit_code == 2, result.output
+    assert "Missing option '--hardware'" in result.stderr

@@ -201,11 +201,11 @@ def test_the_whole_method_on_s3_killed_in_a_training_and_in_a_generation(
     lines = storage.read_text(f"{run}/base/model/metrics.jsonl", "", "").splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if line["time"] > second]
     assert CHECKPOINT_EVERY < steps[0] <= steps[-1] == 30
-    stages = run_facts.status_of(run)["stages"]
-    assert {stage["state"] for stage in stages} == {"done"}
+    stages = run_facts.status_of(run).stages
+    assert {stage.state for stage in stages} == {"done"}
     assert len(stages) == 20
     check_rows(run)
-    assert len(look.look(f"{run}/iter-2/examples", 2, ["origin=web"]).rows) == 2
+    assert len(look.select_rows(f"{run}/iter-2/examples", 2, ["origin=web"]).rows) == 2
     assert storage.names(f"{run}/attempts") == {"001", "002", "003"}
     assert not store.files.glob(f"{BUCKET}/whole/**/_training/**")
     assert store.files.glob(f"{BUCKET}/whole/iter-2/model/tensorboard/events*")

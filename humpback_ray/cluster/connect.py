@@ -17,9 +17,8 @@ def join_cluster(recipe: Recipe) -> None:
     """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process.
 
     Raises:
-        ConnectionError: no cluster is running here, and the address is `auto`.
-        UserError: nothing answers at the address, another Ray or Python runs there, or the token
-            is missing.
+        UserError: nothing answers at the address, no cluster runs here for `auto`, another Ray or
+            Python runs there, or the token is missing.
     """
     import ray
     from ray.exceptions import AuthenticationError
@@ -33,7 +32,7 @@ def join_cluster(recipe: Recipe) -> None:
         _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (RuntimeError, AuthenticationError) as error:
+        except (RuntimeError, ConnectionError, AuthenticationError) as error:
             raise UserError(f"the cluster at {address} cannot be joined: {error}") from error
     else:
         # A cluster for this process alone needs no token and must not use one that it finds.

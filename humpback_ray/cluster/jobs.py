@@ -254,7 +254,7 @@ def follow(cluster: JobServer, name: str, write: Callable[[str], None]) -> JobDe
     After a lost connection it reconnects and continues at the same character.
 
     Raises:
-        ConnectionError: the cluster has not answered for a minute.
+        UserError: the cluster has not answered for a minute.
     """
     log = _Log(cluster, name, write)
     last_heard = time.monotonic()
@@ -268,7 +268,7 @@ def follow(cluster: JobServer, name: str, write: Callable[[str], None]) -> JobDe
         # RuntimeError is what Ray's client raises for a connection that was cut.
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
             if time.monotonic() - max(last_heard, log.last_heard) > RECONNECT_SECONDS:
-                raise ConnectionError(
+                raise UserError(
                     f"{cluster.get_address()} has not answered for {RECONNECT_SECONDS:.0f} s "
                     f"({type(error).__name__}): if the cluster is gone, submit the run again to a "
                     "new one and it goes on; else `humpback logs` rejoins it"
@@ -299,13 +299,16 @@ def stop(cluster: JobServer, name: str) -> JobDetails:
     """Stop a job and wait until it ends; a training saves a checkpoint first.
 
     Raises:
-        TimeoutError: the job is still running.
+        UserError: it keeps running.
     """
     cluster.stop_job(name)
     give_up = time.monotonic() + STOP_SECONDS
     while not (job := cluster.get_job_info(name)).status.is_terminal():
         if time.monotonic() > give_up:
-            raise TimeoutError(f"{name} has not ended {STOP_SECONDS:.0f} s after it was told to")
+            raise UserError(
+                f"{name} has not ended {STOP_SECONDS:.0f} s after it was told to: see "
+                "`humpback logs`, and stop it again"
+            )
         time.sleep(0.5)
     return job
 

@@ -13,6 +13,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from humpback_ray import storage
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.installed_packages import (
     INSTALLED_PACKAGES,
@@ -109,8 +110,9 @@ def content_identity(files: list[CorpusFile]) -> str:
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         content = hashlib.sha256()
-        for piece in _sampled(file):
-            content.update(piece)
+        with storage.explained(file.path):
+            for piece in _sampled(file):
+                content.update(piece)
         entry = json.dumps([file.name, file.size, content.hexdigest()])
         digest.update(entry.encode() + b"\n")
     return digest.hexdigest()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,87 +15,49 @@ from datetime import UTC, datetime
 from humpback_ray import storage
 
 logger = logging.getLogger("humpback_ray")
-# Until a run has a log file, nothing is logged: the terminal is for what a person must know.
+# Before a run has a log file, nothing is logged: the terminal is for what a person must know.
 logger.addHandler(logging.NullHandler())
 logger.propagate = False
-REST_SECONDS = 120.0  # until lines are tried again at a store that has failed
+RETRY_SECONDS = 120.0  # between two attempts to write to a store that fails
 
 
 class BufferedLines:
-    """Lines for the end of a file, local or at a URL, written every so many seconds."""
+    """Lines for the end of a file, local or at a URL, written at most every `seconds`."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url, self._seconds = url, seconds
         self._lines: list[str] = []
         self._written = time.monotonic()
 
+    @property
+    def is_written(self) -> bool:
+        """True while the file has every line."""
+        return not self._lines
+
     def add(self, line: str) -> None:
-        """Keep a line, and write what has been kept if the last time is a while ago."""
+        """Keep a line, and write all kept lines if the last attempt is `seconds` ago."""
         self._lines.append(line)
         if time.monotonic() - self._written >= self._seconds:
-            # A store that fails keeps nobody from working; the lines stay for the next time, which
-            # is later, because each try takes as long as the store's client is patient.
+            # A failing store must not block work. Keep the lines and back off, because every
+            # attempt blocks for the client's full timeout.
             try:
                 self.flush()
             except storage.errors():
-                self._written = time.monotonic() + REST_SECONDS
+                self._written = time.monotonic() + RETRY_SECONDS
 
     def flush(self) -> None:
-        """Write what has come since the last time."""
+        """Write all kept lines."""
         self._written = time.monotonic()
         if self._lines:
             storage.append_text(self._url, "".join(f"{line}\n" for line in self._lines))
         self._lines = []
 
 
-def log_to(url: str, run: str, attempt: int) -> None:
-    """Send the project's log to a file; the log of a run before it in this process ends here."""
-    for before in _run_logs():
-        logger.removeHandler(before)
-        before.close()
-    handler = _LogFile(url)
-    handler.setFormatter(JsonLines(run, attempt))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-
-
-@contextmanager
-def end_logged() -> Iterator[None]:
-    """Write into the log why the block ends before its time, for those who look from elsewhere."""
-    try:
-        yield
-    except BaseException:
-        logger.exception("stopped")
-        raise
-
-
-def last_error(log: str) -> str | None:
-    """The last error in the lines of a run's log, its time and what it says, or None."""
-    for line in reversed(log.splitlines()):
-        record = json.loads(line)
-        if record["level"] in ("ERROR", "CRITICAL"):
-            # What stands after the last frame of a traceback, or all of it.
-            says = re.split(r"\n(?:[ \t].*\n)+", record.get("exception") or record["message"])[-1]
-            return f"{record['time']} {' '.join(says.split())[:500]}"
-    return None
-
-
-def log_stage(path: str) -> None:
-    """From now on the log's lines are of this stage; empty between stages."""
-    for handler in _run_logs():
-        assert isinstance(handler.formatter, JsonLines)
-        handler.formatter.stage = path
-
-
-def _run_logs() -> list[logging.Handler]:
-    return [each for each in logger.handlers if isinstance(each.formatter, JsonLines)]
-
-
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time (UTC), level, run, stage, attempt, message; an exception's text.
+    """One JSON object a line: time (UTC), level, run, stage, attempt, message, exception.
 
     Args:
-        run: its name.
+        run: name of the run.
         attempt: counted from 1.
     """
 
@@ -102,7 +66,7 @@ class JsonLines(logging.Formatter):
         self._run, self._attempt, self.stage = run, attempt, ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Format a record as one line."""
         time_of_record = datetime.fromtimestamp(record.created, UTC)
         line = {
             "time": time_of_record.isoformat(timespec="milliseconds"),
@@ -117,12 +81,86 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class _LogFile(logging.Handler):
-    """A log of a few lines a stage: each is written at once, on any path or URL."""
+class _RunLog(logging.Handler):
+    """The log file of a run, on any path or URL. Lines are few, so each is written at once."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, run: str, attempt: int) -> None:
         super().__init__()
+        self.url = url
+        self.json_lines = JsonLines(run, attempt)
+        self.setFormatter(self.json_lines)
+        self.exception: BaseException | None = None  # the last one in the log
         self._lines = BufferedLines(url, 0.0)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.exception = record.exc_info[1]
         self._lines.add(self.format(record))
+
+    def holds(self, error: BaseException) -> bool:
+        """True if the file has the traceback of this error."""
+        return self.exception is error and self._lines.is_written
+
+
+def _run_logs() -> list[_RunLog]:
+    return [handler for handler in logger.handlers if isinstance(handler, _RunLog)]
+
+
+def log_to(url: str, run: str, attempt: int) -> None:
+    """Send the project's log to this file, and no longer to that of an earlier run."""
+    close_run_log()
+    logger.addHandler(_RunLog(url, run, attempt))
+    logger.setLevel(logging.INFO)
+
+
+def close_run_log() -> None:
+    """Send the project's log to no file any more."""
+    for log in _run_logs():
+        logger.removeHandler(log)
+        log.close()
+
+
+def log_stage(path: str) -> None:
+    """Mark the lines from now on as those of a stage; empty between stages."""
+    for log in _run_logs():
+        log.json_lines.stage = path
+
+
+@contextmanager
+def end_logged() -> Iterator[None]:
+    """Log the exception that ends the block, for those who look from elsewhere."""
+    try:
+        yield
+    except BaseException:
+        logger.exception("stopped")
+        raise
+
+
+def keep_traceback(error: BaseException) -> str:
+    """Write the traceback of an unexpected error to a file; returns its path or URL.
+
+    The file is the log of the run under way. Without a run, or if the store of its log fails, it is
+    a new file in the temporary folder.
+    """
+    for log in _run_logs():
+        if log.exception is not error:  # `end_logged` may have written it
+            logger.error("unexpected error", exc_info=error)
+        if log.holds(error):
+            return log.url
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", errors="backslashreplace",
+        prefix="humpback-error-", suffix=".txt", delete=False,
+    ) as file:  # fmt: skip
+        file.writelines(traceback.format_exception(error))
+    return file.name
+
+
+def last_error(log: str) -> str | None:
+    """The last error in the lines of a run's log, with its time; None if there is none."""
+    for line in reversed(log.splitlines()):
+        record = json.loads(line)
+        if record["level"] in ("ERROR", "CRITICAL"):
+            # The text after the last frame of a traceback, or all of it.
+            text = re.split(r"\n(?:[ \t].*\n)+", record.get("exception") or record["message"])[-1]
+            return f"{record['time']} {' '.join(text.split())[:500]}"
+    return None

@@ -1,1 +1,1 @@
-"""Before paying: what a recipe will take, from data sheets or from a sample."""
+"""Before paying: the stages and hours of a run, from data sheets or from a sample."""

@@ -1,7 +1,7 @@
-"""Before paying: what fits on which GPUs, and how long a recipe's run takes on them.
+"""Estimates of a run before paying: the layout that fits on given GPUs, and the hours it takes.
 
-Arithmetic over published architectures and data sheets; no GPU, torch, ray or vLLM is touched.
-Bytes, tokens and seconds unless a name says otherwise; GiB is 2**30 bytes, GB is 10**9.
+Arithmetic over published architectures and data sheets, without a GPU, torch, Ray or vLLM. Units
+are bytes, tokens and seconds unless a name says otherwise; GiB is 2**30 bytes, GB is 10**9.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from humpback_ray.config.recipe import Recipe
-from humpback_ray.config.settings import (
-    ScratchBase,
-    SelectionSettings,
-    TrainingSettings,
-)
+from humpback_ray.config.settings import ScratchBase, SelectionSettings, TrainingSettings
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import StageRecord
 from humpback_ray.method.schedule import schedule
@@ -23,10 +19,10 @@ from humpback_ray.sizing.hardware import GIB, Hardware
 from humpback_ray.sizing.memory import ENGINE_WORKSPACE, fit_training, gib, smallest_engine
 from humpback_ray.sizing.time import GenerationWork, generation_seconds, step_seconds
 
-# Starting engines or workers, reading weights, writing the result. Ours, likewise.
+# For starting engines or workers, reading weights and writing the result; our own guess.
 STAGE_START_HOURS = 0.1
 
-# --- the paper's rows, where a run has none yet ---------------------------------------------------
+# --- the paper's rows, for a run that has none yet ------------------------------------------------
 
 NUM_SEGMENTS = 502_133
 NUM_SEED_PAIRS = 3_200
@@ -36,11 +32,11 @@ SELECTED_SHARE = {4.5: 41_821 / NUM_SEGMENTS, 4.0: 195_043 / NUM_SEGMENTS}  # A_
 SEED_CHARACTERS = 148 + 1072
 SELECTED_CHARACTERS = 115 + 1663
 CANDIDATE_CHARACTERS = (352, 1722)
-CHARACTERS_PER_TOKEN = 4  # English prose; ours
-TEMPLATE_TOKENS = 70  # turn markers, tags and the backward request; ours
-RUBRIC_TOKENS = 450  # shared by all rating prompts; ours
-RATIONALE_TOKENS = 150  # ours
-ANSWER_TOKENS = 400  # of an evaluation; ours
+CHARACTERS_PER_TOKEN = 4  # English prose; our own guess, like the next four
+TEMPLATE_TOKENS = 70  # turn markers, tags and the backward request
+RUBRIC_TOKENS = 450  # shared by all rating prompts
+RATIONALE_TOKENS = 150
+ANSWER_TOKENS = 400  # of an evaluation
 
 
 # --- a recipe's stages ----------------------------------------------------------------------------
@@ -48,12 +44,20 @@ ANSWER_TOKENS = 400  # of an evaluation; ours
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One stage as a person reads it. Without hours: not estimated, or it does not fit."""
+    """One stage as a person reads it. A stage that does not fit has no hours."""
 
     path: str
     fits: str
     layout: str
     hours: float | None
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """The stages of a run that use GPUs, in order."""
+
+    stages: list[StageEstimate]
+    note: str = ""  # on the use of a probe's result
 
 
 def estimate_stages(
@@ -63,13 +67,13 @@ def estimate_stages(
     hardware: Hardware,
     num_rows: int | None = None,
 ) -> list[StageEstimate]:
-    """Every stage that runs on GPUs, in order.
+    """Estimate every stage that runs on GPUs, in order.
 
     Args:
         kinds: kind of every stage by its path, in the order in which they run.
-        records: records of the finished stages by path: they cost nothing more, and their rows
-            count instead of the paper's.
-        num_rows: segments, instead of the run's or the paper's.
+        records: records of the finished stages by path. A finished stage costs nothing, and its
+            number of rows replaces the paper's.
+        num_rows: number of segments; replaces the run's or the paper's.
 
     Raises:
         UserError: the base model's architecture is not known, or there are no rows.
@@ -140,8 +144,8 @@ class _Estimator:
             lora=settings.lora,
         )  # fmt: skip
         if fit.needed_bytes > self.hardware.gpu.memory:
-            what = f"ZeRO-{fit.zero_stage} of batches of {batch_size} on {fit.num_workers} GPUs"
-            return self.too_large(path, what, fit.needed_bytes)
+            layout = f"ZeRO-{fit.zero_stage} of batches of {batch_size} on {fit.num_workers} GPUs"
+            return self.too_large(path, layout, fit.needed_bytes)
         length = min(tokens, settings.max_length)
         step = step_seconds(
             self.architecture, self.hardware, fit, batch_size=batch_size,
@@ -157,10 +161,10 @@ class _Estimator:
             num_steps * step / 3600 + STAGE_START_HOURS,
         )
 
-    def too_large(self, path: str, what: str, num_bytes: float) -> StageEstimate:
+    def too_large(self, path: str, layout: str, num_bytes: float) -> StageEstimate:
         memory = self.hardware.gpu.memory_gib
         return StageEstimate(
-            path, f"does not fit: {what} needs {gib(num_bytes)} of {memory} GiB", "-", None
+            path, f"does not fit: {layout} needs {gib(num_bytes)} of {memory} GiB", "-", None
         )
 
     def segments(self) -> int:
@@ -197,22 +201,24 @@ class _Estimator:
     def examples(self, path: str) -> tuple[int, float]:
         """Number of examples of a training, and their mean tokens."""
         base = self.recipe.settings.base
-        made = self.num_rows_of(path.replace("model", "examples"))
+        finished = self.num_rows_of(path.replace("model", "examples"))
         if path == "base/model" and isinstance(base, ScratchBase):
-            return made or self.segments(), base.sequence_length
+            return finished or self.segments(), base.sequence_length
         num_seed = self.recipe.settings.seed.max_pairs or NUM_SEED_PAIRS
         num_seed = self.num_rows_of("forward-0/examples") or num_seed
         num_chosen = 0
         if path.startswith("iter-"):
             selection = self.recipe.settings.selection
-            num_chosen = made - num_seed if made else num_selected(selection, self.segments())
+            num_chosen = num_selected(selection, self.segments())
+            if finished:
+                num_chosen = finished - num_seed
         characters = num_seed * SEED_CHARACTERS + num_chosen * SELECTED_CHARACTERS
         num_examples = num_seed + num_chosen
         return num_examples, characters / num_examples / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
 
 
 def training_settings(recipe: Recipe, path: str) -> TrainingSettings:
-    """Settings of the training that a stage is."""
+    """Settings of the training at a path."""
     settings = recipe.settings
     if path == "backward/model":
         return settings.backward_training
@@ -222,7 +228,7 @@ def training_settings(recipe: Recipe, path: str) -> TrainingSettings:
 
 
 def num_selected(selection: SelectionSettings, num_segments: int) -> int:
-    """Pairs that self-curation takes; the paper's shares, of scores from 4.5 or from 4."""
+    """Number of pairs that self-curation selects; by threshold, at the paper's shares."""
     if selection.method == "best":
         return min(selection.num_best, num_segments)
     share = selection.share

@@ -1,18 +1,18 @@
-"""What a probe's sample says of a whole run: arithmetic over records, no cluster.
+"""The hours of a whole run, extrapolated from a probe's sample: arithmetic over records.
 
 Seconds of a stage of the real run = fixed + number of rows or steps x seconds of each:
 
-- generating: an engine's busy time by row, divided among the engines; fixed is the rest, mostly
-  starting. Engines are taken not to slow each other down, which benchmarks/scaling.py measures.
-- training: seconds by token, its median over the steps but the first, times the tokens of a batch;
-  checkpoints in the number that the real training makes. Examples of other lengths than those
-  measured, as in the iterations, are taken to cost by token what those do.
-- the rest (seed, segments, examples): as recorded.
+- Generating stages: an engine's busy seconds per row, divided by the number of engines. The rest of
+  the stage, mostly start-up, is fixed. Assumes that engines do not slow each other down
+  (benchmarks/scaling.py measures it).
+- Trainings: the median seconds per token over all steps but the first, times the tokens of a batch;
+  plus checkpoints, as many as the real training writes. Assumes that the cost per token does not
+  depend on the length of an example, which grows with the iterations.
+- All other stages (seed, segments, examples): as recorded.
 
-The interval is a 95% interval of sampling alone: of the rows' tokens in generating stages, of the
-steps' seconds by token in training. It does not contain what changes between the probe and the run:
-noise of the machines, failures, other lengths of what better trained models write, a share of
-selected pairs other than the expected one.
+The 95% interval covers sampling alone: of the rows' tokens in generating stages, of the steps'
+seconds per token in trainings. It leaves out noise of the machines, failures, answers that grow
+longer or shorter as models get better, and another share of selected pairs than the expected one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from scipy import stats
+
 from humpback_ray import storage
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.execution import clock, provenance
@@ -34,8 +36,7 @@ from humpback_ray.sizing.hardware import Hardware
 
 RESULT = "probe.json"  # in the run's folder
 Records = Mapping[str, StageRecord]  # by path
-# Half widths of a 95% interval in standard errors, by the number of values from 2 on (Student's t).
-HALF_WIDTHS = (12.7, 4.3, 3.2, 2.8, 2.6, 2.4, 2.4, 2.3, 2.3)
+CONFIDENCE = 0.95  # of every interval
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class StageForecast:
     num_units: int = 0
     unit_seconds: float = 0.0
     relative_error: float = 0.0  # half width of the 95% interval of `unit_seconds`
-    is_done: bool = False  # in the run itself
+    is_done: bool = False  # in the real run
 
     @property
     def seconds(self) -> float:
@@ -63,25 +64,25 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a probe has brought back."""
+    """The measurements of a probe."""
 
-    records: Records  # of the probe's stages; of those taken over from the run, the run's
+    records: Records  # of the probe's stages; of stages copied from the run, the run's
     steps: Mapping[str, Sequence[Mapping[str, Any]]]  # records of a training's steps, by path
     row_errors: Mapping[str, float]  # relative error of the tokens of a row, by path
     web_tokens: float  # mean of a candidate as a training example
     num_rows: int  # segments drawn
     num_segments: int  # segments of the run
-    done: Records  # of the run's own finished stages
+    done: Records  # of the run's finished stages
 
 
 @dataclass(frozen=True)
-class Report:
-    """Every stage of the real run, in order, and what a person must know beside."""
+class ProbeReport:
+    """The forecast of every stage of the real run, in order, with notes for a person."""
 
     recipe: Recipe
     num_rows: int
     num_segments: int
-    num_gpus: int  # of the cluster: all are paid for as long as the run lasts
+    num_gpus: int  # of the cluster; all are paid for as long as the run lasts
     stages: list[StageForecast]
     notes: list[str]
 
@@ -93,18 +94,19 @@ def relative_error(values: Sequence[float]) -> float:
     """Half width of the 95% interval of the mean of these values, as a share of it."""
     if len(values) < 2:
         return 1.0
-    mean, place = statistics.mean(values), len(values) - 2
-    width = HALF_WIDTHS[place] if place < len(HALF_WIDTHS) else 1.96
-    return width * statistics.stdev(values) / math.sqrt(len(values)) / mean if mean else 0.0
+    mean = statistics.mean(values)
+    _, half_width = stats.t.interval(CONFIDENCE, len(values) - 1)  # in standard errors
+    standard_error = statistics.stdev(values) / math.sqrt(len(values))
+    return float(half_width) * standard_error / mean if mean else 0.0
 
 
 def extrapolate(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> list[StageForecast]:
-    """Every stage of the real run as the sample says.
+    """Forecast every stage of the real run.
 
     Args:
         recipe: of the run, not shortened.
         kinds: kind of every stage of the run by its path, in order.
-        sample: what the probe brought back.
+        sample: measurements of the probe.
     """
     stages = []
     for path, kind in kinds.items():
@@ -120,7 +122,7 @@ def extrapolate(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> lis
 
 
 def _stand_in(path: str) -> str:
-    """The probe's stage that a stage is measured by: all iterations and all models cost alike."""
+    """The probe's stage that measures a stage: all iterations and all models cost alike."""
     if path.startswith("evaluation/"):
         return "evaluation/M_0"
     path = re.sub(r"^iter-\d+/", "iter-1/", path)
@@ -133,9 +135,9 @@ def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> StageFo
     if kind != "evaluate":
         num_rows = sample.num_segments * recipe.settings.num_candidates
     engines = record.figures.get("engines")
-    # Behind an endpoint are no engines of ours: rows come at its rate.
+    # An endpoint has no engines that we see: rows come at its rate.
     busy = min(engines["busy_seconds"] if engines else record.seconds, record.seconds)
-    # A batch goes to one engine.
+    # An engine takes whole batches.
     num_engines = min(engine.max_engines, -(-num_rows // engine.rows_per_batch)) if engines else 1
     return StageForecast(
         path,
@@ -143,7 +145,7 @@ def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> StageFo
         unit="rows",
         num_units=num_rows,
         unit_seconds=busy / record.num_rows / num_engines,
-        # All prompts of an evaluation are asked, so nothing of it is drawn.
+        # An evaluation uses all of its prompts, so it has no sampling error.
         relative_error=sample.row_errors.get(_stand_in(path), 0.0),
     )
 
@@ -183,7 +185,7 @@ def _examples(recipe: Recipe, path: str, sample: Sample) -> tuple[int, float]:
 
 
 def _overlapped(stages: list[StageForecast]) -> list[StageForecast]:
-    """The first rating while the candidates come: the slower of the two, and nothing after it."""
+    """Count the slower of augmentation and first rating, because the two overlap."""
     (rating,) = (stage for stage in stages if stage.path == "iter-1/rated")
     changes: dict[str, StageForecast] = {rating.path: StageForecast(rating.path, 0.0)}
     (candidates,) = (stage for stage in stages if stage.path == "candidates")
@@ -192,10 +194,10 @@ def _overlapped(stages: list[StageForecast]) -> list[StageForecast]:
     return [changes.get(stage.path, stage) for stage in stages]
 
 
-# --- RUN/probe.json, and what `humpback plan` takes from it ---------------------------------------
+# --- RUN/probe.json, which `humpback estimate` reads ----------------------------------------------
 
 
-def write(report: Report, run_folder: str) -> None:
+def write(report: ProbeReport, run_folder: str) -> None:
     """Write RUN/probe.json: versions, recipe with placement, figures of every stage."""
     stages = [
         asdict(stage) | {"seconds": stage.seconds, "interval": stage.interval}
@@ -219,22 +221,24 @@ def replace_by_probe(
     hardware: Hardware,
     estimates: list[estimate.StageEstimate],
 ) -> tuple[list[estimate.StageEstimate], str]:
-    """Estimates with the hours of RUN/probe.json in their place, and a line that says so.
+    """Replace estimates by the hours in RUN/probe.json, with a line that says so.
 
-    Only where the probe was of the same settings, engines and training workers, and, on GPUs, of
-    as many as `hardware` has. Finished stages stay as they are.
+    Estimates stay unless the probe had the same settings, engines and training workers and, on
+    GPUs, as many of them as `hardware`. Finished stages stay in any case.
     """
-    found = storage.read_json(storage.join(run_folder, RESULT))
-    if found is None:
+    result = storage.read_json(storage.join(run_folder, RESULT))
+    if result is None:
         return estimates, ""
-    probed, when = Recipe.model_validate(found["recipe"]), found["provenance"]["finished_at"]
-    if _measured_part(probed) != _measured_part(recipe):
+    probed, when = Recipe.model_validate(result["recipe"]), result["provenance"]["finished_at"]
+    if _cost_settings(probed) != _cost_settings(recipe):
         return estimates, f"The probe of {when} is not used: its settings or placement differ."
-    if found["num_gpus"] not in (0, hardware.num_gpus):
-        return estimates, f"The probe of {when} is not used: it had {found['num_gpus']} GPUs."
-    stages = {stage["path"]: stage for stage in found["stages"]}
+    if result["num_gpus"] not in (0, hardware.num_gpus):
+        return estimates, f"The probe of {when} is not used: it had {result['num_gpus']} GPUs."
+    forecasts = {stage["path"]: stage for stage in result["stages"]}
     rows = [
-        row if row.fits == "done" or row.path not in stages else _measured(row, stages[row.path])
+        row
+        if row.fits == "done" or row.path not in forecasts
+        else _measured(row, forecasts[row.path])
         for row in estimates
     ]
     return (
@@ -243,7 +247,7 @@ def replace_by_probe(
     )
 
 
-def _measured_part(recipe: Recipe) -> tuple[Any, ...]:
+def _cost_settings(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.settings, recipe.placement.engine, recipe.placement.training
 
 

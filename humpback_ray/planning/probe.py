@@ -1,10 +1,10 @@
-"""Before paying, on the machines themselves: a sample of a run goes through its stages.
+"""Measures before paying: sends a sample of a run's segments through its stages.
 
-The CPU stages of the run are real and stay. Rows drawn from its segments go through a run of their
-own in RUN/_probe, with the same settings and placement but for: one iteration, a few steps of each
-training, one engine. `measured` makes the real run's hours out of its records, with an interval.
+The probe uses the finished CPU stages of the run. It draws segments and runs them in RUN/_probe,
+with the run's settings and placement except for one iteration, a few steps of each training, and
+one engine. `extrapolate` turns the records of the probe into the real run's hours.
 
-Trainings that the run itself has finished are not done again: their models generate in the probe.
+Models that the run has trained already generate in the probe too; the probe trains the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -26,40 +25,41 @@ from humpback_ray import pipeline, storage, tables
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import PretrainedBase, ScratchBase, TrainingSettings
 from humpback_ray.errors import UserError
-from humpback_ray.execution import runner
+from humpback_ray.execution import logs, runner
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.provenance import provenance
-from humpback_ray.execution.stage import METRICS, Context, Result, Stage, StageRecord
+from humpback_ray.execution.stage import METRICS, Context, Result, Stage, StageRecord, State
 from humpback_ray.method.tokens import example_ids
 from humpback_ray.planning import extrapolate
-from humpback_ray.planning.extrapolate import Records, Sample
+from humpback_ray.planning.extrapolate import ProbeReport, Records, Sample
 from humpback_ray.rows import SegmentOutcome
 from humpback_ray.serving.requests import ServedModel, load_tokenizer
 
 FOLDER = "_probe"  # in the run's folder
-NUM_STEPS = 8  # of a training: the first warms up, the others are measured
+NUM_STEPS = 8  # of a training; the first warms up, the others count
 BEFORE_GENERATING = ("seed", "base/", "backward/", "forward-0/")
 GENERATING = ("candidates", "iter-1/rated", "evaluation/M_0")
-# Rows in an engine at once where the placement leaves it open: vLLM's defaults, at most.
+# vLLM's defaults for `max_num_seqs`, at most.
 MAX_SEQUENCES = {"cpu": 256, "gpu": 1024}
 
 
-def run(run_folder: str, num_rows: int, console: Console) -> extrapolate.Report:
-    """Probe the stages of a run on a sample of its segments; also written to RUN/probe.json.
+def probe_run(run_folder: str, num_rows: int, console: Console) -> ProbeReport:
+    """Probe the stages of a run on a sample of its segments, and write RUN/probe.json.
 
     Args:
-        run_folder: absolute path or URL of a run whose segments are done.
-        num_rows: segments to draw; all, where there are fewer.
+        run_folder: absolute path or URL of a run with finished segments.
+        num_rows: number of segments to draw; a run with fewer gives all of its segments.
 
     Raises:
-        UserError: no row, no such run or segments, or what a stage raises.
+        UserError: no row, no run, no finished segments, or a mistake that a stage reports.
     """
     if num_rows < 1:
         raise UserError(f"--rows {num_rows}: at least one segment is needed")
     recipe, stages, done = _read_run(run_folder)
     folder = storage.join(run_folder, FOLDER)
-    storage.delete(folder)  # what a killed probe has left
+    with storage.explained(run_folder):
+        storage.delete(folder)  # left by a killed probe
     try:
         cut = shortened(recipe)
         cut_stages = pipeline.stages_of(cut)
@@ -67,8 +67,9 @@ def run(run_folder: str, num_rows: int, console: Console) -> extrapolate.Report:
         records = _run_stages(cut_stages, cut, folder, console)
         sample = _read_sample(cut_stages, cut, folder, records, done)
     finally:
+        logs.close_run_log()  # it lies in the folder
         storage.delete(folder)
-    report = extrapolate.Report(
+    report = ProbeReport(
         recipe,
         sample.num_rows,
         sample.num_segments,
@@ -76,35 +77,38 @@ def run(run_folder: str, num_rows: int, console: Console) -> extrapolate.Report:
         extrapolate.extrapolate(recipe, {stage.path: stage.kind for stage in stages}, sample),
         _notes(recipe, run_folder, num_rows, sample),
     )
-    extrapolate.write(report, run_folder)
+    with storage.explained(run_folder):
+        extrapolate.write(report, run_folder)
     return report
 
 
-# --- the probe's own run --------------------------------------------------------------------------
+# --- the run in RUN/_probe ------------------------------------------------------------------------
 
 
 def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
-    """The recipe of a run, its stages, and the records of those that are finished."""
-    config = storage.read_json(storage.join(run_folder, "config.json"))
+    """The recipe of a run, its stages, and the records of the finished ones."""
+    with storage.explained(run_folder):
+        config = storage.read_json(storage.join(run_folder, "config.json"))
     name = config["name"] if config else "RECIPE"
     command = f"humpback run {name} --run {run_folder} --until segments"
     if config is None:
         raise UserError(f"no run in {run_folder}: make its segments first with `{command}`")
     recipe = Recipe.model_validate(config)
     stages = pipeline.stages_of(recipe)
-    found = {stage.path: stage.find(run_folder) for stage in stages}
-    done = {path: record for path, (_, record) in found.items()
-            if isinstance(record, StageRecord)}  # fmt: skip
+    with storage.explained(run_folder):
+        states = {stage.path: stage.find(run_folder) for stage in stages}
+    done = {path: record for path, (state, record) in states.items()
+            if state is State.DONE and isinstance(record, StageRecord)}  # fmt: skip
     if "segments" not in done:
         raise UserError(f"{run_folder} has no finished segments to draw from: run `{command}`")
     return recipe, stages, done
 
 
 def shortened(recipe: Recipe) -> Recipe:
-    """The recipe with trainings of a few steps and one checkpoint, one iteration and one engine.
+    """Shorten a recipe: few training steps with one checkpoint, one iteration, one engine.
 
-    One engine, because the rate of an engine that is full is wanted, and a sample fills one. The
-    ratings of hardly trained models are not asked to parse, and all that do are selected.
+    One engine, because the probe measures a full engine, and a sample fills one. Models after a few
+    steps give few scores that parse, so the shortened recipe requires none and selects all.
     """
     settings, placement = recipe.settings, recipe.placement
     changes: dict[str, Any] = {
@@ -140,9 +144,9 @@ def _take_over(
     num_rows: int,
     console: Console,
 ) -> None:
-    """Fill the probe's folder with drawn segments and with what the run has finished of the rest.
+    """Fill the probe's folder with drawn segments and copies of the run's finished stages.
 
-    As runs of the probe's own stages, so that their records say what its later stages expect.
+    The probe's stages do it, so that their records have the fingerprints that later stages expect.
     """
     for stage in cut_stages:
         source = storage.join(run_folder, stage.path)
@@ -153,17 +157,17 @@ def _take_over(
             fill = partial(_copy, source=source, record=done[stage.path])
         else:
             continue
-        _take(stage, fill, storage.join(run_folder, FOLDER), cut, console)
+        _fill(stage, fill, storage.join(run_folder, FOLDER), cut, console)
 
 
-def _take(
+def _fill(
     stage: Stage,
     fill: Callable[[Context], Result],
     folder: str,
     cut: Recipe,
     console: Console,
 ) -> None:
-    """Make a stage's result in the probe's folder by other means than its own."""
+    """Finish a stage in the probe's folder with the result of `fill`, without running it."""
     progress = StageProgress(console, stage.path)
     metrics = Metrics(storage.join(folder, stage.path, METRICS))
     stage.begin(folder)
@@ -172,7 +176,7 @@ def _take(
 
 
 def _draw(context: Context, *, source: str, num_rows: int, random_seed: int) -> Result:
-    """Write rows of a table drawn at random, or all; the same ones for the same seed."""
+    """Draw rows of a table at random, the same ones for the same seed, and write them."""
     ids = sorted(tables.id_column(source, "segment_id").to_pylist())
     drawn = pa.array(random.Random(random_seed).sample(ids, min(num_rows, len(ids))))
     batches = [
@@ -184,9 +188,9 @@ def _draw(context: Context, *, source: str, num_rows: int, random_seed: int) -> 
 
 
 def _copy(context: Context, *, source: str, record: StageRecord) -> Result:
-    """Copy what a finished stage has made; a link would not do on an object store."""
-    filesystem, path = fsspec.core.url_to_fs(source)
-    _, target = fsspec.core.url_to_fs(context.folder)
+    """Copy the folder of a finished stage, because object stores have no links."""
+    filesystem, path = storage.locate(source)
+    _, target = storage.locate(context.folder)
     filesystem.copy(f"{path}/", f"{target}/", recursive=True)
     return Result(record.num_rows, record.outcomes, record.figures)
 
@@ -195,7 +199,7 @@ def _run_stages(cut_stages: Sequence[Stage], cut: Recipe, folder: str, console: 
     wanted = ("segments", *BEFORE_GENERATING, *GENERATING)
     only = [stage.path for stage in cut_stages if stage.path.startswith(wanted)]
     records = runner.run(cut_stages, cut, folder, console, only=only)
-    # Raters of a few steps may give no score that can be read, and then nothing can be selected.
+    # Raters of a few steps may give no score that parses; then there is nothing to select from.
     if records["iter-1/rated"].outcomes.get("scored"):
         records |= runner.run(cut_stages, cut, folder, console, only=["iter-1/examples"])
     return records
@@ -209,7 +213,7 @@ def _read_sample(
     taken = {path: done[path] for path in done if path.startswith(BEFORE_GENERATING)}
     return Sample(
         records={**records, **taken},
-        # Of trainings that the run has finished, these are copies.
+        # The steps of trainings that the run has finished come from the copies.
         steps={path: _steps(storage.join(folder, path)) for path in trainings if path in records},
         row_errors={path: _row_error(storage.join(folder, path, "rows")) for path in rated},
         web_tokens=_web_tokens(cut, folder),
@@ -222,12 +226,12 @@ def _read_sample(
 def _steps(folder: str) -> list[dict[str, Any]]:
     text = storage.read_text(storage.join(folder, METRICS), "metrics", "--run")
     lines = [json.loads(line) for line in text.splitlines()]
-    # Steps that were done again after a failure count once.
+    # A step that a failure made the training repeat counts once.
     return list({line["step"]: line for line in lines}.values())
 
 
 def _row_error(folder: str) -> float:
-    """Of prompts or answers, whichever differ more: which of them take the time is not known."""
+    """The larger error of prompt and answer tokens, because either may dominate the time."""
     table = tables.read_table(folder, tables.TOKEN_COLUMNS)
     prompts = pc.subtract(table["num_prompt_tokens"], table["num_cached_tokens"]).to_pylist()
     answers = table["num_generated_tokens"].to_pylist()
@@ -254,7 +258,7 @@ def _web_tokens(cut: Recipe, folder: str) -> float:
 
 
 def _num_gpus(recipe: Recipe) -> int:
-    """GPUs that are paid for: the cluster's, or the run's own where the cluster grows for it."""
+    """GPUs that are paid for: the cluster's, or the run's where the cluster grows for it."""
     engine, training = recipe.placement.engine, recipe.placement.training
     of_engines = engine.max_engines * engine.tensor_parallel_size * engine.pipeline_parallel_size
     return max(
@@ -264,11 +268,11 @@ def _num_gpus(recipe: Recipe) -> int:
     )
 
 
-def _notes(recipe: Recipe, run_folder: str, num_asked: int, sample: Sample) -> list[str]:
+def _notes(recipe: Recipe, run_folder: str, num_wanted: int, sample: Sample) -> list[str]:
     engine, num_rows = recipe.placement.engine, sample.num_rows
     notes = []
-    if num_asked > num_rows:
-        notes.append(f"--rows {num_asked}: the run has {num_rows} segments; all were taken.")
+    if num_wanted > num_rows:
+        notes.append(f"--rows {num_wanted}: the run has {num_rows} segments; all were taken.")
     num_places = engine.max_num_seqs or MAX_SEQUENCES[engine.device]
     if num_rows < min(2 * num_places, sample.num_segments):
         notes.append(

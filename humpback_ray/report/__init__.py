@@ -1,1 +1,1 @@
-"""What the folder of a run says."""
+"""Reports on a run, read from its folder."""

@@ -1,4 +1,4 @@
-"""Rows of a stage as a person wants to read them."""
+"""Rows of a stage, laid out for a person."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ HIDDEN_FIELDS = frozenset({"num_prompt_tokens", "num_generated_tokens"})
 
 
 @dataclass(frozen=True)
+class ShownRow:
+    """A row as a title and its fields as (name, text), in reading order."""
+
+    title: str
+    fields: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Shown:
-    """Rows as titled lists of (field, text), and how many there were to choose from."""
+    """The rows to show, and the number of rows that match."""
 
     folder: str
-    rows: list[tuple[str, list[tuple[str, str]]]]
+    rows: list[ShownRow]
     num_matching: int
 
 
@@ -29,28 +37,27 @@ def select_rows(folder: str, number: int, where: list[str]) -> Shown:
     """The first rows of a stage that match every `field=value`.
 
     Raises:
-        UserError: no such stage, field or value, with those there are.
+        UserError: no such stage, field or value; the message lists those that exist. Or the folder
+            cannot be read from here.
     """
-    rows_folder = _rows_folder(folder)
-    filesystem, path = storage.arrow_filesystem(rows_folder)
-    files = tables.parquet_files(filesystem, path)
-    dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
-    condition = _condition(dataset, where)
-    table = dataset.head(number, filter=condition)
-    rows = table.to_pylist()
-    titles = [str(next(iter(row.values()))) for row in rows]
-    fields = [_as_read(row) for row in rows]
-    return Shown(
-        rows_folder, list(zip(titles, fields, strict=True)), dataset.count_rows(filter=condition)
-    )
+    with storage.explained(folder):
+        rows_folder = _rows_folder(folder)
+        filesystem, path = storage.arrow_filesystem(rows_folder)
+        files = tables.parquet_files(filesystem, path)
+        dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
+        condition = _condition(dataset, where)
+        rows = dataset.head(number, filter=condition).to_pylist()
+        num_matching = dataset.count_rows(filter=condition)
+    shown = [ShownRow(str(next(iter(row.values()))), _readable(row)) for row in rows]
+    return Shown(rows_folder, shown, num_matching)
 
 
 def _rows_folder(folder: str) -> str:
     for candidate in [folder, *(storage.join(folder, name) for name in ROW_FOLDERS)]:
         if any(name.endswith(".parquet") for name in storage.names(candidate)):
             return candidate
-    there = sorted(n for n in storage.names(folder) if "." not in n and not n.startswith("_"))
-    hint = f"; there are {', '.join(there)}" if there else ""
+    folders = sorted(n for n in storage.names(folder) if "." not in n and not n.startswith("_"))
+    hint = f"; there are {', '.join(folders)}" if folders else ""
     raise UserError(f"no rows in {folder}: name a stage that holds rows, as RUN/STAGE{hint}")
 
 
@@ -66,8 +73,8 @@ def _condition(dataset: Any, where: list[str]) -> Any:
     return condition
 
 
-def _as_read(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Fields in reading order; of a training example, what the loss is on stands apart."""
+def _readable(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Fields in reading order. A training example shows apart what the loss is computed on."""
     if "completion" in row:
         text = prompts.render(row["prompt"], row["tag"]) if row["prompt"] else ""
         return [

@@ -1,102 +1,156 @@
-"""What the folder of a run says: its stages, its state, its last model."""
+"""Facts about a run, read from its folder: its stages, its state, its last model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from humpback_ray import storage
+from humpback_ray.config.recipe import Recipe
 from humpback_ray.errors import UserError
 from humpback_ray.execution import clock, lease, logs
-from humpback_ray.execution.stage import METRICS, PROGRESS, RECORD, STARTED
+from humpback_ray.execution.stage import (
+    METRICS,
+    PROGRESS,
+    RECORD,
+    STARTED,
+    StageRecord,
+    read_record,
+)
 
 FRESH_SECONDS = 4 * lease.STATE_SECONDS
 METRICS_BYTES, LOG_BYTES = 2**14, 2**18  # read from the end of a file
 
 
-def status_of(run_folder: str) -> dict[str, Any]:
-    """A run as its folder shows it, for people and programs.
+class RunState(StrEnum):
+    """State of a run."""
 
-    Returns:
-        `run`; `state` (running, done, or stopped); `attempt`, the number of the last one; `stages`
-        in the run's order, as `_stage_in` has them; `last_error`, of the last attempt, or None.
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+
+
+class StageState(StrEnum):
+    """State of a stage of a run."""
+
+    DONE = "done"
+    RUNNING = "running"  # its driver has written progress lately, by this machine's clock
+    STARTED = "started"
+    TO_DO = "to do"
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """A stage of a run. An unfinished one has no rows, outcomes, figures or seconds yet."""
+
+    stage: str  # path below the run's folder
+    state: StageState
+    fingerprint: str | None = None
+    num_rows: int | None = None
+    seconds: float | None = None
+    finished_at: str | None = None
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    # Of an unfinished stage: `StageProgress.state()`, and the last line of metrics.jsonl.
+    progress: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run. `dataclasses.asdict` of it is what `humpback status --json` prints."""
+
+    run: str
+    state: RunState
+    attempt: int  # number of the last one
+    stages: list[StageFacts]  # in the run's order
+    last_error: str | None  # of the last attempt
+
+
+def run_folder_of(run_folder: str | None, recipe: Recipe) -> str:
+    """The folder or URL of a run: the one given, or runs/NAME of the recipe."""
+    return storage.absolute(run_folder or f"runs/{recipe.name}")
+
+
+def status_of(run_folder: str) -> RunFacts:
+    """The facts about a run that its folder shows.
 
     Raises:
-        UserError: there is no run, or the folder cannot be read from here.
+        UserError: no run is there, or the folder cannot be read from here.
     """
-    try:
+    with storage.explained(run_folder):
         attempts = sorted(storage.names(storage.join(run_folder, "attempts")))
-        begun = {stage["stage"]: stage for stage in _begun_in(run_folder)}
-    except storage.errors() as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{run_folder} cannot be read from here: {reason}") from error
-    if not begun and not attempts:
-        raise UserError(f"no run in {run_folder}: give the folder that `humpback run` named")
-    last = storage.join(run_folder, "attempts", attempts[-1]) if attempts else ""
-    attempt = storage.read_json(storage.join(last, "attempt.json")) if last else None
-    declared = (attempt or {}).get("stages", [])
-    to_do = [_stage(path, "to do") for path in declared if path not in begun]
-    stages = sorted([*begun.values(), *to_do], key=lambda stage: _place(stage, declared))
-    is_running = any(stage["state"] == "running" for stage in stages)
-    is_done = all(stage["state"] == "done" for stage in stages)
-    log = storage.join(last, "run.log")
-    return {
-        "run": run_folder,
-        "state": "running" if is_running else "done" if is_done else "stopped",
-        "attempt": int(attempts[-1]) if attempts else None,
-        "stages": stages,
-        "last_error": logs.last_error(_end_of(log, LOG_BYTES)) if last else None,
-    }
+        if not attempts:
+            raise UserError(f"no run in {run_folder}: give the folder that `humpback run` named")
+        last = storage.join(run_folder, "attempts", attempts[-1])
+        # An attempt that is just starting has written nothing yet.
+        attempt = storage.read_json(storage.join(last, "attempt.json")) or {"stages": []}
+        stages = _in_order(_read_begun(run_folder), attempt["stages"])
+        last_error = logs.last_error(_end_of(storage.join(last, "run.log"), LOG_BYTES))
+    return RunFacts(run_folder, _state_of(stages), int(attempts[-1]), stages, last_error)
 
 
-def _begun_in(run_folder: str) -> list[dict[str, Any]]:
-    filesystem, path = storage.locate(run_folder)
-    found = filesystem.find(path, maxdepth=4) if filesystem.exists(path) else []
-    stages = []
-    for file in found:
-        folder, _, name = file.rpartition("/")
-        if name == RECORD or (name == STARTED and f"{folder}/{RECORD}" not in found):
-            stages.append(_stage_in(run_folder, folder[len(path) :].strip("/"), name))
-    return stages
+def _state_of(stages: Sequence[StageFacts]) -> RunState:
+    states = {stage.state for stage in stages}
+    if StageState.RUNNING in states:
+        return RunState.RUNNING
+    return RunState.DONE if states <= {StageState.DONE} else RunState.STOPPED
 
 
-def _stage_in(run_folder: str, path: str, mark: str) -> dict[str, Any]:
-    """State, counts, outcomes and seconds of a begun stage; of an unfinished one, what is going on.
+def _in_order(begun: Mapping[str, StageFacts], declared: Sequence[str]) -> list[StageFacts]:
+    """The stages of the last attempt, then those that only earlier attempts had, oldest first."""
+    stages = [begun.get(path) or StageFacts(path, StageState.TO_DO) for path in declared]
+    others = [stage for path, stage in begun.items() if path not in declared]
+    return stages + sorted(others, key=lambda stage: (stage.finished_at or "~", stage.stage))
 
-    `progress` is what `StageProgress.state` says, `metrics` the last line of metrics.jsonl. A stage
-    is `running` while its progress is fresh, by this machine's clock, and `started` otherwise.
-    """
+
+def _read_begun(run_folder: str) -> dict[str, StageFacts]:
+    """Begun and finished stages by path."""
+    filesystem, root = storage.locate(run_folder)
+    files = filesystem.find(root, maxdepth=4)
+    marks = [file[len(root) :].strip("/").rpartition("/") for file in files]
+    paths = {path for path, _, name in marks if name in (RECORD, STARTED)}
+    return {path: _read_stage(run_folder, path) for path in paths}
+
+
+def _read_stage(run_folder: str, path: str) -> StageFacts:
     folder = storage.join(run_folder, path)
-    content = storage.read_json(storage.join(folder, mark))
-    if mark == RECORD:
-        names = ("fingerprint", "num_rows", "outcomes", "figures", "seconds")
-        found = {name: content[name] for name in names}
-        return _stage(path, "done", **found, finished_at=content["provenance"]["finished_at"])
-    progress = storage.read_json(storage.join(folder, PROGRESS))
-    lines = _end_of(storage.join(folder, METRICS), METRICS_BYTES).splitlines()
-    return _stage(
+    # In this order, because a stage that finishes meanwhile writes its record before it deletes
+    # this mark.
+    started = storage.read_json(storage.join(folder, STARTED))
+    record = read_record(folder)
+    return finished_stage(path, record) if record else _unfinished_stage(folder, path, started)
+
+
+def finished_stage(path: str, record: StageRecord) -> StageFacts:
+    """The facts in a finished stage's record."""
+    return StageFacts(
         path,
-        "running" if progress and _age(progress["time"]) < FRESH_SECONDS else "started",
-        fingerprint=content["fingerprint"],
-        progress=progress,
-        metrics=json.loads(lines[-1]) if lines else None,
+        StageState.DONE,
+        record.fingerprint,
+        record.num_rows,
+        record.seconds,
+        record.provenance["finished_at"],
+        record.outcomes,
+        record.figures,
     )
 
 
-def _stage(path: str, state: str, **known: Any) -> dict[str, Any]:
-    unknown = dict.fromkeys(("fingerprint", "num_rows", "seconds", "finished_at"))
-    return {
-        "stage": path, "state": state, **unknown, "outcomes": {}, "figures": {}, "progress": None,
-        "metrics": None, **known,
-    }  # fmt: skip
-
-
-def _place(stage: dict[str, Any], declared: list[str]) -> tuple[int, str, str]:
-    """In the order of the run; of runs that did not note theirs, oldest record first."""
-    path = stage["stage"]
-    place = declared.index(path) if path in declared else len(declared)
-    return place, stage["finished_at"] or "~", path
+def _unfinished_stage(folder: str, path: str, started: Mapping[str, Any]) -> StageFacts:
+    progress = storage.read_json(storage.join(folder, PROGRESS))
+    lines = _end_of(storage.join(folder, METRICS), METRICS_BYTES).splitlines()
+    is_fresh = progress is not None and _age(progress["time"]) < FRESH_SECONDS
+    return StageFacts(
+        path,
+        StageState.RUNNING if is_fresh else StageState.STARTED,
+        fingerprint=started["fingerprint"],
+        progress=progress,
+        metrics=json.loads(lines[-1]) if lines else None,
+    )
 
 
 def _age(time: str) -> float:
@@ -105,7 +159,7 @@ def _age(time: str) -> float:
 
 
 def _end_of(url: str, num_bytes: int) -> str:
-    """The last whole lines of a text file; empty when there is none."""
+    """The last whole lines of a text file; empty if there is no such file."""
     if not storage.exists(url):
         return ""
     filesystem, path = storage.locate(url)
@@ -115,15 +169,15 @@ def _end_of(url: str, num_bytes: int) -> str:
     return whole if size <= num_bytes else whole.partition("\n")[2]
 
 
-def describe_unfinished(stage: dict[str, Any]) -> str:
-    """One line on a stage of `status_of` that is going on, or was: detail, rates, time left."""
-    progress, metrics = stage["progress"], stage["metrics"] or {}
+def describe_unfinished(stage: StageFacts) -> str:
+    """One line on a begun stage: detail, rate, and time left or since the last heartbeat."""
+    progress, metrics = stage.progress, stage.metrics or {}
     if progress is None:
         return ""
     parts = [progress["detail"]]
     if "rows_per_second" in metrics:
         parts.append(f"{metrics['rows_per_second']:,.1f} rows/s")
-    if stage["state"] != "running":
+    if stage.state is not StageState.RUNNING:
         parts.append(f"no sign of life for {clock.duration(_age(progress['time']))}")
     elif progress["seconds_left"] is not None:
         parts.append(f"{clock.duration(progress['seconds_left'])} left")
@@ -134,13 +188,14 @@ def last_model(folder: str) -> str:
     """The model of a run's last finished iteration, or the folder itself if it is a model.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the folder cannot be read from here.
     """
-    if "config.json" in storage.names(folder) and "tokenizer.json" in storage.names(folder):
-        return folder
-    iterations = [n for n in storage.names(folder) if n.startswith("iter-")]
-    ordered = sorted(iterations, key=lambda name: int(name.removeprefix("iter-")), reverse=True)
-    for name in [*ordered, "forward-0"]:
-        if storage.exists(storage.join(folder, name, "model", RECORD)):
-            return storage.join(folder, name, "model")
+    with storage.explained(folder):
+        names = storage.names(folder)
+        if {"config.json", "tokenizer.json"} <= names:
+            return folder
+        numbers = [int(name.removeprefix("iter-")) for name in names if name.startswith("iter-")]
+        for name in [*(f"iter-{t}" for t in sorted(numbers, reverse=True)), "forward-0"]:
+            if storage.exists(storage.join(folder, name, "model", RECORD)):
+                return storage.join(folder, name, "model")
     raise UserError(f"no finished model in {folder}: give the folder of a run or of a model")

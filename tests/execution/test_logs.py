@@ -14,9 +14,7 @@ from humpback_ray.execution import logs
 @pytest.fixture(autouse=True)
 def no_log_left():
     yield
-    for handler in logs._run_logs():
-        logs.logger.removeHandler(handler)
-        handler.close()
+    logs.close_run_log()
 
 
 def lines(path: Path) -> list[dict]:
@@ -62,3 +60,50 @@ def test_a_second_run_in_one_process_has_a_log_of_its_own(tmp_path):
         assert [(line["run"], line["message"]) for line in lines(tmp_path / f"{name}.log")] == [
             (name, name)
         ]
+
+
+def failure() -> ZeroDivisionError:
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError as error:
+        return error
+
+
+def test_a_traceback_is_kept_in_the_log_of_the_run(tmp_path):
+    logs.log_to(str(tmp_path / "run.log"), "demo", 1)
+    logs.log_stage("seed")
+    assert logs.keep_traceback(failure()) == str(tmp_path / "run.log")
+    (line,) = lines(tmp_path / "run.log")
+    assert (line["level"], line["stage"]) == ("ERROR", "seed")
+    assert "ZeroDivisionError: division by zero" in line["exception"]
+
+
+def test_a_traceback_that_the_log_has_is_not_written_again(tmp_path):
+    logs.log_to(str(tmp_path / "run.log"), "demo", 1)
+    with pytest.raises(ZeroDivisionError) as raised, logs.end_logged():
+        _ = 1 / 0
+    assert logs.keep_traceback(raised.value) == str(tmp_path / "run.log")
+    assert len(lines(tmp_path / "run.log")) == 1
+    assert logs.keep_traceback(failure()) == str(tmp_path / "run.log")
+    assert len(lines(tmp_path / "run.log")) == 2
+
+
+@pytest.mark.parametrize("url", ["", "ftp://127.0.0.1:9/run.log"])
+def test_a_traceback_without_a_log_that_can_be_written_is_kept_in_a_file(
+    url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if url:
+        logs.log_to(url, "demo", 1)
+    path = Path(logs.keep_traceback(failure()))
+    assert path.parent == tmp_path
+    assert path.read_text().startswith("Traceback")
+    assert "ZeroDivisionError: division by zero" in path.read_text()
+
+
+def test_a_closed_log_gets_no_more_lines(tmp_path):
+    logs.log_to(str(tmp_path / "run.log"), "demo", 1)
+    logs.logger.info("inside")
+    logs.close_run_log()
+    logs.logger.info("after")
+    assert [line["message"] for line in lines(tmp_path / "run.log")] == ["inside"]

@@ -1,0 +1,248 @@
+"""Tables and lines of the command line. Every function prints typed values."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from humpback_ray import storage
+from humpback_ray.config.recipe import Recipe
+from humpback_ray.execution import clock
+from humpback_ray.sizing.hardware import Hardware
+
+# For types alone, because these modules load libraries that `humpback --help` does not wait for.
+if TYPE_CHECKING:
+    from humpback_ray.cluster.doctor import Finding
+    from humpback_ray.planning.estimate import RunEstimate
+    from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
+    from humpback_ray.planning.plan import Plan
+    from humpback_ray.report.look import Shown
+    from humpback_ray.report.run_facts import RunFacts, StageFacts
+
+console = Console()
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_error(label: str, message: str) -> None:
+    """Print `label: message` as one line to stderr."""
+    line = f"[bold red]{label}:[/] {escape(message)}"
+    Console(stderr=True, soft_wrap=True).print(line, highlight=False)
+
+
+# --- humpback run ---------------------------------------------------------------------------------
+
+
+def print_summary(recipe: Recipe, run_folder: str, stages: Mapping[str, StageFacts]) -> None:
+    """Print the results of a finished run, and the commands that come next."""
+    console.print(_models(recipe, stages))
+    console.print(_self_curation(recipe, stages))
+    last = f"iter-{recipe.settings.iterations}"
+    # Short names where the run lies below the working folder, because people type them again.
+    here = f"{storage.absolute('.')}/"
+    folder = run_folder.removeprefix(here)
+    humpback = "humpback" if shutil.which("humpback") else sys.argv[0].removeprefix(here)
+    seconds = sum(stage.seconds or 0.0 for stage in stages.values())
+    text = (
+        f"The run lies in {folder} ({clock.duration(seconds)} of work).\n"
+        f"  the last model       {last}/model  (transformers and vLLM load it)\n"
+        f"  answers to prompts   evaluation/*/outputs.json  (AlpacaEval's format)\n\n"
+        f"Next:\n"
+        f"  {humpback} look {folder}/{last}/rated -n 3\n"
+        f"  {humpback} look {folder}/{last}/examples -n 3\n"
+        f"  {humpback} status {folder}\n"
+        f"  {humpback} chat {folder}"
+    )
+    console.print(Panel(escape(text), title=f"{recipe.name}: done"))
+
+
+def _models(recipe: Recipe, stages: Mapping[str, StageFacts]) -> Table:
+    table = Table("model", "trained on", "loss on held-out seed answers", title="Models")
+    folders = {"base": "base/model", "M_0": "forward-0/model"}
+    folders |= {f"M_{t}": f"iter-{t}/model" for t in range(1, recipe.settings.iterations + 1)}
+    for name, path in folders.items():
+        loss = stages[f"evaluation/{name}"].figures["held_out_loss"]
+        # The run does not train a pretrained base model.
+        training = stages.get(path)
+        examples = f"{training.figures['num_examples']} examples" if training else "-"
+        table.add_row(name, examples, "-" if loss is None else f"{loss:.3f} nats")
+    return table
+
+
+def _self_curation(recipe: Recipe, stages: Mapping[str, StageFacts]) -> Table:
+    columns = ("iteration", "pairs with a score", "mean score", "selected", "from score")
+    table = Table(*columns, title="Self-curation")
+    for t in range(1, recipe.settings.iterations + 1):
+        rated, selected = stages[f"iter-{t}/rated"].figures, stages[f"iter-{t}/examples"].figures
+        table.add_row(
+            str(t),
+            str(rated["num_scored"]),
+            f"{rated['mean_score']:.2f}",
+            str(selected["num_selected"]),
+            f"{selected['lowest_selected_score']:.2f}",
+        )
+    return table
+
+
+# --- humpback plan, estimate, probe, doctor -------------------------------------------------------
+
+
+def print_plan(title: str, plan: Plan) -> None:
+    """Print every stage with its fingerprint and state, then the missing sources."""
+    columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
+    table = Table(*columns, title=title)
+    for stage in plan.stages:
+        fingerprint = stage.fingerprint[:12] if stage.fingerprint else "-"
+        table.add_row(stage.path, stage.kind, fingerprint, stage.state, escape(stage.detail))
+    console.print(table)
+    for line in plan.missing:
+        say(f"missing: {line}")
+
+
+def print_estimate(
+    name: str, estimate: RunEstimate, hardware: Hardware, price: float | None
+) -> None:
+    """Print hours and money by stage; all GPUs are paid for as long as a stage runs."""
+
+    def money(hours: float | None) -> str:
+        if hours is None or price is None:
+            return "-"
+        return f"{hours * hardware.num_gpus * price:,.0f}"
+
+    nodes = f"{hardware.num_nodes} x {hardware.gpus_per_node} {hardware.gpu.name}"
+    table = Table("stage", "on each GPU", "layout", "hours", "money", title=f"{name} on {nodes}")
+    for row in estimate.stages:
+        hours = "-" if row.hours is None else f"{row.hours:.2f}"
+        table.add_row(row.path, row.fits, row.layout, hours, money(row.hours))
+    total = sum(row.hours or 0.0 for row in estimate.stages)
+    gpu_hours = f"{total * hardware.num_gpus:,.0f} GPU-hours"
+    table.add_section()
+    table.add_row("total", "", gpu_hours, f"{total:.2f}", money(total))
+    console.print(table)
+    say("Estimated from published figures; CPU stages are not counted.")
+    if estimate.note:
+        say(estimate.note)
+    if any(row.hours is None for row in estimate.stages):
+        say("Not all stages fit: take more or larger GPUs. The total leaves them out.")
+
+
+def print_probe(report: ProbeReport, price: float | None) -> None:
+    """Print time and money by stage, then the notes."""
+    table = Table(title=f"{report.recipe.name}, measured on {report.num_rows} of "
+                  f"{report.num_segments:,} segments")  # fmt: skip
+    for name in ("stage", "once", "rows or steps", "time", "95%", "money"):
+        if name != "money" or price is not None:
+            table.add_column(name, no_wrap=name not in ("rows or steps", "95%"))
+    for stage in report.stages:
+        units = f"{stage.num_units:,} x {stage.unit_seconds:.3g} s" if stage.unit else ""
+        once = clock.duration(stage.fixed_seconds)
+        table.add_row(stage.path, once, units, *_time_and_money([stage], report, price))
+    table.add_section()
+    table.add_row("the whole run", "", "", *_time_and_money(report.stages, report, price))
+    to_do = [stage for stage in report.stages if not stage.is_done]
+    table.add_row("still to do", "", "", *_time_and_money(to_do, report, price))
+    console.print(table)
+    for note in report.notes:
+        say(note)
+    if price is not None and not report.num_gpus:
+        say("There is no GPU here to multiply the price with.")
+
+
+def _time_and_money(
+    stages: Sequence[StageForecast], report: ProbeReport, price: float | None
+) -> list[str]:
+    seconds = sum(stage.seconds for stage in stages)
+    low, high = (sum(stage.interval[bound] for stage in stages) for bound in (0, 1))
+    interval = f"{clock.duration(low)} to {clock.duration(high)}" if low < high else ""
+    if all(stage.is_done for stage in stages):
+        interval = "done"
+    cells = [clock.duration(seconds), interval]
+    if price is not None:
+        cells.append(f"{seconds / 3600 * report.num_gpus * price:,.2f}")
+    return cells
+
+
+def print_findings(title: str, findings: Sequence[Finding]) -> None:
+    """Print the doctor's table, then the checks that miss something or warn."""
+    table = Table("check", "found", "wanted", "verdict", "way out", title=title)
+    colours = {"ok": "green", "warning": "yellow", "missing": "bold red"}
+    for finding in findings:
+        verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
+        texts = (finding.check, escape(finding.found), escape(finding.wanted))
+        table.add_row(*texts, verdict, escape(finding.way_out))
+    console.print(table)
+    for verdict in ("missing", "warning"):
+        checks = dict.fromkeys(f.check for f in findings if f.verdict == verdict)
+        say(f"{verdict}: {'; '.join(checks) or 'nothing'}")
+
+
+# --- humpback status, look, chat ------------------------------------------------------------------
+
+
+def print_run(run: RunFacts) -> None:
+    """Print a run's stages, and the last error of its last attempt."""
+    from humpback_ray.report.run_facts import describe_unfinished
+
+    title = f"{run.run}: {run.state}, attempt {run.attempt}"
+    table = Table("stage", "state", "rows", "outcomes, or what goes on", "time", title=title)
+    for stage in run.stages:
+        progress = stage.progress or {}
+        rows = "" if stage.num_rows is None else str(stage.num_rows)
+        if progress.get("total"):
+            rows = f"{progress['done']} of {progress['total']}"
+        outcomes = ", ".join(f"{count} {name}" for name, count in stage.outcomes.items())
+        seconds = "" if stage.seconds is None else clock.duration(stage.seconds)
+        text = escape(outcomes or describe_unfinished(stage))
+        table.add_row(stage.stage, stage.state, rows, text, seconds)
+    console.print(table)
+    if run.last_error:
+        say(f"last error: {run.last_error}")
+
+
+def print_job(job: Mapping[str, Any], *, with_log: bool) -> None:
+    """Print a job, and the end of its log if asked for."""
+    say(f"job {job['id']}: {job['status']}, {job['entrypoint']}")
+    if job["status"] == "FAILED":
+        say(f"  {job['message']}")
+    for line in job["last_lines"] if with_log else []:
+        say(f"  | {line}")
+
+
+def ways_back(run_folder: str, address: str) -> str:
+    """The commands that find a submitted run again."""
+    where = f"{shlex.quote(run_folder)} --address {address}"
+    commands = [f"  humpback {verb} {where}" for verb in ("logs", "status", "stop")]
+    return "\n".join(["To come back:", *commands])
+
+
+def print_rows(shown: Shown) -> None:
+    """Print rows as panels."""
+    for row in shown.rows:
+        body = "\n".join(f"[bold cyan]{name}[/]  {escape(text)}" for name, text in row.fields)
+        console.print(Panel(body, title=escape(row.title), title_align="left"))
+    console.print(f"{len(shown.rows)} of {shown.num_matching} rows in {shown.folder}")
+
+
+def talk(answer: Callable[[str], Iterable[str]]) -> None:
+    """Read turns and print the answers, until an empty line or the end of the input."""
+    while True:
+        try:
+            text = console.input("[bold cyan]you>[/] ").strip()
+        except EOFError:
+            break
+        if not text:
+            break
+        for piece in answer(text):
+            console.print(piece, end="", markup=False, highlight=False)
+        console.print()

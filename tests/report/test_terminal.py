@@ -1,0 +1,116 @@
+"""Tables of the command line, printed from typed values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from humpback_ray.cluster.doctor import Finding, Verdict
+from humpback_ray.config.recipe import load_recipe
+from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
+from humpback_ray.report import terminal
+from humpback_ray.report.run_facts import RunFacts, RunState, StageFacts, StageState
+
+
+def cells(output: str, name: str) -> list[str]:
+    """The cells of the table's row that begins with a name."""
+    rows = [re.split("[│┃]", line)[1:-1] for line in output.splitlines()]
+    (row,) = [row for row in rows if row and row[0].strip() == name]
+    return [cell.strip() for cell in row]
+
+
+def done(path: str, **figures) -> StageFacts:
+    return StageFacts(path, StageState.DONE, num_rows=4, seconds=60.0, figures=figures)
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_the_summary_shows_models_selections_and_the_next_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stages = [done("base/model", num_examples=9), done("forward-0/model", num_examples=40)]
+    for t in (1, 2):
+        stages += [
+            done(f"iter-{t}/rated", num_scored=30 + t, mean_score=3.25),
+            done(f"iter-{t}/examples", num_selected=10 + t, lowest_selected_score=4.5),
+            done(f"iter-{t}/model", num_examples=50 + t),
+        ]
+    losses = {"base": None, "M_0": 2.0, "M_1": 1.5, "M_2": 1.25}
+    stages += [done(f"evaluation/{name}", held_out_loss=loss) for name, loss in losses.items()]
+    facts = {stage.stage: stage for stage in stages}
+    terminal.print_summary(load_recipe("tiny"), str(tmp_path / "runs/x"), facts)
+    output = capsys.readouterr().out
+    assert cells(output, "base") == ["base", "9 examples", "-"]
+    assert cells(output, "M_2") == ["M_2", "52 examples", "1.250 nats"]
+    assert cells(output, "2") == ["2", "32", "3.25", "12", "4.50"]
+    assert "The run lies in runs/x (12:00 of work)" in output
+    assert "look runs/x/iter-2/rated -n 3" in output
+
+
+def test_a_pretrained_base_model_has_no_training_in_the_summary(capsys):
+    recipe = load_recipe("tiny", ["settings.iterations=1"])
+    stages = [
+        done("forward-0/model", num_examples=40),
+        done("iter-1/rated", num_scored=1, mean_score=3.0),
+        done("iter-1/examples", num_selected=1, lowest_selected_score=3.0),
+        done("iter-1/model", num_examples=41),
+        *(done(f"evaluation/{name}", held_out_loss=1.0) for name in ("base", "M_0", "M_1")),
+    ]
+    terminal.print_summary(recipe, "/run", {stage.stage: stage for stage in stages})
+    assert cells(capsys.readouterr().out, "base") == ["base", "-", "1.000 nats"]
+
+
+def test_a_run_shows_counts_progress_and_its_last_error(capsys):
+    progress = {"time": "2026-01-01T00:00:00Z", "done": 3, "total": 10, "detail": "rows [x]",
+                "seconds_left": 65.0}  # fmt: skip
+    finished = replace(done("seed"), outcomes={"kept": 3, "too_short": 1})
+    running = StageFacts("segments", StageState.RUNNING, progress=progress)
+    to_do = StageFacts("candidates", StageState.TO_DO)
+    stages = [finished, running, to_do]
+    terminal.print_run(RunFacts("/run", RunState.RUNNING, 2, stages, "T1 a node [1] was lost"))
+    output = capsys.readouterr().out
+    assert "/run: running, attempt 2" in output
+    assert cells(output, "seed") == ["seed", "done", "4", "3 kept, 1 too_short", "1:00"]
+    assert cells(output, "segments") == [
+        "segments", "running", "3 of 10", "rows [x], 1:05 left", ""
+    ]  # fmt: skip
+    assert cells(output, "candidates") == ["candidates", "to do", "", "", ""]
+    assert "last error: T1 a node [1] was lost" in output
+
+
+def test_findings_are_summed_up_by_verdict(capsys):
+    findings = [
+        Finding("nodes", "1", "1"),
+        Finding("memory", "1 GiB", "2 GiB", Verdict.MISSING, "add [memory]"),
+        Finding("memory", "1 GiB", "3 GiB", Verdict.MISSING),
+    ]
+    terminal.print_findings("tiny on this machine", findings)
+    output = capsys.readouterr().out
+    assert cells(output, "nodes") == ["nodes", "1", "1", "ok", ""]
+    assert "add [memory]" in output
+    assert output.splitlines()[-2:] == ["missing: memory", "warning: nothing"]
+
+
+@pytest.mark.parametrize("price", [None, 2.0])
+def test_a_probe_adds_up_what_is_to_do_and_its_price(price, capsys):
+    stages = [
+        StageForecast("seed", 36.0, is_done=True),
+        StageForecast("candidates", 600.0, "rows", 100, 12.0, relative_error=0.1),
+    ]
+    report = ProbeReport(load_recipe("tiny"), 10, 100, 8, stages, ["a note"])
+    terminal.print_probe(report, price)
+    output = capsys.readouterr().out
+    money = {"seed": "0.16", "candidates": "8.00", "the whole run": "8.16", "still to do": "8.00"}
+    expected = {
+        "seed": ["36 s", "", "36 s", "done"],
+        "candidates": ["10:00", "100 x 12 s", "30:00", "28:00 to 32:00"],
+        "the whole run": ["", "", "30:36", "28:36 to 32:36"],
+        "still to do": ["", "", "30:00", "28:00 to 32:00"],
+    }
+    for name, row in expected.items():
+        assert cells(output, name) == [name, *row, *([money[name]] if price else [])]
+    assert output.splitlines()[-1] == "a note"
