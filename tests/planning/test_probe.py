@@ -169,11 +169,12 @@ def test_other_stages_are_as_recorded():
 def test_relative_errors_of_means():
     assert extrapolate.relative_error([4.0]) == 1.0
     assert extrapolate.relative_error([0, 0, 0]) == 0.0
-    # mean 3, standard deviation 1; 100 values
-    assert extrapolate.relative_error([2.0, 4.0] * 50) == pytest.approx(
-        1.98422 / 10 * 1.00504 / 3, rel=1e-4
+    # Mean 3, standard deviation 1.00504; Student's t of 99 and of 2 degrees of freedom.
+    expected = 1.98422 * 1.00504 / 10 / 3
+    assert extrapolate.relative_error([2.0, 4.0] * 50) == pytest.approx(expected, rel=1e-5)
+    assert extrapolate.relative_error([2.0, 3.0, 4.0]) == pytest.approx(
+        4.30265 / 3**0.5 / 3, rel=1e-5
     )
-    assert extrapolate.relative_error([2.0, 3.0, 4.0]) == pytest.approx(4.30265 / 3**0.5 / 3)
 
 
 def test_the_shortened_recipe_trains_little_and_changes_nothing_that_costs():

@@ -128,8 +128,8 @@ def test_a_user_error_in_a_stage_leaves_nothing_behind(run_folder):
     def work(context: Context) -> Result:
         raise UserError("a mistake")
 
+    console = Console(file=StringIO())
     with pytest.raises(UserError, match="a mistake"):
-        console = Console(file=StringIO())
         runner.run([stage("a", work)], load_recipe("tiny"), run_folder, console)
     assert not storage.exists(f"{run_folder}/a/{STARTED}")
     assert not storage.names(f"{run_folder}/a")
