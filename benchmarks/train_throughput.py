@@ -77,8 +77,9 @@ class Case:
         """The examples as our workers get them."""
         from humpback_ray.training.base_model import load_tokenizer
         from humpback_ray.training.examples import tokenize
+        from humpback_ray.training.task import BaseModel
 
-        tokenizer = load_tokenizer(self.base_model, None, False)
+        tokenizer = load_tokenizer(BaseModel(self.base_model))
         tokenized, *_ = tokenize(self.examples, tokenizer, self.settings.max_length)
         return tokenized
 
@@ -91,41 +92,41 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     import ray
 
     from humpback_ray.training.finetune import finetune
+    from humpback_ray.training.records import StepRecord
+    from humpback_ray.training.task import BaseModel, TrainingTask
 
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
         logging_level="ERROR",
     )  # fmt: skip
     logging.getLogger("ray").setLevel(logging.ERROR)
-    records: list[dict[str, Any]] = []
+    records: list[StepRecord] = []
     arrived: list[float] = []
 
-    def on_step(record: dict[str, Any]) -> None:
+    def on_step(record: StepRecord) -> None:
         records.append(record)
         arrived.append(time.perf_counter())
 
     yield {}
     finetune(
-        examples=case.examples,
-        base_model=case.base_model,
-        output=str(folder / f"model-{os.getpid()}"),
-        settings=case.settings,
+        TrainingTask(BaseModel(case.base_model), case.examples, case.settings, RANDOM_SEED),
         placement=case.placement,
-        random_seed=RANDOM_SEED,
-        chat_tags=(TAG,),
+        output=str(folder / f"model-{os.getpid()}"),
         scratch_folder=str(folder / f"scratch-{os.getpid()}"),
         on_step=on_step,
     )
-    assert [record["step"] for record in records] == list(range(1, case.num_steps + 1))
+    assert [record.step for record in records] == list(range(1, case.num_steps + 1))
     figures = _figures(
         [
             {
-                "seconds": record["seconds"],
-                "output_tokens": round(record["output_tokens_per_second"] * record["seconds"]),
-                "tokens": round(record["tokens_per_second"] * record["seconds"]),
-                **{phase: record[f"{phase}_seconds"] for phase in PHASES},
+                "seconds": speed.seconds,
+                "output_tokens": round(speed.output_tokens_per_second * speed.seconds),
+                "tokens": round(speed.tokens_per_second * speed.seconds),
+                "forward": speed.forward_seconds,
+                "backward": speed.backward_seconds,
+                "optimizer": speed.optimizer_seconds,
             }
-            for record in records[case.num_warm_up :]
+            for speed in (record.speed for record in records[case.num_warm_up :])
         ]
     )
     # A record's seconds end before it is told. The driver's clock has that in it, to a fifth of a
@@ -185,7 +186,7 @@ def bare(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
             optimizer.step()
             optimizer.zero_grad()
         assert math.isfinite(total.item())
-        return clock.figures(num_target_tokens, examples.num_tokens(batch))
+        return clock.figures(num_target_tokens, int(examples.lengths[batch].sum()))
 
     yield {}
     steps = [run(step) for step in range(1, case.num_steps + 1)]

@@ -25,12 +25,7 @@ from humpback_ray.sizing.hardware import GIB
 from humpback_ray.sizing.memory import gib
 
 MUST_BE_EQUAL = ("ray", "python", "humpback_ray")
-# Of a parameter in a checkpoint: fp32 master value, Adam's two moments, and the weights.
-CHECKPOINT_BYTES = 14
-# Of a parameter that DeepSpeed offloads: the same and its gradient in 16 bits.
-OFFLOADED_BYTES = 16
-# The newest two, and the one that a training is writing.
-NUM_CHECKPOINTS = 3
+NUM_CHECKPOINTS = memory.NUM_CHECKPOINTS_KEPT + 1  # and the one that a training is writing
 WORKER_PROCESS = 1 * GIB  # a training worker without its model: libraries and buffers; ours
 # Ray writes no object to a fuller disk (RAY_local_fs_capacity_threshold, 2.60).
 FULL_DISK = 0.95
@@ -336,7 +331,8 @@ class _Inspection:
             return []
         offloaded = "cpu" in (placement.offload_optimizer, placement.offload_parameters)
         share = self.workers_of_a_node() / placement.num_workers
-        needed = share * OFFLOADED_BYTES * self.architecture.num_parameters if offloaded else 0.0
+        offloaded_bytes = share * memory.OFFLOADED_BYTES * self.architecture.num_parameters
+        needed = offloaded_bytes if offloaded else 0.0
         there = self.smallest_memory()
         wanted = f"{gib(needed + self.weights())} on each node with GPUs"
         if there >= needed + self.weights():
@@ -401,7 +397,7 @@ class _Inspection:
         if "://" in self.run_folder or self.architecture is None:
             return []
         disk = self.cluster.driver.disks["run"]
-        checkpoints = NUM_CHECKPOINTS * CHECKPOINT_BYTES * self.architecture.num_parameters
+        checkpoints = NUM_CHECKPOINTS * memory.CHECKPOINT_BYTES * self.architecture.num_parameters
         needed = self.num_models() * self.weights() + checkpoints
         wanted = f"{gib(needed)}: {self.num_models()} models, {NUM_CHECKPOINTS} checkpoints, rows"
         verdict = Verdict.OK
@@ -417,7 +413,7 @@ class _Inspection:
         if self.architecture is None or not users:
             return []
         share = self.workers_of_a_node() / self.training.num_workers
-        needed = share * CHECKPOINT_BYTES * self.architecture.num_parameters
+        needed = share * memory.CHECKPOINT_BYTES * self.architecture.num_parameters
         if "://" in self.run_folder:
             needed += self.num_models() * self.weights()
         node = min(users, key=lambda node: _disk(node, "temporary").free)

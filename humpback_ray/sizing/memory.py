@@ -16,6 +16,10 @@ from humpback_ray.sizing.hardware import GIB, Hardware
 ENGINE_WORKSPACE = 2 * GIB
 # Beside states and activations: context, communication buffers, fragmentation. Ours, likewise.
 TRAINING_WORKSPACE = 4 * GIB
+# Bytes of one trained parameter: fp32 master value and Adam's two moments; with its weight in 16
+# bits, as a checkpoint has them; and with its gradient in 16 bits too, as DeepSpeed offloads them.
+OPTIMIZER_BYTES, CHECKPOINT_BYTES, OFFLOADED_BYTES = 12, 14, 16
+NUM_CHECKPOINTS_KEPT = 2  # of a training, beside the one that is being written
 # Decoding reads all weights for each step. With room for fewer sequences of the full context than
 # this, more GPUs for each engine give more than more engines do. Ours.
 MIN_SEQUENCES = 4
@@ -185,7 +189,7 @@ def state_bytes(
     )
     return {
         0: frozen + 20 * trained,
-        1: frozen + 8 * trained + 12 * trained / num_workers,
+        1: frozen + 8 * trained + OPTIMIZER_BYTES * trained / num_workers,
         2: frozen + 2 * trained + 18 * trained / num_workers,
         3: 4 * largest + (frozen + 18 * trained) / num_workers,
     }[zero_stage]

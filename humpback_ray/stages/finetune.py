@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from humpback_ray.config.settings import SamplingSettings, TrainingSettings
 from humpback_ray.execution.gauges import OF_TRAINING, Gauges
 from humpback_ray.execution.metrics import TensorBoard
 from humpback_ray.execution.stage import NOT_HASHED, Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts
+from humpback_ray.training.records import StepRecord
+from humpback_ray.training.task import BaseModel, TrainingTask
+from humpback_ray.training.wrapping import Wrapping, write_wrapping
 
-CPU_WORKERS_START_SECONDS = 20.0  # of two workers on two cores, up to the first step
+CPU_WORKERS_START_SECONDS = 20.0  # two workers on two cores, up to the first step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,42 +43,31 @@ class Finetune(Stage):
         return {"template": prompts.render("")}
 
     def run(self, context: Context) -> Result:
-        """Finetune the base into this stage's own folder."""
+        """Finetune the base into this stage's folder."""
         from humpback_ray.training.finetune import finetune
 
-        def show(step: dict[str, Any]) -> None:
-            detail = f"steps, loss {step['loss']:.3f}, {step['tokens_per_second']:,.0f} tokens/s"
-            context.progress.update(step["step"], step["num_steps"], detail)
-            context.metrics.add(**step)
-            board.add(step)
-            gauges.set(step)
+        def show(record: StepRecord) -> None:
+            rate = record.speed.tokens_per_second
+            detail = f"steps, loss {record.loss:.3f}, {rate:,.0f} tokens/s"
+            context.progress.update(record.step, record.num_steps, detail)
+            figures = record.as_dict()
+            context.metrics.add(**figures)
+            board.add(figures)
+            gauges.set(figures)
 
-        on_cpu = context.placement.training.device == "cpu"
-        context.progress.say(
-            "starting the training workers", CPU_WORKERS_START_SECONDS if on_cpu else None
-        )
+        placement = context.placement.training
+        start_seconds = CPU_WORKERS_START_SECONDS if placement.device == "cpu" else None
+        context.progress.say("starting the training workers", start_seconds)
         board = TensorBoard(context.path("tensorboard"))
         gauges = Gauges(OF_TRAINING, context.run, context.stage)
         try:
             result = finetune(
-                examples=context.of(self.examples, "rows"),
-                base_model=context.of(self.base),
+                self.task(context),
+                placement=placement,
                 output=context.folder,
-                settings=self.settings,
-                placement=context.placement.training,
-                random_seed=self.random_seed,
-                chat_tags=self.tags,
                 scratch_folder=context.path("_training"),
                 on_step=show,
                 on_notice=context.progress.note,
-                revision=self.base.revision if isinstance(self.base, Source) else None,
-                trust_remote_code=self.trust_remote_code,
-                generation={
-                    "temperature": self.sampling.temperature,
-                    "top_p": self.sampling.top_p,
-                }
-                if self.sampling
-                else None,
             )
         finally:
             board.close()
@@ -85,3 +77,17 @@ class Finetune(Stage):
             "dropped": result.num_dropped,
         }
         return Result(sum(outcomes.values()), outcomes, asdict(result))
+
+    def task(self, context: Context) -> TrainingTask:
+        """Everything that decides the weights."""
+        revision = self.base.revision if isinstance(self.base, Source) else None
+        base = BaseModel(context.of(self.base), revision, self.trust_remote_code)
+        examples = context.of(self.examples, "rows")
+        return TrainingTask(base, examples, self.settings, self.random_seed)
+
+    def refresh(self, context: Context) -> None:
+        """Rewrite the chat template and the sampling defaults if they differ from the fields."""
+        sampling = self.sampling or SamplingSettings()
+        template = prompts.chat_template(*self.tags)
+        wrapping = Wrapping(template, sampling.temperature, sampling.top_p)
+        write_wrapping(context.folder, wrapping)

@@ -31,10 +31,6 @@ class TokenizedSet:
         """Tokens of each example, prompt included: int64 (num_examples,)."""
         return self.starts[1:] - self.starts[:-1]
 
-    def num_tokens(self, indices: list[int]) -> int:
-        """Tokens of these examples, prompts included."""
-        return int(self.lengths[indices].sum())
-
     def num_target_tokens(self, indices: list[int] | None = None) -> int:
         """Tokens that carry loss, of these examples or of all."""
         num_targets = self.lengths - self.first_targets
@@ -58,31 +54,32 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> dict[str, torch.Tensor]:
         """Arguments of the model's forward pass."""
-        found = {
+        inputs = {
             "input_ids": self.input_ids.to(device),
             "position_ids": self.position_ids.to(device),
             "logits_to_keep": self.positions.to(device),
         }
         if self.attention_mask is not None:
-            found["attention_mask"] = self.attention_mask.to(device)
-        return found
+            inputs["attention_mask"] = self.attention_mask.to(device)
+        return inputs
 
 
 def packed(examples: TokenizedSet, indices: list[int], pad_token_id: int) -> MicroBatch:
-    """All examples in one row. They are told apart by their position ids, which begin at 0 each.
+    """All examples in one row; the position ids of each example begin at 0.
 
-    transformers then lets no token attend to another example's
-    (https://huggingface.co/docs/transformers/main/en/attention_interface). Without examples: one
-    token that carries no loss, for a worker that has none in a micro-step of all.
+    transformers reads from the position ids where an example begins, and lets no token attend to
+    another example's (https://huggingface.co/docs/transformers/main/en/attention_interface).
+    Without examples the row is one token that carries no loss, because all workers must take part
+    in each micro-step.
     """
-    found = [examples.example(index) for index in indices]
-    ids = [row for row, _ in found] or [numpy.array([pad_token_id])]
+    chosen = [examples.example(index) for index in indices]
+    ids = [row for row, _ in chosen] or [numpy.array([pad_token_id])]
     starts = numpy.cumsum([0, *(len(row) for row in ids)])
     positions = [
         numpy.arange(start + first - 1, start + len(row) - 1)
-        for start, (row, first) in zip(starts[:-1], found, strict=False)
+        for start, (row, first) in zip(starts[:-1], chosen, strict=False)
     ] or [numpy.array([0])]
-    labels = [row[first:] for row, first in found] or [numpy.array([IGNORED])]
+    labels = [row[first:] for row, first in chosen] or [numpy.array([IGNORED])]
     return MicroBatch(
         input_ids=_tensor(numpy.concatenate(ids))[None],
         position_ids=_tensor(numpy.concatenate([numpy.arange(len(row)) for row in ids]))[None],
@@ -96,19 +93,19 @@ def padded(examples: TokenizedSet, indices: list[int], pad_token_id: int) -> Mic
     """One example to a row, padded on the right to the longest."""
     if not indices:
         return packed(examples, indices, pad_token_id)
-    found = [examples.example(index) for index in indices]
-    length = max(len(row) for row, _ in found)
-    input_ids = numpy.full((len(found), length), pad_token_id, dtype=numpy.int64)
+    chosen = [examples.example(index) for index in indices]
+    length = max(len(row) for row, _ in chosen)
+    input_ids = numpy.full((len(chosen), length), pad_token_id, dtype=numpy.int64)
     attention_mask = numpy.zeros_like(input_ids)
     next_tokens = numpy.full_like(input_ids, IGNORED)
-    for b, (row, first) in enumerate(found):
+    for b, (row, first) in enumerate(chosen):
         input_ids[b, : len(row)] = row
         attention_mask[b, : len(row)] = 1
         next_tokens[b, first - 1 : len(row) - 1] = row[first:]
     positions = numpy.flatnonzero((next_tokens != IGNORED).any(axis=0))
     return MicroBatch(
         input_ids=_tensor(input_ids),
-        position_ids=torch.arange(length).expand(len(found), length),
+        position_ids=torch.arange(length).expand(len(chosen), length),
         attention_mask=_tensor(attention_mask),
         positions=_tensor(positions),
         labels=_tensor(next_tokens[:, positions]),

@@ -1,7 +1,7 @@
 """Training checkpoints: sharded, reported to Ray Train, and resumed by any number of workers.
 
-DeepSpeed's own form fits the ZeRO stage and the number of workers that wrote it. For any other, the
-checkpoint is first converted to DeepSpeed's universal form
+DeepSpeed's native form fits only the ZeRO stage and the number of workers that wrote it. Other
+workers first convert a checkpoint to DeepSpeed's universal form
 (https://www.deepspeed.ai/tutorials/universal-checkpointing/).
 """
 
@@ -25,18 +25,18 @@ import ray.train
 import torch
 from safetensors import SafetensorError
 
-from humpback_ray.training.deepspeed_engine import TrainingJob
+from humpback_ray.sizing.hardware import GIB
+from humpback_ray.sizing.memory import OPTIMIZER_BYTES
+from humpback_ray.storage import one_line
 from humpback_ray.training.lora import num_parameters
+from humpback_ray.training.task import TrainingJob
 
 TAG, UNIVERSAL, LAYOUT_FILE = "state", "universal", "layout.json"
-# Of a parameter's fp32 master value and Adam's two moments.
-OPTIMIZER_BYTES = 12
-GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a checkpoint in DeepSpeed's own form belongs to."""
+    """The workers and ZeRO stage that a checkpoint in DeepSpeed's native form fits."""
 
     num_workers: int
     zero_stage: int
@@ -44,7 +44,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class LocalCheckpoint:
-    """A checkpoint as a folder of this node."""
+    """A checkpoint as a folder on this node."""
 
     folder: str
     is_universal: bool
@@ -54,27 +54,26 @@ class LocalCheckpoint:
 
 
 class DiskFull(OSError):
-    """A disk filled while something was written; the checkpoints before are whole."""
+    """A disk filled up during a write; earlier checkpoints are intact."""
 
 
 @contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Raise DiskFull where writing fails for want of room: asking beforehand cannot rule it out.
+def disk_errors(action: str) -> Iterator[None]:
+    """Raise DiskFull if a write fails on a full disk; a check beforehand cannot rule that out.
 
     Args:
-        what: is written, and where.
+        action: the write and its place, to follow "a disk filled while".
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch's writer names its own source file alone, safetensors gives no errno. Errors that
-        # are not about room may pass.
+        # torch's writer only names its source file, and safetensors gives no errno.
         is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if not is_full and not re.search("inline_container|No space left", str(error)):
             raise
         raise DiskFull(
-            f"a disk filled while {what} ({' '.join(str(error).split())[:200]}): make room and run "
-            "again; the last checkpoint is kept"
+            f"a disk filled while {action} ({one_line(error)[:200]}): make room and run again; the "
+            "last checkpoint is kept"
         ) from error
 
 
@@ -84,18 +83,20 @@ def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dic
     The checkpoint before it stays until this one is whole.
 
     Returns:
-        Why there is no checkpoint, the same on all ranks; empty where there is one.
+        The reason why no checkpoint was written, the same on all ranks; empty if one was.
 
     Raises:
-        DiskFull: a disk filled while it was written; the other ranks then wait for this one.
+        DiskFull: a disk filled during the write; the other ranks then wait for this one.
     """
     discard(job, rank)
-    folder = _own_folder(job, rank)
+    folder = _local_folder(job, rank)
     try:
-        with disk_errors(_places(folder)):
-            os.makedirs(folder)  # DeepSpeed does on rank 0 alone, and ranks may be on other nodes
+        with disk_errors(
+            f"a checkpoint was written to {folder} (in TMPDIR) and copied to {_place()}"
+        ):
+            os.makedirs(folder)  # DeepSpeed does so only on rank 0, and other nodes need it too
             needed = num_bytes(engine, job, layout, rank)
-            if refusal := _first(_no_room(folder, needed, layout.num_workers), layout):
+            if refusal := _agreed(_too_full(folder, needed, layout.num_workers), layout):
                 return refusal
             _write(engine, folder, layout, rank, progress)
     finally:
@@ -105,16 +106,16 @@ def save(engine: Any, job: TrainingJob, layout: Layout, rank: int, progress: dic
 
 def discard(job: TrainingJob, rank: int) -> None:
     """Remove what this rank, or a killed worker in its place, has left half-written."""
-    shutil.rmtree(_own_folder(job, rank), ignore_errors=True)
+    shutil.rmtree(_local_folder(job, rank), ignore_errors=True)
 
 
-def _own_folder(job: TrainingJob, rank: int) -> str:
-    # A fixed place, so that leavings are found.
+def _local_folder(job: TrainingJob, rank: int) -> str:
+    # Fixed path, so that leftovers of a killed worker are found and removed.
     return os.path.join(tempfile.gettempdir(), f"humpback-{job.run_name}-{rank}")
 
 
 def _write(engine: Any, folder: str, layout: Layout, rank: int, progress: dict[str, Any]) -> None:
-    # With LoRA only the adapters: the frozen weights come from the base model again.
+    # With LoRA only the adapters, because a resumed training loads the frozen weights again.
     engine.save_checkpoint(
         folder, tag=TAG, client_state={"progress": dict(progress)}, exclude_frozen_parameters=True
     )
@@ -126,29 +127,28 @@ def _write(engine: Any, folder: str, layout: Layout, rank: int, progress: dict[s
     )
 
 
-def _places(folder: str) -> str:
-    storage = ray.train.get_context().get_storage().experiment_fs_path
-    return f"a checkpoint was written to {folder} (in TMPDIR) and copied to {storage}"
+def _place() -> str:
+    return ray.train.get_context().get_storage().experiment_fs_path
 
 
 def num_bytes(engine: Any, job: TrainingJob, layout: Layout, rank: int) -> int:
-    """About what this rank's part of a checkpoint takes."""
+    """The approximate size of this rank's part of a checkpoint."""
     trained, _ = num_parameters(engine.module)
     width = 2 if job.settings.precision == "bf16" else 4
-    own = OPTIMIZER_BYTES * trained // layout.num_workers
+    share = OPTIMIZER_BYTES * trained // layout.num_workers
     if layout.zero_stage == 3:
-        return own + width * trained // layout.num_workers
-    return own + (width * trained if rank == 0 else 0)
+        return share + width * trained // layout.num_workers
+    return share + (width * trained if rank == 0 else 0)
 
 
-def _no_room(folder: str, needed: int, num_workers: int) -> str:
-    """Why a checkpoint would not fit on the disks; they are asked, not tried."""
-    # Every rank writes to its node's disk and copies to the storage of all.
+def _too_full(folder: str, needed: int, num_workers: int) -> str:
+    """The reason why a checkpoint would not fit, by free space; empty if it fits."""
+    # Every rank writes to its node's disk and copies to the shared storage.
     storage = ray.train.get_context().get_storage()
     places = {folder: needed * ray.train.get_context().get_local_world_size()}
     if isinstance(storage.storage_filesystem, pyarrow.fs.LocalFileSystem):
         places[storage.experiment_fs_path] = needed * num_workers
-    disks: dict[int, int] = {}  # bytes wanted of each, by its number
+    disks: dict[int, int] = {}  # bytes that each disk must hold, by device number
     for place, wanted in places.items():
         os.makedirs(place, exist_ok=True)
         disk = os.stat(place).st_dev
@@ -165,7 +165,7 @@ def _no_room(folder: str, needed: int, num_workers: int) -> str:
     return ""
 
 
-def _first(message: str, layout: Layout) -> str:
+def _agreed(message: str, layout: Layout) -> str:
     """The message of the lowest rank that has one, on all ranks."""
     messages: list[str] = [""] * layout.num_workers
     torch.distributed.all_gather_object(messages, message)
@@ -179,7 +179,7 @@ def _first(message: str, layout: Layout) -> str:
 def latest(layout: Layout, rank: int) -> Iterator[LocalCheckpoint | None]:
     """The training's latest checkpoint on this node's disk, in a form that `layout` can load.
 
-    All ranks must enter and leave together.
+    All ranks must enter and leave together. None if the training has no checkpoint yet.
     """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
@@ -191,7 +191,7 @@ def latest(layout: Layout, rank: int) -> Iterator[LocalCheckpoint | None]:
     with ExitStack() as stack:
         if Layout(**written_by) == layout:
             yield LocalCheckpoint(
-                stack.enter_context(_own_files(checkpoint, rank)), is_universal=False
+                stack.enter_context(_files_of_rank(checkpoint, rank)), is_universal=False
             )
         else:
             folder = stack.enter_context(checkpoint.as_directory())
@@ -199,17 +199,17 @@ def latest(layout: Layout, rank: int) -> Iterator[LocalCheckpoint | None]:
 
 
 @contextmanager
-def _own_files(checkpoint: Any, rank: int) -> Iterator[str]:
-    """A checkpoint with this rank's shards alone; as it is where it lies on a local path."""
+def _files_of_rank(checkpoint: Any, rank: int) -> Iterator[str]:
+    """A local folder with this rank's shards; a checkpoint on a local path stays in place."""
     if isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
         yield checkpoint.path
         return
     source = f"{checkpoint.path}/{TAG}"
-    own = re.compile(rf"(mp_rank_00_model_states|.*zero_pp_rank_{rank}_mp_rank_00_\w+)\.pt")
+    needed = re.compile(rf"(mp_rank_00_model_states|.*zero_pp_rank_{rank}_mp_rank_00_\w+)\.pt")
     with tempfile.TemporaryDirectory(prefix="humpback-checkpoint-") as folder:
         os.makedirs(os.path.join(folder, TAG))
         for info in checkpoint.filesystem.get_file_info(pyarrow.fs.FileSelector(source)):
-            if own.fullmatch(info.base_name):
+            if needed.fullmatch(info.base_name):
                 pyarrow.fs.copy_files(
                     info.path,
                     os.path.join(folder, TAG, info.base_name),
@@ -236,12 +236,12 @@ def _converted(folder: str, step: int) -> Iterator[str]:
 
 
 def convert(source: str, target: str, step: int) -> None:
-    """Write the universal form of a DeepSpeed checkpoint of so many optimizer steps.
+    """Write the universal form of a DeepSpeed checkpoint of `step` optimizer steps.
 
     Raises:
-        RuntimeError: the conversion failed, with the last of what it said.
+        RuntimeError: the conversion failed, with the end of its error output.
     """
-    # A process of its own: it forks, which a process with Ray's threads must not do.
+    # In a child process, because the conversion forks and Ray's threads do not survive a fork.
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
     command += ["--input_folder", source, "--output_folder", target, "--inject_missing_state"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -256,9 +256,9 @@ def convert(source: str, target: str, step: int) -> None:
 def _fit_all_stages(folder: str, step: int) -> None:
     """Let ZeRO-3 load what stage 1 or 2 has written, and the other way round.
 
-    The weights and moments are the same, but each side (DeepSpeed 0.19) looks for the training's
-    counters in a file of its own name and for Adam's step in a place of its own, and stages 1 and 2
-    want each tensor inside a dictionary, which ZeRO-3 takes too.
+    The weights and moments are the same. But the stages of DeepSpeed 0.19 look for the training's
+    counters under different file names and for Adam's step in different places. Stages 1 and 2 want
+    each tensor inside a dictionary, which ZeRO-3 accepts too.
     """
     import deepspeed
 
@@ -286,23 +286,23 @@ def _fit_all_stages(folder: str, step: int) -> None:
         torch.save(num_steps, os.path.join(folder_of_tensor, "step.pt"))
 
 
-def load(engine: Any, found: LocalCheckpoint | None) -> dict[str, Any]:
+def load(engine: Any, checkpoint: LocalCheckpoint | None) -> dict[str, Any]:
     """Restore the engine.
 
     Returns:
-        `step` (0 at the start) and `losses`, one of each step so far.
+        `step` (0 at the start) and `losses`, one for each step so far.
     """
-    if found is None:
+    if checkpoint is None:
         return {"step": 0, "losses": []}
     decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
-    tag = UNIVERSAL if found.is_universal else TAG
+    tag = UNIVERSAL if checkpoint.is_universal else TAG
     trained, total = num_parameters(engine.module)
     path, client_state = engine.load_checkpoint(
-        found.folder, tag=tag, load_module_strict=trained == total
+        checkpoint.folder, tag=tag, load_module_strict=trained == total
     )
-    assert path is not None, f"no DeepSpeed state in {found.folder}"
-    # Where DeepSpeed's ZeRO-3 loads the universal form, all groups get what the first one has, and
-    # all parameters one and the same counter of steps, which Adam then raises for each of them.
+    assert path is not None, f"no DeepSpeed state in {checkpoint.folder}"
+    # When DeepSpeed's ZeRO-3 loads the universal form, it gives all groups the first one's options,
+    # and all parameters one shared counter of steps, which Adam then raises once for each of them.
     for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay
     for state in engine.optimizer.optimizer.state.values():

@@ -1,51 +1,25 @@
-"""The DeepSpeed engine around a base model: configuration, loading, optimizer, the end.
+"""The DeepSpeed engine around a base model: configuration, loading, optimizer, export.
 
-DeepSpeed is imported inside the functions, because the driver imports this module too and DeepSpeed
-picks its accelerator from DS_ACCELERATOR, which only the workers have, at import.
+The functions import DeepSpeed themselves: it picks its accelerator at import from DS_ACCELERATOR,
+which only the workers have, and the driver imports this module too. Nothing here needs Ray.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from humpback_ray.config.placement import TrainingPlacement
-from humpback_ray.config.settings import TrainingSettings
 from humpback_ray.model_folders import local_folder
 from humpback_ray.training import lora
 from humpback_ray.training.export import export_model
+from humpback_ray.training.task import TrainingJob
 
-# Gradients that are summed over the ranks at a time. DeepSpeed's default of ten times as many takes
-# 2 GB of fp32 from the smallest model too.
+# Gradients that DeepSpeed sums over the ranks at a time. Its default of ten times as many takes
+# 2 GB of fp32 even from the smallest model.
 REDUCE_BUCKET = 50_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingJob:
-    """Everything a worker must know, settled by the driver."""
-
-    base_model: str
-    revision: str | None
-    trust_remote_code: bool
-    output: str
-    settings: TrainingSettings
-    placement: TrainingPlacement
-    zero_stage: int
-    micro_batch_tokens: int  # of one forward pass
-    random_seed: int
-    chat_tags: tuple[str, ...]
-    generation: dict[str, Any] | None
-    batch_size: int  # examples of a step, of all workers together
-    num_steps: int
-    run_name: str  # unique to this training: also names the local folder for checkpoints
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """How transformers finds the base model beside its place."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
 
 def deepspeed_config(job: TrainingJob, num_workers: int) -> dict[str, Any]:
@@ -56,8 +30,8 @@ def deepspeed_config(job: TrainingJob, num_workers: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": job.zero_stage,
         "reduce_bucket_size": REDUCE_BUCKET,
-        # On CPU there are no streams on which communication could overlap computation, and below
-        # stage 2 gradients are summed over the ranks once, at the step.
+        # A CPU has no streams that could overlap communication and computation, and below stage 2
+        # DeepSpeed sums gradients over the ranks only once, at the step.
         "overlap_comm": on_gpu and job.zero_stage > 1,
     }
     for key, device in (
@@ -69,8 +43,8 @@ def deepspeed_config(job: TrainingJob, num_workers: int) -> dict[str, Any]:
             if device == "nvme":
                 zero[key]["nvme_path"] = placement.nvme_path
     config: dict[str, Any] = {
-        # How many forward passes a step takes depends on the lengths of its examples: the loop
-        # calls `step` when it has done them all, and its losses are already the batch's mean.
+        # The number of forward passes of a step depends on the lengths of its examples, so the
+        # loop calls `step` after the last one. Its losses are already the batch's mean.
         "managed_gradient_accumulation": False,
         "train_batch_size": num_workers,
         "train_micro_batch_size_per_gpu": 1,
@@ -78,11 +52,11 @@ def deepspeed_config(job: TrainingJob, num_workers: int) -> dict[str, Any]:
         "gradient_clipping": job.settings.max_gradient_norm,
         "bf16": {"enabled": bf16},
         "zero_optimization": zero,
-        # The loop tells the driver of every step: DeepSpeed's own lines would say it again.
+        # The loop reports every step to the driver, so DeepSpeed's lines would repeat it.
         "steps_per_print": None,
     }
     if bf16:
-        # Sums of many small gradients in bf16 would depend on the micro-batches.
+        # In bf16 the sum of many small gradients would depend on the micro-batches.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
@@ -93,7 +67,7 @@ def build_engine(job: TrainingJob, num_workers: int, *, universal: bool = False)
     Args:
         job: what to train.
         num_workers: ranks of this attempt.
-        universal: it will load a checkpoint in DeepSpeed's universal form.
+        universal: prepare it for a checkpoint in DeepSpeed's universal form.
     """
     import deepspeed
 
@@ -109,40 +83,41 @@ def build_engine(job: TrainingJob, num_workers: int, *, universal: bool = False)
 
 
 def load_model(job: TrainingJob, config: dict[str, Any]) -> Any:
-    """The base model; under ZeRO-3 each rank has its share of every parameter and no more."""
+    """The base model; under ZeRO-3 each rank holds only its share of every parameter."""
     import deepspeed
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
     if job.placement.device == "cpu":
-        # The shared-memory kernels serve inference only, but would be compiled for a minute.
+        # Only inference uses the shared-memory kernels, and compiling them takes a minute.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # Over the process group that Ray Train has made. Before the model is loaded: ZeRO-3 partitions
-    # it over the ranks that DeepSpeed knows of by then.
+    # DeepSpeed adopts the process group that Ray Train has made. This comes before the model is
+    # loaded, because ZeRO-3 partitions it over the ranks that DeepSpeed knows by then.
     deepspeed.init_distributed()
-    base_model = local_folder(job.base_model)
+    base = job.task.base
+    folder = local_folder(base.location)
     # While this object lives, `from_pretrained` partitions a ZeRO-3 model as it loads it: rank 0
     # reads one tensor after the other from the mapped files, and the others get their shares.
     partitioning = HfDeepSpeedConfig(config)
-    model_config = AutoConfig.from_pretrained(base_model, **job.source)
+    model_config = AutoConfig.from_pretrained(folder, **base.load_options)
     if hasattr(model_config, "attention_dropout"):
         model_config.attention_dropout = job.settings.dropout
     model = AutoModelForCausalLM.from_pretrained(
-        base_model,
+        folder,
         config=model_config,
         dtype=torch.bfloat16 if job.settings.precision == "bf16" else torch.float32,
         attn_implementation=attention(job.placement.device),
         use_safetensors=True,
-        **job.source,
+        **base.load_options,
     )
     del partitioning
     if job.placement.kernels == "liger":
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
-        # The loss stays the loop's own: it is over the completions' positions alone.
+        # `completion_loss` stays, because it is over the completions' positions alone.
         _apply_liger_kernel_to_instance(model, fused_linear_cross_entropy=False)
     if job.settings.lora:
-        lora.add_adapters(model, job.settings.lora, job.random_seed)
+        lora.add_adapters(model, job.settings.lora, job.task.random_seed)
     model.train()
     if job.placement.gradient_checkpointing:
         model.activation_checkpointing_enable()
@@ -150,9 +125,9 @@ def load_model(job: TrainingJob, config: dict[str, Any]) -> Any:
 
 
 def refuse_kernels(job: TrainingJob) -> str:
-    """Why this node cannot compute with the kernels that the placement names; empty where it can.
+    """The reason why this node cannot use the placement's kernels; empty if it can.
 
-    Liger leaves a model without kernels of its own as it is, without a word.
+    Liger itself silently leaves a model alone that it has no kernels for.
     """
     if job.placement.kernels == "torch":
         return ""
@@ -163,29 +138,30 @@ def refuse_kernels(job: TrainingJob) -> str:
         return f"Liger's kernels cannot be loaded ({error}): install the gpu extra, or {way_out}"
     from transformers import AutoConfig
 
-    kind = AutoConfig.from_pretrained(local_folder(job.base_model), **job.source).model_type
+    base = job.task.base
+    kind = AutoConfig.from_pretrained(local_folder(base.location), **base.load_options).model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         return f"Liger has no kernels for a {kind} model: {way_out}"
     return ""
 
 
 def attention(device: str) -> str:
-    """The fastest attention of this machine that keeps packed examples apart."""
+    """The fastest attention on this machine that keeps packed examples apart."""
     from transformers.utils import is_flash_attn_2_available
 
     return "flash_attention_2" if device == "gpu" and is_flash_attn_2_available() else "sdpa"
 
 
 def build_optimizer(model: torch.nn.Module, job: TrainingJob) -> torch.optim.Optimizer:
-    """AdamW over what is trained, with weight decay on the matrices, not on norms and biases."""
-    # Under ZeRO-3 a parameter is an empty shard here; `ds_shape` keeps what it was.
+    """AdamW over the trained parameters, with weight decay on matrices, not on norms and biases."""
+    # Under ZeRO-3 a parameter is an empty shard here; `ds_shape` keeps the original shape.
     matrices: list[torch.nn.Parameter] = []
     vectors: list[torch.nn.Parameter] = []
     for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
         num_dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
         (matrices if num_dimensions >= 2 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": job.settings.weight_decay}]
-    if vectors:  # adapters have none, and DeepSpeed takes no group without parameters
+    if vectors:  # adapters have none, and DeepSpeed refuses a group without parameters
         groups.append({"params": vectors, "weight_decay": 0.0})
     options: dict[str, Any] = {
         "lr": job.settings.learning_rate,
@@ -198,30 +174,27 @@ def build_optimizer(model: torch.nn.Module, job: TrainingJob) -> torch.optim.Opt
     return torch.optim.AdamW(groups, **options, fused=True)
 
 
-# --- the end ------------------------------------------------------------------------------------
+# --- export -------------------------------------------------------------------------------------
 
 
 def export(model: Any, job: TrainingJob, rank: int) -> None:
     """Write the model folder: all ranks gather one tensor after the other, rank 0 writes them."""
+    base = job.task.base
     export_model(
         model=model,
         weights=gathered_weights(model),
         is_writer=rank == 0,
-        base_model=local_folder(job.base_model),
-        revision=job.revision,
-        trust_remote_code=job.trust_remote_code,
+        base=replace(base, location=local_folder(base.location)),
         output=job.output,
-        chat_tags=job.chat_tags,
-        generation=job.generation,
     )
 
 
 def gathered_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of every parameter and saved buffer of the base model, whole.
 
-    With LoRA each weight has its adapter merged into it. All ranks must go through all of it. Only
-    rank 0 may use the values, and each only until the next one comes. A tensor with several names
-    comes under each of them.
+    With LoRA each weight has its adapter merged into it. All ranks must iterate to the end. Only
+    rank 0 may use the values, and each only until it advances the iterator. A tensor with several
+    names comes under each of them.
     """
     import deepspeed
 

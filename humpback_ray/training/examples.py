@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import fields
 from typing import Any
 
-import fsspec
 import numpy
 import pyarrow
-import pyarrow.parquet
 
+from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
 from humpback_ray.method.tokens import example_ids
 from humpback_ray.rows import TrainingExample
@@ -20,18 +18,18 @@ from humpback_ray.training.batches import TokenizedSet
 def tokenize(
     examples: str, tokenizer: Any, max_length: int, *, cut: bool = True
 ) -> tuple[TokenizedSet, int, int]:
-    """Token ids of all examples in the order of their ids, whatever the files.
+    """Token ids of all examples in the order of their ids; the division into files has no effect.
 
     Args:
         examples: folder of Parquet files.
         tokenizer: the base model's.
         max_length: tokens of an example.
-        cut: whether a completion that is too long is cut at its end, or its example dropped.
+        cut: cut a completion that is too long at its end; otherwise drop its example.
 
     Returns:
-        The set, the number of completions cut at `max_length`, and the number of examples dropped
-        because no token of the completion could be predicted within `max_length`, or because they
-        were too long and not to be cut.
+        The set, the number of completions cut at `max_length`, and the number of dropped examples.
+        An example is dropped if no token of its completion can be predicted within `max_length`,
+        or if it is too long and `cut` is false.
 
     Raises:
         UserError: no Parquet file, a missing column, no example, or none that fits.
@@ -41,7 +39,7 @@ def tokenize(
     table = read_examples(examples)
     for row in (row for batch in table.to_batches() for row in batch.to_pylist()):
         example = example_ids(tokenizer, row["prompt"], row["tag"], row["completion"], max_length)
-        # Without a begin token the first token of a plain text has nothing to be predicted from.
+        # Without a begin token nothing predicts the first token of a plain text.
         if example is None or len(example.ids) <= (first := max(example.num_prompt, 1)):
             num_dropped += 1
             continue
@@ -74,24 +72,18 @@ def read_examples(examples: str) -> pyarrow.Table:
     Raises:
         UserError: no Parquet file, a missing column, or no example.
     """
-    filesystem, path = fsspec.core.url_to_fs(examples)
-    paths = [name for name in filesystem.find(path) if name.endswith(".parquet")]
-    if not paths:
+    if not tables.parquet_files(*storage.arrow_filesystem(examples)):
         raise UserError(f"no training examples: there is no Parquet file in {examples!r}")
-    columns = [field.name for field in fields(TrainingExample)]
-    tables = []
-    for name in paths:
-        with filesystem.open(name, "rb") as file:
-            table = pyarrow.parquet.read_table(file)
-        if missing := sorted(set(columns) - set(table.column_names)):
-            raise UserError(
-                f"{name} has no column {missing[0]!r}: training examples have the columns "
-                f"{', '.join(columns)}"
-            )
-        tables.append(table.select(columns))
-    table = pyarrow.concat_tables(tables, promote_options="permissive").sort_by("example_id")
+    table = tables.read_table(examples)
+    columns = tables.arrow_schema(TrainingExample).names
+    if missing := sorted(set(columns) - set(table.column_names)):
+        raise UserError(
+            f"{examples!r} has no column {missing[0]!r}: training examples have the columns "
+            f"{', '.join(columns)}"
+        )
     if not table.num_rows:
         raise UserError(f"no training examples: the Parquet files in {examples!r} have no rows")
-    # Equal ids would be ordered by file.
+    table = tables.conform(table, TrainingExample).sort_by("example_id")
+    # Equal ids would leave the order to the files.
     assert len(table["example_id"].unique()) == table.num_rows, "example ids must be unique"
     return table

@@ -1,7 +1,7 @@
 """Finetuning on Ray Train workers with DeepSpeed ZeRO: the driver's side.
 
-`finetune` checks the input, tokenizes once, settles how the model lies on the workers, runs them
-(`loop.train`) and hands their steps to the caller as they happen.
+`finetune` checks the input, tokenizes once, decides how the model lies on the workers, runs
+`loop.train` on them and hands their step records to the caller as they arrive.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import fsspec
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
@@ -28,33 +27,27 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from humpback_ray import storage
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.config.placement import EnginePlacement, TrainingPlacement
-from humpback_ray.config.settings import TrainingSettings
 from humpback_ray.errors import UserError
 from humpback_ray.method.schedule import schedule
-from humpback_ray.model_folders import local_folder
 from humpback_ray.sizing.architecture import find_architecture
-from humpback_ray.sizing.memory import fit_workers
+from humpback_ray.sizing.memory import NUM_CHECKPOINTS_KEPT, fit_workers
 from humpback_ray.training import loop, lora
 from humpback_ray.training.base_model import load_tokenizer
 from humpback_ray.training.batches import TokenizedSet
-from humpback_ray.training.deepspeed_engine import TrainingJob
 from humpback_ray.training.examples import tokenize
 from humpback_ray.training.mailbox import TrainingMailbox
+from humpback_ray.training.records import StepRecord
+from humpback_ray.training.task import TrainingJob, TrainingTask
 
-# Ray Train's guard of placement groups asks the dashboard whether the controller lives. Where there
-# is none, as on a cluster of one process, each training would wait 12 s for the guard to stop
-# (Ray 2.60; benchmarks/LOG.md, "Without a dashboard, Ray Train ends every training 12 s late").
-data_parallel_trainer.PlacementGroupCleanerCallback = partial(
-    data_parallel_trainer.PlacementGroupCleanerCallback, stop_timeout=1.0
-)
-
-NUM_CHECKPOINTS_KEPT = 2
 POLL_SECONDS = 0.2
+
+OnStep = Callable[[StepRecord], object]
+OnNotice = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a finished training counted and measured."""
+    """The counts and losses of a finished training."""
 
     num_examples: int  # trained on
     num_truncated: int  # of those, completions cut at max_length
@@ -68,91 +61,66 @@ class TrainingResult:
 
 
 def finetune(
+    task: TrainingTask,
     *,
-    examples: str,
-    base_model: str,
-    output: str,
-    settings: TrainingSettings,
     placement: TrainingPlacement,
-    random_seed: int,
-    chat_tags: tuple[str, ...],
+    output: str,
     scratch_folder: str,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
-    on_notice: Callable[[str], None] | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    generation: dict[str, Any] | None = None,
+    on_step: OnStep | None = None,
+    on_notice: OnNotice | None = None,
 ) -> TrainingResult:
-    """Finetune `base_model` on `examples` and export the model to `output`.
+    """Train a task's model and export its weights to `output`.
 
-    Ray must be initialised. A call that was killed resumes from its latest checkpoint when it is
-    made again with the same arguments but for the placement; a checkpoint of other settings,
-    examples or base model is never used. On SIGTERM the workers save a checkpoint first.
+    Ray must be initialised. If the driver is killed, a second call with the same task and folders
+    resumes from the latest checkpoint; the placement may differ. A checkpoint of another task is
+    never used. On SIGTERM the workers save a checkpoint first.
 
     Args:
-        examples: folder of Parquet files with the columns of `TrainingExample`, path or URL.
-        base_model: local folder that every node sees, URL of one, or Hugging Face hub id;
-            safetensors only.
+        task: everything that decides the weights.
+        placement: where and how the training runs.
         output: folder for the model, path or URL, written by the first worker.
-        settings: what decides the result.
-        placement: where and how it runs.
-        random_seed: of the order of the examples and of the dropout.
-        chat_tags: default tags of the exported chat template.
         scratch_folder: for checkpoints, path or URL seen by every node; deleted at success.
-        on_step: called with one record per step, in this process, on a thread of its own, while
-            training runs: step, num_steps, loss (nats per target token of the global batch),
-            learning_rate, gradient_norm (before clipping), epoch (passes over the examples so far),
-            num_workers, num_micro_batches (of each worker), checkpoint_seconds (of the checkpoint
-            before this step, mostly 0) and what `speed.Speed.end` gives. After a worker's
-            restart the steps since the last checkpoint come again, with the same numbers but for
-            the times.
-        on_notice: called with what a person should know: smaller micro-batches after memory ran
+        on_step: called with each step's record while the training runs, in this process on a second
+            thread. After a worker's restart the steps since the last checkpoint come again, with
+            the same figures but for times.
+        on_notice: called with messages for a person, such as smaller micro-batches after memory ran
             out.
-        revision: of a hub id.
-        trust_remote_code: run the code that comes with the base model.
-        generation: entries for the exported generation_config.json.
 
     Raises:
         UserError: no examples, a base model that cannot be used, a placement that cannot hold
-            this batch, or a training that must not go on (loss, memory, disk).
-        SystemExit: SIGTERM came; what was trained is saved.
+            this batch, or a training that must stop (loss, memory, disk).
+        SystemExit: SIGTERM came, and a checkpoint is saved.
         ray.train.TrainingFailedError: workers failed more than `placement.max_failures` times.
     """
-    base_model = os.path.abspath(base_model) if os.path.isdir(base_model) else base_model
-    output, scratch_folder = _absolute(output), _absolute(scratch_folder)
-    tokenizer = load_tokenizer(base_model, revision, trust_remote_code)
-    if settings.lora:
-        source = {"revision": revision, "trust_remote_code": trust_remote_code}
-        lora.check_targets(local_folder(base_model, weights=False), settings.lora, source)
+    task = replace(task, base=task.base.absolute())
+    output, scratch_folder = storage.absolute(output), storage.absolute(scratch_folder)
+    tokenizer = load_tokenizer(task.base)
+    if task.settings.lora:
+        lora.check_targets(task.base, task.settings.lora)
     tokenized, num_truncated, num_dropped = tokenize(
-        examples, tokenizer, settings.max_length, cut=settings.too_long == "truncate"
+        task.examples, tokenizer, task.settings.max_length,
+        cut=task.settings.too_long == "truncate",
+    )  # fmt: skip
+    job = plan_job(task, tokenized, placement, output, scratch_folder)
+    mailbox = _start_mailbox(job)
+    limit_cleaner_wait()
+    trainer = TorchTrainer(
+        loop.train,
+        train_loop_config={"job": job, "examples": ray.put(tokenized), "mailbox": mailbox},
+        scaling_config=_scaling_config(placement),
+        run_config=_run_config(job, scratch_folder),
     )
-    batch_size, num_steps = schedule(tokenized.num_examples, settings)
-    if batch_size % placement.num_workers:
-        raise UserError(
-            f"a batch of {batch_size} examples does not divide among {placement.num_workers} "
-            f"training workers: set placement.training.num_workers to a divisor of {batch_size}"
-        )
-    zero_stage, micro_batch_tokens = choose_zero_and_micro_batch(
-        base_model, settings, placement, batch_size
-    )
-    job = TrainingJob(
-        base_model=base_model,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        output=output,
-        settings=settings,
-        placement=placement,
-        zero_stage=zero_stage,
-        micro_batch_tokens=micro_batch_tokens,
-        random_seed=random_seed,
-        chat_tags=chat_tags,
-        generation=generation,
-        batch_size=batch_size,
-        num_steps=num_steps,
-        run_name=run_name(tokenized, settings, base_model, revision, random_seed, scratch_folder),
-    )
-    losses = _run_workers(job, tokenized, scratch_folder, on_step, on_notice)
+    with (
+        _delivering(mailbox, on_step, on_notice),
+        _terminated(mailbox.stop.remote) as was_terminated,
+    ):
+        fitted = trainer.fit()
+    losses = fitted.return_value
+    if "stopped" in losses:
+        _remove_unfinished(fitted, storage.join(scratch_folder, job.run_name))
+        if was_terminated.is_set():
+            raise SystemExit(f"the training was terminated: {losses['stopped']}")
+        raise UserError(f"the training has stopped: {losses['stopped']}")
     storage.delete(scratch_folder)
     return TrainingResult(
         num_examples=tokenized.num_examples,
@@ -160,21 +128,56 @@ def finetune(
         num_dropped=num_dropped,
         num_tokens=len(tokenized.ids),
         num_target_tokens=tokenized.num_target_tokens(),
-        num_steps=num_steps,
-        batch_size=batch_size,
+        num_steps=job.num_steps,
+        batch_size=job.batch_size,
         **losses,
     )
 
 
-def choose_zero_and_micro_batch(
-    base_model: str, settings: TrainingSettings, placement: TrainingPlacement, batch_size: int
-) -> tuple[int, int]:
-    """ZeRO stage and tokens of a micro-batch: what the placement says, or else what fits.
+# --- before the workers start -------------------------------------------------------------------
 
-    By arithmetic (`memory.fit_workers`) for a known architecture on GPUs of known memory; the
-    workers' first pass tries it, and halves the micro-batch where it does not fit after all.
-    Otherwise stage 2 on CPUs, 3 on GPUs, and a micro-batch of one full example.
+
+def plan_job(
+    task: TrainingTask,
+    tokenized: TokenizedSet,
+    placement: TrainingPlacement,
+    output: str,
+    scratch_folder: str,
+) -> TrainingJob:
+    """The job of every worker.
+
+    Raises:
+        UserError: the batch does not divide among the workers, or a micro-batch is too small.
     """
+    batch_size, num_steps = schedule(tokenized.num_examples, task.settings)
+    if batch_size % placement.num_workers:
+        raise UserError(
+            f"a batch of {batch_size} examples does not divide among {placement.num_workers} "
+            f"training workers: set placement.training.num_workers to a divisor of {batch_size}"
+        )
+    zero_stage, micro_batch_tokens = choose_zero_and_micro_batch(task, placement, batch_size)
+    return TrainingJob(
+        task=task,
+        placement=placement,
+        output=output,
+        zero_stage=zero_stage,
+        micro_batch_tokens=micro_batch_tokens,
+        batch_size=batch_size,
+        num_steps=num_steps,
+        run_name=run_name(task, tokenized, scratch_folder),
+    )
+
+
+def choose_zero_and_micro_batch(
+    task: TrainingTask, placement: TrainingPlacement, batch_size: int
+) -> tuple[int, int]:
+    """ZeRO stage and tokens of a micro-batch: the placement's, or else the largest that fit.
+
+    `memory.fit_workers` calculates them for a known architecture on GPUs of known memory. The
+    workers' first pass tries the micro-batch, and halves it if it does not fit after all. In all
+    other cases the stage is 2 on CPUs and 3 on GPUs, and the micro-batch is one full example.
+    """
+    settings = task.settings
     stage = placement.zero_stage or (3 if placement.offload_parameters else None)
     tokens = placement.micro_batch_tokens
     if tokens is not None and tokens < settings.max_length:
@@ -184,9 +187,9 @@ def choose_zero_and_micro_batch(
             "training's max_length"
         )
     if placement.device == "gpu" and not (stage and tokens):
-        found = EnginePlacement(device="gpu", accelerator_type=placement.accelerator_type)
-        memory = nodes.device_memory(found)
-        architecture = find_architecture(base_model)
+        gpus = EnginePlacement(device="gpu", accelerator_type=placement.accelerator_type)
+        memory = nodes.device_memory(gpus)
+        architecture = find_architecture(task.base.location)
         if memory and architecture:
             fit = fit_workers(
                 architecture, memory, placement.min_workers or placement.num_workers,
@@ -198,111 +201,65 @@ def choose_zero_and_micro_batch(
     return stage or (2 if placement.device == "cpu" else 3), tokens or settings.max_length
 
 
-# --- workers ------------------------------------------------------------------------------------
+def run_name(task: TrainingTask, tokenized: TokenizedSet, scratch_folder: str) -> str:
+    """The run's name in Ray Train's storage: equal exactly when its checkpoints may be resumed.
+
+    The placement is not part of it, because workers convert checkpoints of another ZeRO stage or
+    number of workers when they load them.
+    """
+    identity = [
+        task.settings.model_dump(mode="json"), task.base.location, task.base.revision,
+        task.random_seed, scratch_folder,
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(identity).encode())
+    for values in (tokenized.ids, tokenized.starts, tokenized.first_targets):
+        digest.update(values.tobytes())
+    return f"train-{digest.hexdigest()[:16]}"
 
 
-def _run_workers(
-    job: TrainingJob,
-    tokenized: TokenizedSet,
-    scratch_folder: str,
-    on_step: Callable[[dict[str, Any]], None] | None,
-    on_notice: Callable[[str], None] | None,
-) -> dict[str, float]:
-    """Run the worker group to its end; returns what the first worker returned."""
-    min_capacity = min(job.settings.max_length, job.micro_batch_tokens)
-    # On the driver's own node, so that it lives exactly as long as the driver can ask it.
+# --- Ray Train ----------------------------------------------------------------------------------
+
+
+def limit_cleaner_wait() -> None:
+    """Let Ray Train's guard of placement groups stop within a second after a training.
+
+    The guard asks the dashboard about the controller. A local cluster has no dashboard, and each
+    training on it would wait 12 s for the guard to stop. Ray 2.60 has no setting for that, so this
+    replaces a private name; with a Ray that no longer has the name, trainings work and wait.
+    """
+    cleaner = getattr(data_parallel_trainer, "PlacementGroupCleanerCallback", None)
+    if isinstance(cleaner, type):  # not yet replaced
+        data_parallel_trainer.PlacementGroupCleanerCallback = partial(cleaner, stop_timeout=1.0)
+
+
+def _start_mailbox(job: TrainingJob) -> Any:
+    # On the driver's node, so that it lives exactly as long as the driver can ask it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(TrainingMailbox).options(num_cpus=0, scheduling_strategy=here)
-    mailbox = actor.remote(job.micro_batch_tokens, min_capacity)
+    return actor.remote(job.micro_batch_tokens, _min_capacity(job))
+
+
+def _min_capacity(job: TrainingJob) -> int:
+    """The smallest micro-batch that memory running out may lead to, in tokens."""
+    return min(job.settings.max_length, job.micro_batch_tokens)
+
+
+def _run_config(job: TrainingJob, scratch_folder: str) -> ray.train.RunConfig:
     # Each halving of the micro-batches ends an attempt, and so does the last one that fails.
-    num_halvings = (job.micro_batch_tokens // min_capacity).bit_length()
-    trainer = TorchTrainer(
-        loop.train,
-        train_loop_config={"job": job, "examples": ray.put(tokenized), "mailbox": mailbox},
-        scaling_config=_scaling_config(job.placement),
-        run_config=ray.train.RunConfig(
-            # Ray Train finds the checkpoints of an earlier driver by storage path and name.
-            **_store(scratch_folder),
-            name=job.run_name,
-            failure_config=ray.train.FailureConfig(
-                max_failures=job.placement.max_failures + num_halvings
-            ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_CHECKPOINTS_KEPT),
-            worker_runtime_env={"env_vars": _worker_environment(job.placement)},
-        ),
+    num_halvings = (job.micro_batch_tokens // _min_capacity(job)).bit_length()
+    max_failures = job.placement.max_failures + num_halvings
+    return ray.train.RunConfig(
+        # Ray Train finds the checkpoints of an earlier driver by storage path and name.
+        **_storage_options(scratch_folder),
+        name=job.run_name,
+        failure_config=ray.train.FailureConfig(max_failures=max_failures),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_CHECKPOINTS_KEPT),
+        worker_runtime_env={"env_vars": _worker_environment(job.placement)},
     )
-    finished = threading.Event()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as pool:
-        delivery = pool.submit(_deliver, mailbox, on_step, on_notice, finished)
-        try:
-            with _terminated(mailbox.stop.remote) as was_terminated:
-                fitted = trainer.fit()
-        finally:
-            finished.set()
-        delivery.result()  # raises what the callbacks raised
-    result = fitted.return_value
-    if "stopped" not in result:
-        return result
-    _remove_unfinished(fitted, f"{scratch_folder}/{job.run_name}")
-    if was_terminated.is_set():
-        raise SystemExit(f"the training was terminated: {result['stopped']}")
-    raise UserError(f"the training has stopped: {result['stopped']}")
 
 
-def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:
-    """Give the room of checkpoints back that were not copied to their end."""
-    whole = {os.path.basename(checkpoint.path) for checkpoint, _ in fitted.best_checkpoints or []}
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    for found in filesystem.ls(path, detail=True):
-        name = os.path.basename(found["name"].rstrip("/"))
-        is_checkpoint = found["type"] == "directory" and name.startswith("checkpoint_")
-        if is_checkpoint and name not in whole:
-            filesystem.rm(found["name"], recursive=True)
-
-
-@contextmanager
-def _terminated(stop: Callable[[], Any]) -> Iterator[threading.Event]:
-    """Call `stop` when SIGTERM comes, instead of ending at once.
-
-    Signals reach the main thread alone; on any other one SIGTERM does what it did before.
-    """
-    was_terminated = threading.Event()
-
-    def terminate(number: int, frame: Any) -> None:
-        was_terminated.set()
-        stop()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield was_terminated
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield was_terminated
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _deliver(
-    mailbox: Any,
-    on_step: Callable[[dict[str, Any]], None] | None,
-    on_notice: Callable[[str], None] | None,
-    finished: threading.Event,
-) -> None:
-    """Hand over records and notices until training has finished and there are no more."""
-    last_round = False
-    while not last_round:
-        last_round = finished.wait(POLL_SECONDS)
-        records, notices = ray.get(mailbox.collect.remote())
-        for record in records:
-            if on_step is not None:
-                on_step(record)
-        for notice in notices:
-            if on_notice is not None:
-                on_notice(notice)
-
-
-def _store(folder: str) -> dict[str, Any]:
-    """Where Ray Train keeps checkpoints; at a URL through our client and not one of its own."""
+def _storage_options(folder: str) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints; at a URL through fsspec's client instead of Arrow's."""
     if "://" not in folder:
         return {"storage_path": folder}
     filesystem, path = storage.arrow_filesystem(folder)
@@ -329,19 +286,66 @@ def _worker_environment(placement: TrainingPlacement) -> dict[str, str]:
     return environment
 
 
-def run_name(tokenized: TokenizedSet, settings: TrainingSettings, *others: object) -> str:
-    """Name of the run in Ray Train's storage: equal exactly when its checkpoints may be resumed.
+def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:
+    """Delete checkpoints that were not copied completely; they would only take up disk."""
+    whole = {os.path.basename(checkpoint.path) for checkpoint, _ in fitted.best_checkpoints or []}
+    filesystem, path = storage.locate(folder)
+    for entry in filesystem.ls(path, detail=True):
+        name = os.path.basename(entry["name"].rstrip("/"))
+        is_checkpoint = entry["type"] == "directory" and name.startswith("checkpoint_")
+        if is_checkpoint and name not in whole:
+            filesystem.rm(entry["name"], recursive=True)
 
-    Placement is not part of it: checkpoints are converted to another ZeRO stage or number of
-    workers when they are loaded.
+
+# --- while the workers run ----------------------------------------------------------------------
+
+
+@contextmanager
+def _terminated(stop: Callable[[], Any]) -> Iterator[threading.Event]:
+    """Call `stop` on SIGTERM instead of ending at once; the event then is set.
+
+    Only the main thread can handle signals; in any other thread SIGTERM keeps its effect.
     """
-    identity = [settings.model_dump(mode="json"), *others]
-    digest = hashlib.sha256(json.dumps(identity).encode())
-    for values in (tokenized.ids, tokenized.starts, tokenized.first_targets):
-        digest.update(values.tobytes())
-    return f"train-{digest.hexdigest()[:16]}"
+    was_terminated = threading.Event()
+
+    def terminate(number: int, frame: Any) -> None:
+        was_terminated.set()
+        stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield was_terminated
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield was_terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _absolute(path: str) -> str:
-    """Ray Train's workers have a working folder of their own."""
-    return path if "://" in path else os.path.abspath(path)
+@contextmanager
+def _delivering(mailbox: Any, on_step: OnStep | None, on_notice: OnNotice | None) -> Iterator[None]:
+    """Call the callbacks from a second thread; at the end, raise what they raised."""
+    finished = threading.Event()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as pool:
+        delivery = pool.submit(_deliver, mailbox, on_step, on_notice, finished)
+        try:
+            yield
+        finally:
+            finished.set()
+        delivery.result()
+
+
+def _deliver(
+    mailbox: Any, on_step: OnStep | None, on_notice: OnNotice | None, finished: threading.Event
+) -> None:
+    """Hand over records and notices until the training has finished and the mailbox is empty."""
+    is_last = False
+    while not is_last:
+        is_last = finished.wait(POLL_SECONDS)
+        records, notices = ray.get(mailbox.collect.remote())
+        for record in records:
+            if on_step is not None:
+                on_step(record)
+        for notice in notices:
+            if on_notice is not None:
+                on_notice(notice)

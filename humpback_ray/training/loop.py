@@ -1,6 +1,6 @@
-"""What every training worker runs: load, resume, step, checkpoint, export.
+"""The function of every training worker: load, resume, step, checkpoint, export.
 
-The loop reads top to bottom in `train`.
+The loop reads top to bottom in `_train`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ import ray
 import ray.train
 import torch
 
-from humpback_ray.method.schedule import batch_indices, has_diverged, learning_rate
+from humpback_ray.method.schedule import batch_indices, learning_rate
 from humpback_ray.training import batches, checkpoints
-from humpback_ray.training.batches import MicroBatch, TokenizedSet
+from humpback_ray.training.batches import TokenizedSet
 from humpback_ray.training.checkpoints import Layout
-from humpback_ray.training.deepspeed_engine import TrainingJob, build_engine, export, refuse_kernels
+from humpback_ray.training.deepspeed_engine import build_engine, export, refuse_kernels
+from humpback_ray.training.loss import bad_loss, completion_loss
 from humpback_ray.training.packing import plan_step
+from humpback_ray.training.records import StepRecord
 from humpback_ray.training.speed import Speed
+from humpback_ray.training.task import TrainingJob
 
-# How often the ranks ask Ray Train together whether a node is about to go.
+# Interval at which all ranks together ask Ray Train for a preemption notice.
 PREEMPTION_SECONDS = 5.0
-# Logits of an example after two others, relative to the largest: equal but for rounding.
+# Allowed difference of an example's logits behind two other examples, relative to the largest
+# logit: rounding only.
 LEAK_TOLERANCE = 1e-3
 
 
@@ -35,11 +39,11 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         config: `job` (TrainingJob), `examples` (reference to a TokenizedSet) and `mailbox` (the
-            actor through which rank 0 and the driver talk).
+            TrainingMailbox actor).
 
     Returns:
-        `first_loss` and `last_loss` of the whole training, resumed or not; or `stopped`, why it
-        ended before its last step.
+        `first_loss` and `last_loss` of the whole training, resumed or not; or `stopped`, the
+        reason why it ended before its last step.
     """
     job: TrainingJob = config["job"]
     mailbox = config["mailbox"]
@@ -57,23 +61,25 @@ def _train(job: TrainingJob, examples: TokenizedSet, mailbox: Any, capacity: int
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     layout = Layout(num_workers, job.zero_stage)
     collate = batches.packed if job.placement.packing else batches.padded
-    talk = RankChannel(mailbox, rank)
+    channel = RankChannel(mailbox, rank)
+    seed = job.task.random_seed
 
     if refusal := refuse_kernels(job):
         return {"stopped": refusal}
-    with checkpoints.latest(layout, rank) as found:
-        engine = build_engine(job, num_workers, universal=found is not None and found.is_universal)
-        progress = checkpoints.load(engine, found)
+    with checkpoints.latest(layout, rank) as latest:
+        is_universal = latest is not None and latest.is_universal
+        engine = build_engine(job, num_workers, universal=is_universal)
+        progress = checkpoints.load(engine, latest)
     if job.placement.packing and (refusal := refuse_leak(engine)):
         return {"stopped": refusal}
     try_largest(engine, job, capacity)
     speed = Speed(engine, job)
     losses: list[float] = progress["losses"]
-    saving = 0.0  # seconds of the checkpoint before this step
+    checkpoint_seconds = 0.0  # of the checkpoint before this step
 
     for step in range(progress["step"] + 1, job.num_steps + 1):
         speed.begin()
-        batch = batch_indices(step, job.batch_size, examples.num_examples, job.random_seed)
+        batch = batch_indices(step, job.batch_size, examples.num_examples, seed)
         num_target_tokens = examples.num_target_tokens(batch)
         lengths = examples.lengths[batch].tolist()
         plan = plan_step(lengths, num_workers, capacity, packed=job.placement.packing)[rank]
@@ -83,13 +89,13 @@ def _train(job: TrainingJob, examples: TokenizedSet, mailbox: Any, capacity: int
 
         negative_log_likelihood = torch.zeros((), device=engine.device)
         for micro_step, places in enumerate(plan):
-            torch.manual_seed(_dropout_seed(job.random_seed, step, rank, micro_step))
+            torch.manual_seed(_dropout_seed(seed, step, rank, micro_step))
             micro_batch = collate(examples, [batch[place] for place in places], 0)
             with speed.phase("forward"):
                 micro_sum = completion_loss(engine, micro_batch)
-            # DeepSpeed averages over the ranks. Undone here, what is left is the mean over the
-            # completion tokens of the global batch: a mean of means would give a token of a short
-            # answer more weight.
+            # DeepSpeed averages over the ranks. The factor undoes that and leaves the mean over the
+            # completion tokens of the global batch, because a mean of means would give a token of
+            # a short answer more weight.
             with speed.phase("backward"):
                 engine.backward(micro_sum * (num_workers / num_target_tokens))
             negative_log_likelihood += micro_sum.detach()
@@ -97,76 +103,51 @@ def _train(job: TrainingJob, examples: TokenizedSet, mailbox: Any, capacity: int
             engine.step()
         assert engine.global_steps == step, "one optimizer step per batch"
 
-        total, wishes = talk.sum_and_agree(negative_log_likelihood)
+        total, signals = channel.sum_and_agree(negative_log_likelihood)
         losses.append(total / num_target_tokens)
         progress["step"] = step
         norm = float(engine.get_global_grad_norm())
-        figures = speed.end(examples.lengths[batch], num_target_tokens, num_workers)
-        talk.tell(
-            {
-                "step": step,
-                "num_steps": job.num_steps,
-                "loss": losses[-1],
-                "learning_rate": rate,
-                "gradient_norm": norm,
-                "epoch": step * job.batch_size / examples.num_examples,
-                "num_workers": num_workers,
-                "num_micro_batches": len(plan),
-                "checkpoint_seconds": saving,
-                **figures,
-            }
+        channel.post(
+            StepRecord(
+                step=step,
+                num_steps=job.num_steps,
+                loss=losses[-1],
+                learning_rate=rate,
+                gradient_norm=norm,
+                epoch=step * job.batch_size / examples.num_examples,
+                num_workers=num_workers,
+                num_micro_batches=len(plan),
+                checkpoint_seconds=checkpoint_seconds,
+                speed=speed.end(examples.lengths[batch], num_target_tokens, num_workers),
+            )
         )
-        saving = 0.0
+        checkpoint_seconds = 0.0
         if trouble := bad_loss(losses, norm):
-            talk.finish()
+            channel.finish()
             return {"stopped": trouble}
-        is_due = step % job.placement.checkpoint_every == 0 or wishes.stop or wishes.leave
+        is_due = step % job.placement.checkpoint_every == 0 or signals.stop or signals.leave
         if is_due and step < job.num_steps:
-            talk.finish()  # a step that a restart skips must have been seen by the driver
+            channel.finish()  # the driver must have every step that a restart would skip
             started = time.perf_counter()
             if refusal := checkpoints.save(engine, job, layout, rank, progress):
                 return {"stopped": refusal}
-            saving = time.perf_counter() - started
-            if wishes.stop:
+            checkpoint_seconds = time.perf_counter() - started
+            if signals.stop:
                 return {"stopped": f"it was told to stop; step {step} is saved"}
 
-    talk.finish()
+    channel.finish()
     with checkpoints.disk_errors(f"the model was written to {job.output}"):
         export(engine.module, job, rank)
     return {"first_loss": losses[0], "last_loss": losses[-1]}
-
-
-def completion_loss(engine: Any, batch: MicroBatch) -> torch.Tensor:
-    """Sum of the negative log-likelihoods of a micro-batch's target tokens, in nats, in fp32."""
-    logits = engine(**batch.to(engine.device), use_cache=False).logits  # (B, P, vocabulary)
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), batch.labels.to(engine.device).flatten(), reduction="sum"
-    )
-
-
-def bad_loss(losses: list[float], gradient_norm: float) -> str:
-    """Why a training must not go on; empty where it may."""
-    step = len(losses)
-    if not all(torch.isfinite(torch.tensor([losses[-1], gradient_norm]))):
-        return (
-            f"step {step} has loss {losses[-1]} and gradient norm {gradient_norm}: lower the "
-            "training's learning_rate or max_gradient_norm, or look for broken examples"
-        )
-    if has_diverged(losses):
-        return (
-            f"the loss diverges: it was {losses[0]:.3f} at the first step and is {losses[-1]:.3f} "
-            f"at step {step}: lower the training's learning_rate"
-        )
-    return ""
 
 
 # --- before the first step ----------------------------------------------------------------------
 
 
 def refuse_leak(engine: Any) -> str:
-    """Why this model's examples must not be packed; empty where they may.
+    """The reason why this model's examples must not be packed; empty if they may.
 
-    The logits of an example must be the same whatever stands before it in the row.
+    The logits of an example must not depend on the example before it in the row.
     """
     import numpy
 
@@ -178,8 +159,8 @@ def refuse_leak(engine: Any) -> str:
         pair = TokenizedSet(row, numpy.array([0, 16, 24]), numpy.array([1, 1], numpy.int32))
         batch = batches.packed(pair, [0, 1], 0)
         with torch.no_grad():
-            found = engine(**batch.to(engine.device), use_cache=False).logits
-        logits.append(found[0, 15:].float())  # of the second example
+            of_row = engine(**batch.to(engine.device), use_cache=False).logits
+        logits.append(of_row[0, 15:].float())  # of the second example
     engine.train()
     difference = (logits[0] - logits[1]).abs().max() / logits[0].abs().max()
     if difference <= LEAK_TOLERANCE:
@@ -191,7 +172,7 @@ def refuse_leak(engine: Any) -> str:
 
 
 def try_largest(engine: Any, job: TrainingJob, capacity: int) -> None:
-    """Run the largest micro-batch there may be, with no weight in the first step's gradients."""
+    """Run the largest possible micro-batch, with weight 0 in the first step's gradients."""
     largest = batches.full_size(
         capacity, job.settings.max_length, is_packed=job.placement.packing, token_id=0
     )
@@ -200,10 +181,10 @@ def try_largest(engine: Any, job: TrainingJob, capacity: int) -> None:
 
 @contextmanager
 def report_exhaustion(mailbox: Any) -> Iterator[None]:
-    """Tell the driver when memory runs out, or a disk.
+    """Tell the driver when memory or a disk runs out.
 
-    The next attempt takes smaller micro-batches, or says that there must be none. The error ends
-    this one on all ranks, wherever they wait for each other.
+    The next attempt then takes smaller micro-batches, or refuses to start. The error ends this
+    attempt on all ranks, even on those that wait for another.
     """
     try:
         yield
@@ -217,41 +198,41 @@ def report_exhaustion(mailbox: Any) -> Iterator[None]:
         raise
 
 
-# --- with the driver and the other ranks --------------------------------------------------------
+# --- signals between the ranks and the driver ---------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class StopSignals:
-    """What the ranks have agreed on, the same on all of them."""
+    """The signals that all ranks have agreed on."""
 
-    stop: bool  # the driver wants to end: save and return
-    leave: bool  # a node is about to go: save
+    stop: bool  # the driver wants the training to stop: save and return
+    leave: bool  # a node has a preemption notice: save
 
 
 class RankChannel:
-    """Rank 0 tells the driver each step and hears whether to stop; all ranks hear it at once."""
+    """Rank 0's line to the mailbox, and the all-reduce that carries its answer to all ranks."""
 
     def __init__(self, mailbox: Any, rank: int) -> None:
-        self._desk, self._rank = mailbox, rank
+        self._mailbox, self._rank = mailbox, rank
         self._delivery: Any = None
         self._must_stop = False
         self._asked_at = time.monotonic()
         self._has_left = False
 
-    def tell(self, record: dict[str, Any]) -> None:
-        """Send a step's record; what the driver answered to the one before is now known."""
+    def post(self, record: StepRecord) -> None:
+        """Post a step's record and take the answer to the one before."""
         if self._rank == 0:
             self.finish()
-            self._delivery = self._desk.post_step.remote(record)
+            self._delivery = self._mailbox.post_step.remote(record)
 
     def finish(self) -> None:
-        """Wait until the driver's side has every record."""
+        """Wait until the mailbox has every record."""
         if self._delivery is not None:
             self._must_stop = ray.get(self._delivery)
             self._delivery = None
 
     def sum_and_agree(self, value: torch.Tensor) -> tuple[float, StopSignals]:
-        """The sum of a scalar over the ranks, and what rank 0 wants, in one all-reduce."""
+        """The sum of a scalar over the ranks, and rank 0's signals, in one all-reduce."""
         is_time = time.monotonic() - self._asked_at > PREEMPTION_SECONDS
         signals = [float(self._must_stop), float(is_time)] if self._rank == 0 else [0.0, 0.0]
         packet = torch.tensor([value, *signals], dtype=torch.float64, device=value.device)
@@ -260,7 +241,7 @@ class RankChannel:
         return total, StopSignals(bool(stop), bool(look) and self._node_leaves())
 
     def _node_leaves(self) -> bool:
-        """Whether Ray Train has news of a node that is about to go; all ranks ask together."""
+        """True if Ray Train has a preemption notice for a node; all ranks ask together."""
         self._asked_at = time.monotonic()
         if self._has_left or ray.train.get_preemption_info() is None:
             return False

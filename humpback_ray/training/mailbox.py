@@ -1,19 +1,25 @@
-"""Where the driver and the workers of a training meet.
+"""Mailbox between a training's driver and its workers.
 
-A module of its own: the actor's process imports nothing heavy to serve it.
+Rank 0 posts step records; the driver posts the micro-batch size and the wish to stop. A module of
+its own, because the actor's process then imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from humpback_ray.training.records import StepRecord
 
 
 class TrainingMailbox:
-    """The actor through which the driver and the workers of a training talk."""
+    """The actor through which the driver and the workers of a training talk.
+
+    Args:
+        capacity: tokens of a micro-batch.
+        min_capacity: tokens below which a micro-batch is not halved.
+    """
 
     def __init__(self, capacity: int, min_capacity: int) -> None:
         self._capacity, self._min_capacity = capacity, min_capacity
-        self._records: list[dict[str, Any]] = []
+        self._records: list[StepRecord] = []
         self._notices: list[str] = []
         self._must_stop = self._is_out_of_memory = False
         self._refusal = ""
@@ -21,14 +27,14 @@ class TrainingMailbox:
     # --- for the workers ---
 
     def begin(self, rank: int) -> tuple[int, str]:
-        """An attempt begins: tokens of its micro-batches, or why there must be none."""
+        """Begin an attempt; returns the tokens of a micro-batch, or the reason against it."""
         if rank == 0 and self._is_out_of_memory:
             self._is_out_of_memory = False
         return self._capacity, self._refusal
 
     def out_of_memory(self) -> None:
-        """This attempt's micro-batches are too large, or its model is."""
-        if self._is_out_of_memory:  # another rank has said so
+        """Halve the micro-batches of the next attempt, or refuse it if they are the smallest."""
+        if self._is_out_of_memory:  # another rank of this attempt was first
             return
         self._is_out_of_memory = True
         if self._capacity <= self._min_capacity:
@@ -45,22 +51,22 @@ class TrainingMailbox:
         )
 
     def refuse(self, message: str) -> None:
-        """No further attempt would do better, and why."""
+        """Refuse all further attempts, for this reason."""
         self._refusal = message
 
-    def post_step(self, record: dict[str, Any]) -> bool:
-        """A step's record; returns whether the driver wants to stop."""
+    def post_step(self, record: StepRecord) -> bool:
+        """Store a step's record; returns True if the driver wants the training to stop."""
         self._records.append(record)
         return self._must_stop
 
     # --- for the driver ---
 
     def stop(self) -> None:
-        """Let the workers save a checkpoint and end."""
+        """Ask the workers to save a checkpoint and return."""
         self._must_stop = True
 
-    def collect(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def collect(self) -> tuple[list[StepRecord], list[str]]:
         """Records and notices since the last call, in order."""
-        found = self._records, self._notices
+        collected = self._records, self._notices
         self._records, self._notices = [], []
-        return found
+        return collected

@@ -1,7 +1,7 @@
-"""Which of a step's examples each training worker computes, and in which forward passes.
+"""Division of a step's examples among training workers and their forward passes.
 
-Pure arithmetic over lengths. The step's examples are given: whatever is decided here, the loss is
-the mean over all their completion tokens, so placement moves work and never changes a result.
+Pure arithmetic over lengths. The step's examples are given, and the loss is the mean over all their
+completion tokens, so the division moves work and never changes a result.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ def plan_step(
 ) -> list[list[list[int]]]:
     """The micro-batches of each worker, as places in the step's batch: `plan[worker][micro_step]`.
 
-    All workers get the same number of micro-batches, which ZeRO needs, and in one micro-step about
-    the same number of tokens. There are as few micro-steps as `capacity` allows. A micro-batch is
-    empty only where there are fewer examples than micro-batches.
+    All workers get the same number of micro-batches, because ZeRO needs that, and about the same
+    number of tokens in each micro-step. The number of micro-steps is the smallest that `capacity`
+    allows. A micro-batch is empty only if the batch has fewer examples than micro-batches.
 
     Args:
         lengths: tokens of each example of the batch.
-        num_workers: among whom the batch is divided.
+        num_workers: workers that share the batch.
         capacity: tokens of one forward pass, padding included; a single example may exceed it.
-        packed: examples of a micro-batch stand one after the other in one row; otherwise each has
-            a row of its own, padded to the longest.
+        packed: examples of a micro-batch stand one after the other in one row; otherwise each
+            takes one row, padded to the longest.
     """
     divide = _packed_parts if packed else _padded_parts
     for num_micro_steps in count(1):
@@ -36,7 +36,7 @@ def plan_step(
     plan: list[list[list[int]]] = [[] for _ in range(num_workers)]
     for micro_step in range(num_micro_steps):
         row = parts[micro_step * num_workers : (micro_step + 1) * num_workers]
-        # There and back, so that nobody gets the largest part of every micro-step.
+        # Snake order, so that no worker always gets the largest part.
         for worker, part in zip(plan if micro_step % 2 == 0 else reversed(plan), row, strict=True):
             worker.append(part)
     return plan
@@ -44,8 +44,8 @@ def plan_step(
 
 def _size(part: Sequence[int], lengths: Sequence[int], packed: bool) -> int:
     """Tokens of a forward pass over these examples."""
-    own = [lengths[place] for place in part]
-    return sum(own) if packed else len(own) * max(own, default=0)
+    part_lengths = [lengths[place] for place in part]
+    return sum(part_lengths) if packed else len(part_lengths) * max(part_lengths, default=0)
 
 
 def _longest_first(lengths: Sequence[int]) -> Iterator[int]:

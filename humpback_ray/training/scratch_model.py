@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 
-import fsspec
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from humpback_ray import storage
 from humpback_ray.config.settings import ScratchBase
 from humpback_ray.model_folders import local_folder
 
@@ -39,15 +39,15 @@ def create(
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        filesystem, path = fsspec.core.url_to_fs(output)
+        filesystem, path = storage.locate(output)
         filesystem.put(f"{folder}/", f"{path}/", recursive=True)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: any text has tokens, and digits stand alone, as LLaMA has them.
+    """A byte-level BPE tokenizer that gives each digit its own token, as LLaMA's does.
 
-    Digits alone also make the grades 1 to 5 one token each, which the rating reads.
+    The grades 1 to 5 are then one token each, which the rating reads.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,13 +72,14 @@ def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokeniz
 def pieces(texts: list[str], model: str, sequence_length: int) -> Iterator[str]:
     """Texts cut into pieces of at most `sequence_length` tokens, begin and end token included."""
     tokenizer = AutoTokenizer.from_pretrained(local_folder(model, weights=False))
-    room = sequence_length - 2
+    max_tokens = sequence_length - 2
     for text in texts:
         offsets = tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )["offset_mapping"]  # fmt: skip
-        for first in range(0, len(offsets), room):
+        for first in range(0, len(offsets), max_tokens):
             start = offsets[first][0]
-            end = offsets[first + room][0] if first + room < len(offsets) else len(text)
+            after = first + max_tokens
+            end = offsets[after][0] if after < len(offsets) else len(text)
             if text[start:end].strip():
                 yield text[start:end]

@@ -27,7 +27,8 @@ from humpback_ray.method.schedule import (
 )
 from humpback_ray.method.tokens import example_ids
 from humpback_ray.rows import Origin, TrainingExample
-from humpback_ray.training.finetune import TrainingResult, finetune
+from humpback_ray.training.finetune import OnStep, TrainingResult, finetune
+from humpback_ray.training.task import BaseModel, TrainingTask
 
 TAG = "Answer in the style of an AI Assistant."
 MAX_LENGTH = 160
@@ -119,19 +120,21 @@ def run(
     *,
     settings: TrainingSettings = SETTINGS,
     placement: TrainingPlacement = PLACEMENT,
-    on_step: Any = None,
+    on_step: OnStep | None = None,
 ) -> TrainingResult:
     return finetune(
-        examples=examples,
-        base_model=base,
-        output=str(folder / "model"),
-        settings=settings,
+        task_for(base, examples, settings),
         placement=placement,
-        random_seed=SEED,
-        chat_tags=(TAG,),
+        output=str(folder / "model"),
         scratch_folder=str(folder / "scratch"),
         on_step=on_step,
     )
+
+
+def task_for(
+    base: str, examples: str = "", settings: TrainingSettings = SETTINGS, random_seed: int = SEED
+) -> TrainingTask:
+    return TrainingTask(BaseModel(base), examples, settings, random_seed)
 
 
 def plain_training(
@@ -171,7 +174,7 @@ def plain_training(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, num_steps, settings)
         batch = [kept[i] for i in batch_indices(step, batch_size, len(kept), SEED)]
-        num_tokens = sum(t.num_target for t in batch)
+        num_tokens = sum(len(t.ids) - t.num_prompt for t in batch)
         total = torch.zeros(())
         for t in batch:
             logits = model(input_ids=torch.tensor([t.ids])).logits[0]

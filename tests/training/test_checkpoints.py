@@ -27,24 +27,26 @@ from humpback_ray.config.settings import TrainingSettings
 from humpback_ray.training import export as export_module
 from humpback_ray.training import loop
 from humpback_ray.training.deepspeed_engine import (
-    TrainingJob,
     deepspeed_config,
     export,
     load_model,
     refuse_kernels,
 )
 from humpback_ray.training.examples import tokenize
+from humpback_ray.training.finetune import limit_cleaner_wait
+from humpback_ray.training.loss import bad_loss
 from humpback_ray.training.mailbox import TrainingMailbox
+from humpback_ray.training.records import StepRecord
+from humpback_ray.training.task import TrainingJob
 from tests.support.training import (
     LORA,
     MAX_LENGTH,
     PLACEMENT,
-    SEED,
     SETTINGS,
-    TAG,
     make_examples,
     plain_training,
     run,
+    task_for,
 )
 
 # --- words with the driver ----------------------------------------------------------------------
@@ -85,10 +87,10 @@ def test_kernels_of_a_package_that_is_not_here_are_refused(base: str, tmp_path: 
 
 
 def test_a_loss_that_is_none_ends_the_training() -> None:
-    assert loop.bad_loss([2.0, 1.5], 0.3) == ""
-    assert "step 2" in loop.bad_loss([2.0, float("nan")], 0.3)
-    assert "gradient norm inf" in loop.bad_loss([2.0, 1.5], float("inf"))
-    assert "diverges" in loop.bad_loss([1.0] * 20 + [3.0] * 20, 0.3)
+    assert bad_loss([2.0, 1.5], 0.3) == ""
+    assert "step 2" in bad_loss([2.0, float("nan")], 0.3)
+    assert "gradient norm inf" in bad_loss([2.0, 1.5], float("inf"))
+    assert "diverges" in bad_loss([1.0] * 20 + [3.0] * 20, 0.3)
 
 
 # --- moved --------------------------------------------------------------------------------------
@@ -104,15 +106,15 @@ def test_terminated_and_resumed_on_other_workers(
     rate = settings.learning_rate / 2
     settings = settings.model_copy(update={"num_steps": 50, "learning_rate": rate})
     losses, _, weights = plain_training(base, make_examples(26), settings)
-    seen: list[list[dict[str, Any]]] = []
+    seen: list[list[StepRecord]] = []
 
     def attempt(num_workers: int, zero_stage: int, last_step: int) -> None:
-        steps: list[dict[str, Any]] = []
+        steps: list[StepRecord] = []
         seen.append(steps)
 
-        def take(step: dict[str, Any]) -> None:
+        def take(step: StepRecord) -> None:
             steps.append(step)
-            if step["step"] == last_step:
+            if step.step == last_step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         placement = PLACEMENT.model_copy(
@@ -131,11 +133,11 @@ def test_terminated_and_resumed_on_other_workers(
 
     for before, after in pairwise(seen):
         assert 1 < len(before) < 45, "it ended in the middle"
-        assert after[0]["step"] == before[-1]["step"] + 1, "not a step was lost"
+        assert after[0].step == before[-1].step + 1, "not a step was lost"
     steps = [step for attempt_steps in seen for step in attempt_steps]
-    assert [step["step"] for step in steps] == list(range(1, 51))
-    assert [step["loss"] for step in steps] == pytest.approx(losses, abs=1e-4)
-    assert {step["num_workers"] for step in steps} == {1, 2}
+    assert [step.step for step in steps] == list(range(1, 51))
+    assert [step.loss for step in steps] == pytest.approx(losses, abs=1e-4)
+    assert {step.num_workers for step in steps} == {1, 2}
     exported = load_file(tmp_path / "model" / "model.safetensors")
     for name, weight in weights.items():
         torch.testing.assert_close(exported[name], weight, atol=2e-4, rtol=1e-4, msg=name)
@@ -156,11 +158,11 @@ def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    steps: list[dict[str, Any]] = []
+    steps: list[StepRecord] = []
     placement = PLACEMENT.model_copy(update={"num_workers": 1, "packing": False})
     with pytest.raises(ValueError, match="step 1 has loss nan"):
         run(str(broken), examples, tmp_path, placement=placement, on_step=steps.append)
-    assert [step["step"] for step in steps] == [1]
+    assert [step.step for step in steps] == [1]
     assert not (tmp_path / "model" / "config.json").exists()
 
 
@@ -169,7 +171,7 @@ def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
 def test_a_loss_that_diverges_stops_the_training_and_leaves_no_model(
     base: str, examples: str, tmp_path: Path
 ) -> None:
-    steps: list[dict[str, Any]] = []
+    steps: list[StepRecord] = []
     settings = SETTINGS.model_copy(
         update={"num_steps": 300, "learning_rate": 1.0, "final_learning_rate": 1.0}
     )
@@ -177,69 +179,8 @@ def test_a_loss_that_diverges_stops_the_training_and_leaves_no_model(
     with pytest.raises(ValueError, match="the loss diverges"):
         run(base, examples, tmp_path, settings=settings, placement=placement, on_step=steps.append)
     assert 20 < len(steps) < 300
-    assert steps[-1]["loss"] > steps[0]["loss"]
+    assert steps[-1].loss > steps[0].loss
     assert not (tmp_path / "model" / "config.json").exists()
-
-
-# Runs in a mount namespace of its own, with a small file system at `disk`. That is filled as soon
-# as the second checkpoint's first file is there; it is still full at the next attempt; then not.
-FULL_DISK = """
-import glob, json, os, sys, threading, time
-import ray
-from humpback_ray.config import TrainingPlacement, TrainingSettings
-from humpback_ray.engines.deepspeed_train import finetune
-arguments = json.loads(sys.argv[1])
-disk, wanted = arguments.pop("disk"), arguments.pop("wanted")
-settings = TrainingSettings(**arguments.pop("settings"))
-placement = TrainingPlacement(**arguments.pop("placement"))
-os.makedirs(os.path.join(disk, "temporary"))
-os.environ["RAY_TMPDIR"] = "/tmp"  # Ray's sockets must have short paths
-os.environ["TMPDIR"] = os.path.join(disk, "temporary")
-ray.init(num_cpus=4, include_dashboard=False, address="local", log_to_driver=False)
-
-
-def fill(name, leave):
-    # In pieces: whoever writes at the same time gets the last of the room, and the rest stays.
-    with open(os.path.join(disk, name), "wb") as file:
-        for piece in (2**24, 2**20, 2**12):
-            while (left := os.statvfs(disk)).f_bavail * left.f_frsize - leave > piece:
-                try:
-                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), piece)
-                except OSError:
-                    break
-
-
-def fill_while_it_writes():
-    while not glob.glob(os.path.join(disk, "scratch", "*", "checkpoint_manager_snapshot.json")):
-        time.sleep(0.01)
-    time.sleep(0.1)
-    fill("filler-1", wanted)
-    while not glob.glob(os.path.join(disk, "temporary", "humpback-*", "state", "*.pt")):
-        time.sleep(0.0005)
-    fill("filler-2", 0)
-
-
-def on_step(step):
-    print("STEP", json.dumps(step), flush=True)
-    if step["step"] == 1 and attempt == 0:
-        threading.Thread(target=fill_while_it_writes, daemon=True).start()
-
-
-for attempt in range(3):
-    print("ATTEMPT", flush=True)
-    try:
-        finetune(
-            settings=settings, placement=placement, chat_tags=("tag",), on_step=on_step,
-            scratch_folder=os.path.join(disk, "scratch"), **arguments,
-        )
-    except ValueError as error:
-        kept = glob.glob(os.path.join(disk, "scratch", "train-*", "checkpoint_*", ""))
-        print("ERROR", json.dumps([str(error), len(kept), os.listdir(os.environ["TMPDIR"])]),
-              flush=True)
-    if attempt == 1:
-        for name in glob.glob(os.path.join(disk, "filler-*")):
-            os.remove(name)
-"""
 
 
 @pytest.mark.long
@@ -260,16 +201,16 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(
     wanted = 2 * (2 * num_bytes + 3 * num_bytes)
     disk.mkdir()
     arguments = {
-        "examples": examples, "base_model": str(large), "output": str(tmp_path / "model"),
-        "settings": settings.model_dump(), "random_seed": SEED, "disk": str(disk),
+        "examples": examples, "base": str(large), "output": str(tmp_path / "model"),
+        "settings": settings.model_dump(), "disk": str(disk),
         "placement": placement.model_dump(), "wanted": int(1.05 * wanted),
     }  # fmt: skip
     mount = f"mount -t tmpfs -o size={int(1.7 * wanted)} tmpfs {disk}"
     output = tmp_path / "output"
     with output.open("w") as file:
         subprocess.run(
-            [*namespace, "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FULL_DISK,
-             json.dumps(arguments)],
+            [*namespace, "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-m",
+             "tests.support.full_disk", json.dumps(arguments)],
             stdout=file, stderr=subprocess.STDOUT, check=True,
         )  # fmt: skip
     attempts: list[list[tuple[str, Any]]] = []
@@ -355,6 +296,7 @@ def test_a_model_larger_than_a_workers_memory(base: str, tmp_path: Path) -> None
     limit = int(0.8 * num_bytes)
     job = job_for(str(tmp_path / "large"), tmp_path / "model", zero_stage=3)
     small = job_for(base, tmp_path / "small", zero_stage=3)
+    limit_cleaner_wait()
     TorchTrainer(
         _load_and_export,
         train_loop_config={"job": job, "small": small, "limit": limit, "folder": str(tmp_path)},
@@ -377,11 +319,9 @@ def test_a_model_larger_than_a_workers_memory(base: str, tmp_path: Path) -> None
 def job_for(base: str, output: Path, *, zero_stage: int, **update: Any) -> TrainingJob:
     output.mkdir(exist_ok=True)
     placement = PLACEMENT.model_copy(update={"checkpoint_every": 100, **update})
-    return TrainingJob(
-        base, None, False, str(output), SETTINGS.model_copy(update={"num_steps": 3}), placement,
-        zero_stage, placement.micro_batch_tokens or MAX_LENGTH, SEED, (TAG,), None, 8, 3,
-        output.name,
-    )  # fmt: skip
+    task = task_for(base, settings=SETTINGS.model_copy(update={"num_steps": 3}))
+    tokens = placement.micro_batch_tokens or MAX_LENGTH
+    return TrainingJob(task, placement, str(output), zero_stage, tokens, 8, 3, output.name)
 
 
 def run_config(folder: Path, **options: Any) -> Any:
@@ -409,6 +349,7 @@ def test_memory_that_runs_out_halves_the_micro_batches(
     # Of so many tokens the mask alone takes 1.6 GB, and of half as many 0.4 GB.
     job = job_for(base, tmp_path / "model", zero_stage=1, num_workers=1, micro_batch_tokens=20_000)
     mailbox = ray.remote(TrainingMailbox).options(num_cpus=0).remote(20_000, MAX_LENGTH)
+    limit_cleaner_wait()
     result = TorchTrainer(
         _train_with_little_memory,
         train_loop_config={
@@ -421,6 +362,6 @@ def test_memory_that_runs_out_halves_the_micro_batches(
     records, notices = ray.get(mailbox.collect.remote())
     assert len(notices) >= 1
     assert "20000 tokens: they are 10000" in notices[0]
-    assert [record["step"] for record in records] == [1, 2, 3]
+    assert [record.step for record in records] == [1, 2, 3]
     assert "stopped" not in result.return_value
     assert (tmp_path / "model" / "config.json").exists()

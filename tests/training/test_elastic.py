@@ -8,13 +8,13 @@ import subprocess
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks import raylets
+from humpback_ray.training.records import StepRecord
 from tests.support.training import (
     PLACEMENT,
     SETTINGS,
@@ -43,19 +43,19 @@ def test_a_training_goes_on_with_fewer_workers(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=1)
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-    steps: list[dict[str, Any]] = []
+    steps: list[StepRecord] = []
     gone: list[float] = []
 
-    def take(step: dict[str, Any]) -> None:
+    def take(step: StepRecord) -> None:
         steps.append(step)
-        if step["step"] >= 12 and not gone:
+        if step.step >= 12 and not gone:
             gone.append(time.monotonic())
             if notice:
                 raylets.notify(cluster.address, node.node_id, NOTICE_SECONDS)
             else:
                 cluster.remove_node(node, allow_graceful=False)
-        is_alone = bool(gone) and step["num_workers"] == 1
-        if is_alone and sum(step["num_workers"] == 1 for step in steps) == 20:
+        is_alone = bool(gone) and step.num_workers == 1
+        if is_alone and sum(step.num_workers == 1 for step in steps) == 20:
             os.kill(os.getpid(), signal.SIGTERM)
 
     placement = PLACEMENT.model_copy(
@@ -68,15 +68,15 @@ def test_a_training_goes_on_with_fewer_workers(
         ray.shutdown()
         cluster.shutdown()
 
-    numbers = [step["step"] for step in steps]
-    first_alone = next(i for i, step in enumerate(steps) if step["num_workers"] == 1)
+    numbers = [step.step for step in steps]
+    first_alone = next(i for i, step in enumerate(steps) if step.num_workers == 1)
     assert first_alone > 11
     assert 1 < numbers[first_alone] <= numbers[first_alone - 1] + 1, "from a checkpoint"
     assert set(numbers) == set(range(1, max(numbers) + 1))
-    compared = [step for step in steps if step["step"] <= len(losses)]
+    compared = [step for step in steps if step.step <= len(losses)]
     assert len(compared) >= 20
     for step in compared:
-        assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-3)
+        assert step.loss == pytest.approx(losses[step.step - 1], abs=1e-3)
 
 
 @pytest.mark.long
@@ -92,14 +92,14 @@ def test_a_training_takes_a_worker_more_when_a_node_comes(
     settings = SETTINGS.model_copy(update={"num_steps": 4000, "learning_rate": 1e-4})
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-    steps: list[dict[str, Any]] = []
+    steps: list[StepRecord] = []
     nodes: list[subprocess.Popen[bytes]] = []
 
-    def take(step: dict[str, Any]) -> None:
+    def take(step: StepRecord) -> None:
         steps.append(step)
         if not nodes:
             nodes.append(subprocess.Popen(raylets.node_command(cluster.address)))
-        if sum(step["num_workers"] == 2 for step in steps) == 20:
+        if sum(step.num_workers == 2 for step in steps) == 20:
             os.kill(os.getpid(), signal.SIGTERM)
 
     placement = PLACEMENT.model_copy(update={"min_workers": 1, "checkpoint_every": 20})
@@ -112,10 +112,10 @@ def test_a_training_takes_a_worker_more_when_a_node_comes(
             raylets.end(node)
         cluster.shutdown()
 
-    numbers = [step["step"] for step in steps]
-    first_together = next(i for i, step in enumerate(steps) if step["num_workers"] == 2)
+    numbers = [step.step for step in steps]
+    first_together = next(i for i, step in enumerate(steps) if step.num_workers == 2)
     assert 1 < numbers[first_together] <= numbers[first_together - 1] + 1, "from a checkpoint"
     assert set(numbers) == set(range(1, max(numbers) + 1))
     losses, _, _ = plain_training(base, make_examples(26), settings, last_step=max(numbers))
     for step in steps:
-        assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-3)
+        assert step.loss == pytest.approx(losses[step.step - 1], abs=1e-3)

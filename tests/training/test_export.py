@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,16 +12,19 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from humpback_ray.config.settings import LoraSettings
+from humpback_ray.method import prompts
 from humpback_ray.method.tokens import prompt_ids
 from humpback_ray.training import lora
 from humpback_ray.training.deepspeed_engine import gathered_weights
 from humpback_ray.training.export import export_model
+from humpback_ray.training.task import BaseModel
+from humpback_ray.training.wrapping import Wrapping, write_wrapping
 from tests.support.training import TAG, make_base
 
 WEB_TAG = 'Answer with "knowledge" from the user\'s web search.'  # quotes must survive the template
 
 
-def export(base: str, output: str, change: float = 0.0, **options: Any) -> None:
+def export(base: str, output: str, change: float = 0.0) -> None:
     """Export `base` as the training would: loaded in fp32 with its own dropout, then updated."""
     config = AutoConfig.from_pretrained(base)
     config.attention_dropout = 0.3
@@ -33,11 +35,8 @@ def export(base: str, output: str, change: float = 0.0, **options: Any) -> None:
     export_model(
         model=model,
         weights=model.state_dict().items(),
-        base_model=base,
-        revision=None,
-        trust_remote_code=False,
+        base=BaseModel(base),
         output=output,
-        **{"chat_tags": (TAG,), "generation": None, **options},
     )
 
 
@@ -85,10 +84,11 @@ def test_adapters_are_merged_into_an_ordinary_model(
         plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         assert (logits - plain(torch.arange(20)[None]).logits).abs().max() > 0.1
         export_model(
-            model=model, weights=gathered_weights(model), base_model=base, revision=None,
-            trust_remote_code=False, output=str(tmp_path / "out"), chat_tags=(TAG,),
-            generation=None,
-        )  # fmt: skip
+            model=model,
+            weights=gathered_weights(model),
+            base=BaseModel(base),
+            output=str(tmp_path / "out"),
+        )
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
         found = exported(torch.arange(20)[None]).logits
     tolerance = 1e-4 if dtype == torch.float32 else 0.05
@@ -104,11 +104,11 @@ def test_adapters_are_merged_into_an_ordinary_model(
 
 
 def test_a_layer_that_shares_its_weight_takes_no_adapter(tmp_path: Path) -> None:
-    source = {"revision": None, "trust_remote_code": False}
     settings = LoraSettings(target_modules=("q_proj", "lm_head"))
-    lora.check_targets(make_base(tmp_path / "own"), settings, source)
+    lora.check_targets(BaseModel(make_base(tmp_path / "own")), settings)
+    tied = BaseModel(make_base(tmp_path / "tied", tied=True))
     with pytest.raises(ValueError, match="'lm_head', which shares its weight with the embedding"):
-        lora.check_targets(make_base(tmp_path / "tied", tied=True), settings, source)
+        lora.check_targets(tied, settings)
 
 
 def test_each_tensor_keeps_a_dtype_of_its_own(tmp_path: Path) -> None:
@@ -126,7 +126,8 @@ def test_each_tensor_keeps_a_dtype_of_its_own(tmp_path: Path) -> None:
 
 def test_configs_are_the_bases_with_the_tokenizers_ids(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.bfloat16)
-    export(base, str(tmp_path / "out"), generation={"temperature": 0.7, "top_p": 0.9})
+    export(base, str(tmp_path / "out"))
+    write_wrapping(str(tmp_path / "out"), Wrapping("", temperature=0.7, top_p=0.9))
 
     before, after = (
         json.loads((tmp_path / n / "config.json").read_text()) for n in ("base", "out")
@@ -143,7 +144,8 @@ def test_configs_are_the_bases_with_the_tokenizers_ids(tmp_path: Path) -> None:
 
 def test_chat_template_gives_the_ids_of_training(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
-    export(base, str(tmp_path / "out"), chat_tags=(TAG, WEB_TAG))
+    export(base, str(tmp_path / "out"))
+    write_wrapping(str(tmp_path / "out"), Wrapping(prompts.chat_template(TAG, WEB_TAG), 0.7, 0.9))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     for text in ("What is a whale?", "  spaces and {{ braces }}\n", "both 'quotes\" and \\n"):
         turn = [{"role": "user", "content": text}]

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,27 @@ from humpback_ray.method.schedule import (
 )
 from humpback_ray.rows import Origin, TrainingExample
 from humpback_ray.training import batches, loop
-from humpback_ray.training.deepspeed_engine import TrainingJob
 from humpback_ray.training.examples import tokenize
-from humpback_ray.training.finetune import TrainingResult, choose_zero_and_micro_batch, run_name
+from humpback_ray.training.finetune import (
+    TrainingResult,
+    choose_zero_and_micro_batch,
+    limit_cleaner_wait,
+    run_name,
+)
+from humpback_ray.training.loss import completion_loss
 from humpback_ray.training.mailbox import TrainingMailbox
+from humpback_ray.training.records import StepRecord, StepSpeed
+from humpback_ray.training.task import BaseModel, TrainingJob
 from tests.support.training import (
     LORA,
     MAX_LENGTH,
     PLACEMENT,
     SEED,
     SETTINGS,
-    TAG,
     make_examples,
     plain_training,
     run,
+    task_for,
     write_examples,
 )
 
@@ -108,12 +115,12 @@ def test_packed_loss_is_the_sum_of_the_single_losses(base: str, examples: str) -
     indices = [0, 3, 5, 24]
     with torch.no_grad():
         single = [
-            loop.completion_loss(engine, batches.packed(tokenized, [index], 0)) for index in indices
+            completion_loss(engine, batches.packed(tokenized, [index], 0)) for index in indices
         ]
         for collate in (batches.packed, batches.padded):
-            together = loop.completion_loss(engine, collate(tokenized, indices, 0))
+            together = completion_loss(engine, collate(tokenized, indices, 0))
             assert together.item() == pytest.approx(sum(map(float, single)), rel=1e-5)
-        nothing = loop.completion_loss(engine, batches.packed(tokenized, [], 0))
+        nothing = completion_loss(engine, batches.packed(tokenized, [], 0))
         assert nothing.item() == 0.0
     assert len({round(float(loss), 3) for loss in single}) == 4
 
@@ -177,15 +184,19 @@ def test_checkpoints_are_resumed_only_by_the_same_training(base: str, examples: 
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenized = tokenize(examples, tokenizer, MAX_LENGTH)[0]
     shorter = tokenize(examples, tokenizer, MAX_LENGTH - 1)[0]
-    mine = run_name(tokenized, SETTINGS, base, SEED)
-    assert mine == run_name(tokenize(examples, tokenizer, MAX_LENGTH)[0], SETTINGS, base, SEED)
+    task = task_for(base)
+    mine = run_name(task, tokenized, "scratch")
+    assert mine == run_name(task, tokenize(examples, tokenizer, MAX_LENGTH)[0], "scratch")
+    longer = SETTINGS.model_copy(update={"num_steps": 11})
+    of_revision = replace(task, base=BaseModel(base, revision="v2"))
     others = {
-        run_name(shorter, SETTINGS, base, SEED),
-        run_name(tokenized, SETTINGS.model_copy(update={"num_steps": 11}), base, SEED),
-        run_name(tokenized, SETTINGS, base, SEED + 1),
-        run_name(tokenized, SETTINGS, base + "2", SEED),
+        run_name(task, shorter, "scratch"),
+        run_name(task_for(base, settings=longer), tokenized, "scratch"),
+        run_name(task_for(base, random_seed=SEED + 1), tokenized, "scratch"),
+        run_name(task_for(base + "2"), tokenized, "scratch"),
+        run_name(of_revision, tokenized, "scratch"),
     }
-    assert len(others) == 4
+    assert len(others) == 5
     assert mine not in others
 
 
@@ -218,7 +229,7 @@ def train_all(
     num_workers: int,
     layouts: dict[str, dict[str, Any]],
     settings: TrainingSettings = SETTINGS,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[StepRecord]]:
     """Steps of the same training in several layouts; the models go to `folder`."""
     tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]
     jobs, mailboxes = [], []
@@ -226,14 +237,15 @@ def train_all(
         placement = PLACEMENT.model_copy(
             update={"num_workers": num_workers, "checkpoint_every": 100, **update}
         )
-        zero_stage, tokens = choose_zero_and_micro_batch(base, settings, placement, 8)
-        (folder / name).mkdir()
-        job = TrainingJob(
-            base, None, False, str(folder / name), settings, placement, zero_stage, tokens, SEED,
-            (TAG,), None, 8, 10, f"all-{len(jobs)}",
-        )  # fmt: skip
-        jobs.append(job)
+        task = task_for(base, examples, settings)
+        zero_stage, tokens = choose_zero_and_micro_batch(task, placement, 8)
+        output = folder / name
+        output.mkdir()
+        jobs.append(
+            TrainingJob(task, placement, str(output), zero_stage, tokens, 8, 10, f"all-{len(jobs)}")
+        )
         mailboxes.append(ray.remote(TrainingMailbox).options(num_cpus=0).remote(tokens, MAX_LENGTH))
+    limit_cleaner_wait()
     TorchTrainer(
         _train_all,
         train_loop_config={"jobs": jobs, "mailboxes": mailboxes, "examples": ray.put(tokenized)},
@@ -261,14 +273,14 @@ def test_every_layout_trains_as_one_plain_process(
     found = train_all(base, examples, tmp_path, 2, LAYOUTS)
 
     for name, steps in found.items():
-        assert [s["step"] for s in steps] == list(range(1, 11)), name
-        assert [s["loss"] for s in steps] == pytest.approx(losses, abs=1e-4), name
-        assert [s["gradient_norm"] for s in steps] == pytest.approx(norms, rel=1e-3), name
+        assert [s.step for s in steps] == list(range(1, 11)), name
+        assert [s.loss for s in steps] == pytest.approx(losses, abs=1e-4), name
+        assert [s.gradient_norm for s in steps] == pytest.approx(norms, rel=1e-3), name
         exported = load_file(tmp_path / name / "model.safetensors")
         assert exported.keys() == weights.keys()
         for tensor, weight in weights.items():
             torch.testing.assert_close(exported[tensor], weight, atol=2e-4, rtol=1e-4, msg=name)
-    passes = {name: {s["num_micro_batches"] for s in steps} for name, steps in found.items()}
+    passes = {name: {s.num_micro_batches for s in steps} for name, steps in found.items()}
     assert passes["ZeRO-1, packed, one pass"] == {1}
     assert max(passes["ZeRO-2, packed, accumulated"]) > 1
     assert max(passes["ZeRO-1, padded, accumulated"]) > 1
@@ -287,8 +299,8 @@ def test_states_offloaded_to_the_cpu_train_as_one_plain_process(
 ) -> None:
     """Through DeepSpeed's own Adam, which is compiled at its first use."""
     for name, steps in train_all(base, examples, tmp_path, 2, OFFLOADED).items():
-        assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4), name
-        assert [s["gradient_norm"] for s in steps] == pytest.approx(plain[1], rel=1e-3), name
+        assert [s.loss for s in steps] == pytest.approx(plain[0], abs=1e-4), name
+        assert [s.gradient_norm for s in steps] == pytest.approx(plain[1], rel=1e-3), name
 
 
 @pytest.mark.long
@@ -305,8 +317,8 @@ def test_lora_trains_as_one_plain_peft_process(
     found = train_all(base, examples, tmp_path, 2, {name: LAYOUTS[name] for name in names}, LORA)
     assert list(found) == names
     for name, steps in found.items():
-        assert [s["loss"] for s in steps] == pytest.approx(losses, abs=1e-4), name
-        assert [s["gradient_norm"] for s in steps] == pytest.approx(norms, rel=1e-3), name
+        assert [s.loss for s in steps] == pytest.approx(losses, abs=1e-4), name
+        assert [s.gradient_norm for s in steps] == pytest.approx(norms, rel=1e-3), name
         exported = load_file(tmp_path / name / "model.safetensors")
         assert {n: (t.shape, t.dtype) for n, t in exported.items()} == {
             n: (t.shape, t.dtype) for n, t in before.items()
@@ -325,8 +337,8 @@ def test_any_number_of_workers_trains_as_one_plain_process(
 ) -> None:
     layouts = {name: LAYOUTS[name] for name in list(LAYOUTS)[:3]}
     for name, steps in train_all(base, examples, tmp_path, num_workers, layouts).items():
-        assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4), name
-        assert [s["gradient_norm"] for s in steps] == pytest.approx(plain[1], rel=1e-3), name
+        assert [s.loss for s in steps] == pytest.approx(plain[0], abs=1e-4), name
+        assert [s.gradient_norm for s in steps] == pytest.approx(plain[1], rel=1e-3), name
 
 
 @pytest.mark.slow
@@ -334,17 +346,18 @@ def test_any_number_of_workers_trains_as_one_plain_process(
 def test_a_finished_training_leaves_a_model_and_its_figures(
     base: str, examples: str, plain: Any, tmp_path: Path
 ) -> None:
-    steps: list[dict[str, Any]] = []
+    steps: list[StepRecord] = []
     placement = PLACEMENT.model_copy(update={"num_workers": 1})
     result = run(base, examples, tmp_path, placement=placement, on_step=steps.append)
     rates = [learning_rate(step, 10, SETTINGS) for step in range(1, 11)]
-    assert [s["learning_rate"] for s in steps] == pytest.approx(rates)
+    assert [s.learning_rate for s in steps] == pytest.approx(rates)
     for step in steps:
-        assert 0 < step["mfu"] < 1
-        assert 0 < step["output_tokens_per_second"] < step["tokens_per_second"]
-        parts = (step[f"{name}_seconds"] for name in ("forward", "backward", "optimizer"))
-        assert 0 < sum(parts) < step["seconds"]
-        assert step["peak_memory_gib"] > 0.1
+        assert 0 < step.speed.mfu < 1
+        assert 0 < step.speed.output_tokens_per_second < step.speed.tokens_per_second
+        speed = step.speed
+        parts = (speed.forward_seconds, speed.backward_seconds, speed.optimizer_seconds)
+        assert 0 < sum(parts) < speed.seconds
+        assert step.speed.peak_memory_gib > 0.1
     assert result == TrainingResult(
         num_examples=25,
         num_truncated=1,
@@ -353,10 +366,10 @@ def test_a_finished_training_leaves_a_model_and_its_figures(
         num_target_tokens=result.num_target_tokens,
         num_steps=10,
         batch_size=8,
-        first_loss=steps[0]["loss"],
-        last_loss=steps[-1]["loss"],
+        first_loss=steps[0].loss,
+        last_loss=steps[-1].loss,
     )
-    assert [s["loss"] for s in steps] == pytest.approx(plain[0], abs=1e-4)
+    assert [s.loss for s in steps] == pytest.approx(plain[0], abs=1e-4)
     assert not (tmp_path / "scratch").exists()
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.attention_dropout == 0.0
 
@@ -366,15 +379,15 @@ def test_a_finished_training_leaves_a_model_and_its_figures(
 def test_killed_worker_resumes_on_the_same_curve(
     base: str, examples: str, plain: Any, tmp_path: Path
 ) -> None:
-    steps: list[dict[str, Any]] = []
+    steps: list[StepRecord] = []
     killed: list[int] = []
     # Ray Train's controller takes a reported checkpoint at its next poll, and a worker's next
     # report waits for that: at step 7 the checkpoint of step 4 is certain, that of step 6 likely.
     placement = PLACEMENT.model_copy(update={"checkpoint_every": 2})
 
-    def kill_once(step: dict[str, Any]) -> None:
+    def kill_once(step: StepRecord) -> None:
         steps.append(step)
-        if step["step"] >= 7 and not killed:
+        if step.step >= 7 and not killed:
             # Descendants of this process alone: other clusters run on the same machine.
             worker = next(
                 process
@@ -388,34 +401,16 @@ def test_killed_worker_resumes_on_the_same_curve(
     losses, _, weights = plain
 
     assert len(killed) == 1
-    numbers = [s["step"] for s in steps]
+    numbers = [s.step for s in steps]
     restart = next(i for i in range(1, len(numbers)) if numbers[i] <= numbers[i - 1])
     assert numbers[restart] in (5, 7, 9), "right after a checkpoint, not from the start"
     for step in steps:
-        assert step["loss"] == pytest.approx(losses[step["step"] - 1], abs=1e-4)
+        assert step.loss == pytest.approx(losses[step.step - 1], abs=1e-4)
     assert set(numbers) == set(range(1, 11))
     assert result.first_loss == pytest.approx(losses[0], abs=1e-4)
     exported = load_file(tmp_path / "model" / "model.safetensors")
     for name, weight in weights.items():
         torch.testing.assert_close(exported[name], weight, atol=2e-4, rtol=1e-4, msg=name)
-
-
-DRIVER = """
-import json, sys
-from pathlib import Path
-import ray
-from humpback_ray.config import LoraSettings, TrainingPlacement, TrainingSettings
-from humpback_ray.engines.deepspeed_train import finetune
-arguments = json.loads(sys.argv[1])
-ray.init(num_cpus=8, include_dashboard=False, address="local", log_to_driver=False)
-finetune(
-    settings=TrainingSettings(**arguments.pop("settings")),
-    placement=TrainingPlacement(**arguments.pop("placement")),
-    chat_tags=tuple(arguments.pop("chat_tags")),
-    on_step=lambda step: print("STEP", json.dumps(step), flush=True),
-    **arguments,
-)
-"""
 
 
 @pytest.mark.long
@@ -427,43 +422,41 @@ def test_killed_driver_resumes_when_called_again(
     settings = SETTINGS.model_copy(update={"dropout": 0.2, "num_steps": 30})
     placement = PLACEMENT.model_copy(update={"num_workers": 1, "checkpoint_every": 5})
     arguments = {
+        "base": base,
         "examples": examples,
-        "base_model": base,
-        "output": str(tmp_path / "model"),
+        "folder": str(tmp_path),
         "settings": settings.model_dump(),
         "placement": placement.model_dump(),
-        "random_seed": SEED,
-        "chat_tags": [TAG],
-        "scratch_folder": str(tmp_path / "scratch"),
     }
     first = _steps_until_killed(arguments, last_step=13)
     assert not (tmp_path / "model" / "config.json").exists()
-    assert abs(first[0]["loss"] - plain[0][0]) > 1e-3, "dropout must be in play"
+    assert abs(first[0].loss - plain[0][0]) > 1e-3, "dropout must be in play"
 
-    second: list[dict[str, Any]] = []
+    second: list[StepRecord] = []
     seldom = placement.model_copy(update={"checkpoint_every": 100})  # may change between attempts
     result = run(
         base, examples, tmp_path, settings=settings, placement=seldom, on_step=second.append
     )
 
-    start = second[0]["step"]
+    start = second[0].step
     assert start % 5 == 1, "right after a checkpoint"
     assert 6 <= start <= len(first)
-    assert [s["step"] for s in second] == list(range(start, 31))
-    undisturbed = {s["step"]: s for s in first}
-    again = [s for s in second if s["step"] in undisturbed]
+    assert [s.step for s in second] == list(range(start, 31))
+    undisturbed = {s.step: s for s in first}
+    again = [s for s in second if s.step in undisturbed]
     assert len(again) > 0, "steps after the checkpoint were seen twice"
     for step in again:
         for key in ("loss", "gradient_norm", "learning_rate"):
-            assert step[key] == pytest.approx(undisturbed[step["step"]][key], abs=1e-4)
-    assert result.first_loss == pytest.approx(first[0]["loss"], abs=1e-6)
+            before = getattr(undisturbed[step.step], key)
+            assert getattr(step, key) == pytest.approx(before, abs=1e-4)
+    assert result.first_loss == pytest.approx(first[0].loss, abs=1e-6)
     assert not (tmp_path / "scratch").exists()
 
 
-def _steps_until_killed(arguments: dict[str, Any], last_step: int) -> list[dict[str, Any]]:
-    """Run `finetune` in a process of its own and SIGKILL that process after `last_step`."""
+def _steps_until_killed(arguments: dict[str, Any], last_step: int) -> list[StepRecord]:
+    """Run `finetune` in a child process and SIGKILL that process after `last_step`."""
     driver = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), json.dumps(arguments)],
+        [sys.executable, "-m", "tests.support.training_driver", json.dumps(arguments)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -472,21 +465,20 @@ def _steps_until_killed(arguments: dict[str, Any], last_step: int) -> list[dict[
     try:
         for line in driver.stdout:
             if line.startswith("STEP"):
-                steps.append(json.loads(line.removeprefix("STEP")))
-                if steps[-1]["step"] >= last_step:
+                figures = json.loads(line.removeprefix("STEP"))
+                steps.append(StepRecord(**figures | {"speed": StepSpeed(**figures["speed"])}))
+                if steps[-1].step >= last_step:
                     break
     finally:
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
         driver.wait()
-        # Its Ray processes end with it; any that does not is ended by its own id.
+        # Its Ray processes end with it; kill any that does not, by its id.
         _, left = psutil.wait_procs(family, timeout=10)
         for process in left:
             process.kill()
-    assert [s["step"] for s in steps] == list(range(1, len(steps) + 1))
-    assert steps[-1]["step"] < arguments["settings"]["num_steps"], (
-        "killed too late to mean anything"
-    )
+    assert [s.step for s in steps] == list(range(1, len(steps) + 1))
+    assert steps[-1].step < arguments["settings"]["num_steps"], "killed too late to mean anything"
     return steps
 
 
@@ -525,9 +517,11 @@ def test_bad_input_is_explained(base: str, examples: str, tmp_path: Path) -> Non
         run(base, str(tmp_path / "empty"), tmp_path)
     with pytest.raises(ValueError, match=r"all 26 examples.*max_length"):
         run(base, examples, tmp_path, settings=SETTINGS.model_copy(update={"max_length": 4}))
-    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["x"]}), tmp_path / "other.parquet")
+    other = tmp_path / "other"
+    other.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["x"]}), other / "0.parquet")
     with pytest.raises(ValueError, match="no column 'completion'"):
-        run(base, str(tmp_path / "other.parquet"), tmp_path)
+        run(base, str(other), tmp_path)
 
     with pytest.raises(ValueError, match=r"batch of 8 .* 3 training workers"):
         run(base, examples, tmp_path, placement=PLACEMENT.model_copy(update={"num_workers": 3}))

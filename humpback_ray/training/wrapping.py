@@ -1,0 +1,77 @@
+"""The files that say how a model is asked: its chat template and its sampling defaults.
+
+They are apart from the weights, so that other tags or another temperature train nothing again.
+Standard library and fsspec only: the driver rewrites them without a tokenizer or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from humpback_ray import storage
+
+# As transformers 5 names them; it prefers the first to a template inside tokenizer_config.json.
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
+# Entries of generation_config.json that decide how a token is drawn. A base model's own ones do
+# not belong to a model that was finetuned and evaluated with others.
+SAMPLING_ENTRIES = (
+    "do_sample", "temperature", "top_p", "top_k", "top_h", "min_p", "typical_p", "epsilon_cutoff",
+    "eta_cutoff",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapping:
+    """How a model is asked unless the caller says otherwise."""
+
+    chat_template: str  # Jinja
+    temperature: float  # 0 is greedy decoding
+    top_p: float
+
+    def generation_entries(self) -> dict[str, Any]:
+        """The sampling entries of generation_config.json.
+
+        transformers refuses a temperature of 0, and warns of sampling entries without `do_sample`.
+        """
+        if self.temperature == 0:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
+
+
+def write_wrapping(model_folder: str, wrapping: Wrapping) -> bool:
+    """Bring an exported model's chat template and sampling defaults up to date.
+
+    Each of the two files is replaced whole, and only if its content differs.
+
+    Args:
+        model_folder: local path or fsspec URL of a folder that `export_model` has written.
+        wrapping: what the two files shall say.
+
+    Returns:
+        True if a file was written.
+    """
+    template_url = storage.join(model_folder, CHAT_TEMPLATE_FILE)
+    is_new_template = _text(template_url) != wrapping.chat_template
+    if is_new_template:
+        storage.write_text(template_url, wrapping.chat_template)
+
+    generation_url = storage.join(model_folder, GENERATION_FILE)
+    before = storage.read_json(generation_url)
+    assert before is not None, f"{model_folder} is no exported model: it has no {GENERATION_FILE}"
+    after = without_sampling(before) | wrapping.generation_entries()
+    if after != before:
+        storage.write_json(generation_url, dict(sorted(after.items())))
+    return is_new_template or after != before
+
+
+def without_sampling(generation_config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a generation config that do not depend on sampling, such as token ids."""
+    return {k: v for k, v in generation_config.items() if k not in SAMPLING_ENTRIES}
+
+
+def _text(url: str) -> str | None:
+    """The content of a text file; None when there is no such file."""
+    filesystem, path = storage.locate(url)
+    return filesystem.cat_file(path).decode() if filesystem.exists(path) else None
