@@ -27,10 +27,6 @@ class TokenizedExample:
     ids: list[int]
     num_prompt: int
 
-    @property
-    def num_target(self) -> int:
-        return len(self.ids) - self.num_prompt
-
 
 def prompt_ids(tokenizer: Any, prompt: str, *tags: str) -> list[int]:
     """Token ids of a rendered prompt, with the tokenizer's begin token if it has one.

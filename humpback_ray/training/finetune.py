@@ -259,7 +259,7 @@ def _run_config(job: TrainingJob, scratch_folder: str) -> ray.train.RunConfig:
 
 
 def _storage_options(folder: str) -> dict[str, Any]:
-    """Where Ray Train keeps checkpoints; at a URL through fsspec's client instead of Arrow's."""
+    """Ray Train's place for checkpoints; at a URL through fsspec's client, not Arrow's."""
     if "://" not in folder:
         return {"storage_path": folder}
     filesystem, path = storage.arrow_filesystem(folder)

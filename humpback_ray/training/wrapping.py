@@ -24,7 +24,7 @@ SAMPLING_ENTRIES = (
 
 @dataclass(frozen=True, slots=True)
 class Wrapping:
-    """How a model is asked unless the caller says otherwise."""
+    """The way to ask a model, unless a caller chooses another."""
 
     chat_template: str  # Jinja
     temperature: float  # 0 is greedy decoding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api import data_parallel_trainer
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -198,6 +200,16 @@ def test_checkpoints_are_resumed_only_by_the_same_training(base: str, examples: 
     }
     assert len(others) == 5
     assert mine not in others
+
+
+def test_ray_train_has_the_private_guard_whose_wait_is_limited() -> None:
+    """A Ray without this name, or with another parameter, must show here and not by slow runs."""
+    limit_cleaner_wait()
+    limit_cleaner_wait()
+    cleaner = data_parallel_trainer.PlacementGroupCleanerCallback
+    assert cleaner.keywords == {"stop_timeout": 1.0}
+    assert isinstance(cleaner.func, type), "replaced once"
+    assert "stop_timeout" in inspect.signature(cleaner.func).parameters
 
 
 # --- training -----------------------------------------------------------------------------------
