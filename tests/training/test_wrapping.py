@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from humpback_ray.config.settings import SamplingSettings
+from humpback_ray.execution.stage import Source
 from humpback_ray.method import prompts
 from humpback_ray.method.tokens import prompt_ids
+from humpback_ray.stages.finetune import Finetune
 from humpback_ray.training.export import export_model
 from humpback_ray.training.task import BaseModel
 from humpback_ray.training.wrapping import Wrapping, write_wrapping
-from tests.support.training import TAG, make_base
+from tests.support.generation import context
+from tests.support.training import SEED, SETTINGS, TAG, make_base
 
 OTHER_TAG = "Answer briefly."
 WRAPPING = Wrapping(prompts.chat_template(TAG), temperature=0.7, top_p=0.9)
@@ -138,6 +143,26 @@ def test_wrapping_at_a_url_equals_that_of_a_local_folder(model_folder: Path) -> 
         stored = filesystem.cat_file(f"/wrapped/model/{name}")
         assert stored == (model_folder / name).read_bytes(), name
     filesystem.rm("/wrapped", recursive=True)
+
+
+def test_finetune_stage_with_other_tags_keeps_its_identity_and_weights(model_folder: Path) -> None:
+    stage = Finetune(
+        path=model_folder.name, base=Source("base", "base"), examples=Source("rows", "rows"),
+        settings=SETTINGS, random_seed=SEED, tags=(TAG,), sampling=SamplingSettings(),
+    )  # fmt: skip
+    stage.refresh(context(model_folder))
+    before = contents(model_folder)
+    other = replace(stage, tags=(OTHER_TAG,), sampling=SamplingSettings(temperature=0))
+    assert other.fingerprint == stage.fingerprint
+    assert replace(stage, random_seed=SEED + 1).fingerprint != stage.fingerprint
+
+    other.refresh(context(model_folder))
+
+    after = contents(model_folder)
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert changed == {"chat_template.jinja", "generation_config.json"}
+    assert OTHER_TAG in AutoTokenizer.from_pretrained(model_folder).chat_template
+    assert generation_entries(model_folder)["do_sample"] is False
 
 
 def test_wrapping_module_loads_neither_torch_nor_transformers_nor_ray() -> None:
