@@ -224,8 +224,9 @@ def limit_cleaner_wait() -> None:
     """Let Ray Train's guard of placement groups stop within a second after a training.
 
     The guard asks the dashboard about the controller. A local cluster has no dashboard, and each
-    training on it would wait 12 s for the guard to stop. Ray 2.60 has no setting for that, so this
-    replaces a private name; with a Ray that no longer has the name, trainings work and wait.
+    training on it would wait 12 s for the guard to stop (benchmarks/LOG.md, "Without a dashboard,
+    Ray Train ends every training 12 s late"). Ray 2.60 has no setting for that, so this replaces a
+    private name; with a Ray that no longer has the name, trainings work and wait.
     """
     cleaner = getattr(data_parallel_trainer, "PlacementGroupCleanerCallback", None)
     if isinstance(cleaner, type):  # not yet replaced
