@@ -15,8 +15,9 @@ from typing import Any
 
 import harness
 
-from humpback_ray import runner, storage
+from humpback_ray import pipeline, storage
 from humpback_ray.config import recipe
+from humpback_ray.execution import runner
 from humpback_ray.planning import extrapolate, probe
 
 MEASURED = {
@@ -68,7 +69,8 @@ def main() -> None:
         stack.enter_context(harness.variables(harness.QUIET))
         run = options.run or str(stack.enter_context(harness.scratch_folder()))
         run = storage.absolute(run)
-        runner.run(loaded, run, harness.console, until="segments")
+        stages = pipeline.stages_of(loaded)
+        runner.run(stages, loaded, run, harness.console, until="segments")
         report = probe.probe_run(run, options.rows, harness.console)
     for note in report.notes:
         harness.console.print(note)
