@@ -71,7 +71,8 @@ def run(
     chosen = _chosen(stages, until, only)
     if problems := [line for stage in stages for line in stage.problems]:
         raise UserError(problems[0])
-    found = {stage.path: stage.find(run_folder) for stage in chosen}
+    with storage.explained(run_folder):
+        found = {stage.path: stage.find(run_folder) for stage in chosen}
     for stage in chosen:
         state, begun = found[stage.path]
         if state is State.CHANGED and not stage.is_replaceable:
@@ -80,7 +81,8 @@ def run(
     to_do = [stage for stage in chosen if found[stage.path][0] is not State.DONE]
     if to_do:
         storage.check_writable(run_folder)
-        _start_attempt(recipe, run_folder, [stage.path for stage in stages])
+        with storage.explained(run_folder):
+            _start_attempt(recipe, run_folder, [stage.path for stage in stages])
     with logs.end_logged():
         if to_do:
             connect.join_cluster(recipe)
