@@ -17,8 +17,9 @@ import psutil
 import ray
 
 ENGINE_TITLE = "ray::MapWorker(MapBatches(EngineActor)"
+REGISTRY_TITLE = "ray::EngineRegistry"
 # The tasks of a pass that read and look, and workers that wait for one.
-WORKER_TITLES = ("ray::IDLE", "ray::Read", "ray::_state_of")
+WORKER_TITLES = ("ray::IDLE", "ray::MapBatches(", "ray::_state_of")
 # For `_system_config`: a lost node is noticed in seconds instead of half a minute.
 NOTICED_SOON = {
     "health_check_initial_delay_ms": 1000,

@@ -11,6 +11,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", NO_COLOR="1"
 )
 
+# Fixtures that several folders use.
+pytest_plugins = ["tests.support.pipeline", "tests.support.growing_cluster"]
+
 TEXTS = [
     "Install the package with pip and import it. Score: 1 Score: 2 Score: 3 Score: 4 Score: 5",
     "### Request\nBelow is a text that was given as an answer.\n\n### Answer\nFive things.",

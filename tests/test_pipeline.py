@@ -248,7 +248,7 @@ def test_the_declared_stages_of_the_large_recipes_hang_together(tmp_path, seed_f
             [f"settings.seed.path={seed_file}", f"settings.corpus.path={tmp_path}/texts",
              f"settings.evaluation.prompts={tmp_path}/prompts.json"],
         )  # fmt: skip
-        stages = pipeline.stages_of(recipe, str(tmp_path / "run"))
+        stages = pipeline.stages_of(recipe)
         assert len(stages) == 17
         assert "base/model" not in {stage.path for stage in stages}
         assert len({stage.fingerprint for stage in stages}) == len(stages)

@@ -18,14 +18,14 @@ from benchmarks import raylets
 from humpback_ray.cluster import doctor, nodes
 from humpback_ray.cluster.nodes import AutoscalerLimits, NodeType
 from humpback_ray.config.recipe import load_recipe
-from tests.support.growing_cluster import NUM_ENGINES, growing_cluster  # noqa: F401
+from tests.support.growing_cluster import NUM_ENGINES
 
 # A mount of this process's own: root may, and others where user namespaces are allowed.
 IN_OTHER_MOUNTS = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--mount"]
 
 
 @pytest.fixture
-def blind_node(growing_cluster, tmp_path) -> Iterator[str]:  # noqa: F811
+def blind_node(growing_cluster, tmp_path) -> Iterator[str]:
     """The address of a cluster with a node for which `tmp_path/hidden` is another, empty folder."""
     if subprocess.run([*IN_OTHER_MOUNTS, "true"], check=False).returncode:
         pytest.skip("no mount namespace may be made here")

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from benchmarks.raylets import free_port
-from tests.support.pipeline import OVERRIDES, corpus  # noqa: F401
+from tests.support.pipeline import OVERRIDES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -295,14 +295,9 @@ def test_without_the_token_nobody_lists_submits_or_reads(cluster, tmp_path):
 
 def join(address: str, **variables: str) -> subprocess.Popen[str]:
     """A driver that joins a cluster at the address of its GCS or of its client server."""
-    code = (
-        f"import ray\n"
-        f"ray.init({address!r}, logging_level='ERROR', log_to_driver=False)\n"
-        f"print('joined', len(ray.nodes()), 'nodes', flush=True)\n"
-    )
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env=environment(**variables),
+        [sys.executable, "-m", "tests.support.joining_driver", address], stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env=environment(**variables),
     )  # fmt: skip
 
 
@@ -354,18 +349,9 @@ class Line:
 @pytest.mark.long
 def test_a_lost_connection_is_made_again_and_no_line_comes_twice(cluster):
     line = Line(cluster.dashboard)
-    code = (
-        "import sys\n"
-        "from humpback_ray import remote\n"
-        "cluster = remote.connect(sys.argv[1])\n"
-        "command = 'for i in $(seq 1 40); do echo line $i; sleep 0.2; done'\n"
-        "name = cluster.submit_job(entrypoint=command)\n"
-        "job = remote.follow(cluster, name, lambda text: print(text, end='', flush=True))\n"
-        "print(job.status.value)\n"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, line.url], stdout=subprocess.PIPE, text=True,
-        env=environment(**WITH_TOKEN),
+        [sys.executable, "-m", "tests.support.followed_job", line.url], stdout=subprocess.PIPE,
+        text=True, env=environment(**WITH_TOKEN),
     )  # fmt: skip
     output = read_until(process, "line 5")
     line.cut()
@@ -380,7 +366,7 @@ def test_a_lost_connection_is_made_again_and_no_line_comes_twice(cluster):
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_the_tiny_run_from_submit_to_the_last_model(cluster, tmp_path, corpus):  # noqa: F811
+def test_the_tiny_run_from_submit_to_the_last_model(cluster, tmp_path, corpus):
     """Left during a training, rejoined, stopped, and submitted again."""
     run = tmp_path / "run"
     where = ["--address", cluster.dashboard]

@@ -65,9 +65,21 @@ def submit(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def kinds_of_stages() -> list[type[Stage]]:
+    """Every kind of stage that a run may have."""
+    classes = list(Stage.__subclasses__())
+    for kind in classes:
+        classes += kind.__subclasses__()
+    named = [kind for kind in classes if "kind" in vars(kind)]
+    return [kind for kind in named if kind.__module__.startswith("humpback_ray.stages.")]
+
+
 def test_parts_share_out_all_stages(part, stages):
     assert tuple(PARTS) == part.PARTS == get_args(Part)
-    assert {stage.part for stage in stages} == set(PARTS)
+    kinds = kinds_of_stages()
+    assert {type(stage) for stage in stages} == set(kinds)
+    assert len({kind.kind for kind in kinds}) == len(kinds)
+    assert {kind.part for kind in kinds} == set(PARTS)
     assert {path.stem for path in (ROOT / "jobs").glob("*.*")} == set(JOBS)
 
 

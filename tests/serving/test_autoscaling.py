@@ -15,16 +15,14 @@ import pytest
 from benchmarks import raylets
 from humpback_ray import tables
 from humpback_ray.config.placement import ClusterPlacement, EnginePlacement, Placement
-from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
 from humpback_ray.rows import Candidate, Segment
-from humpback_ray.serving.requests import ServedModel
-from humpback_ray.stages import augment
-from tests.support.generation import context, segment
+from tests.support.generation import augment_stage, context, segment
+from tests.support.growing_cluster import NUM_ENGINES
 from tests.support.scripted_engine import ScriptedEngine
 
 pytestmark = pytest.mark.slow
 
-NUM_ROWS, NUM_ENGINES = 160, 4
+NUM_ROWS = 160
 
 
 def run_a_pass(address: str, folder: Path, model: str) -> dict:
@@ -41,13 +39,6 @@ def run_a_pass(address: str, folder: Path, model: str) -> dict:
     watching.start()
     segments = [segment(number, f"A text about topic {number}.") for number in range(NUM_ROWS)]
     tables.write_rows(f"{folder}/segments", segments, Segment)
-    work = augment.candidates_of(
-        f"{folder}/segments", target=f"{folder}/candidates/rows",
-        backward_model=ServedModel(model, 1024, "float32"), tag="A tag.",
-        sampling=SamplingSettings(max_tokens=32), num_candidates=1,
-        long_prompts=LongPromptSettings(), random_seed=0,
-        make_engine=partial(ScriptedEngine, seconds_per_row=1.0),
-    )  # fmt: skip
     placement = Placement(
         cluster=ClusterPlacement(autoscaling=True),
         engine=EnginePlacement(
@@ -55,8 +46,9 @@ def run_a_pass(address: str, folder: Path, model: str) -> dict:
             max_num_seqs=4,
         ),
     )  # fmt: skip
-    where = replace(context(folder / "candidates"), placement=placement)
-    result = augment.run(where, work=work, rating=None, begin_rating=None)
+    make_engine = partial(ScriptedEngine, seconds_per_row=1.0)
+    where = replace(context(folder / "candidates", make_engine=make_engine), placement=placement)
+    result = augment_stage(folder, model).run(where)
     deadline = time.monotonic() + 90
     while raylets.num_nodes() > 1 and time.monotonic() < deadline:
         time.sleep(0.5)

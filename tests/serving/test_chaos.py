@@ -48,7 +48,8 @@ def stop_engine(run: Run, dice: random.Random) -> None:
 
 
 def kill_registry(run: Run, dice: random.Random) -> None:
-    kill(raylets.processes("ray::Ledger"), dice)
+    assert run.wait(lambda: bool(raylets.processes(raylets.REGISTRY_TITLE))), "no registry"
+    kill(raylets.processes(raylets.REGISTRY_TITLE), dice)
 
 
 def kill_worker(run: Run, dice: random.Random) -> None:

@@ -14,53 +14,15 @@ import pytest
 
 from humpback_ray import tables
 from humpback_ray.rows import Candidate
+from tests.support.vllm_pass import NUM_ROWS
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-NUM_ROWS = 300
-
-RUN = f"""
-import sys
-from pathlib import Path
-import ray
-from humpback_ray import tables
-from humpback_ray.config import LongPromptSettings, SamplingSettings
-from humpback_ray.records import Segment
-from humpback_ray.stages import augment
-from humpback_ray.engines.request import Model
-from tests.stages.test_generation import context, segment
-ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False,
-         logging_level="ERROR")
-folder, model = Path(sys.argv[1]), sys.argv[2]
-segments = [segment(n, f"A text about topic {{n}}.") for n in range({NUM_ROWS})]
-tables.write_rows(str(folder / "segments"), segments, Segment)
-work = augment.candidates_of(
-    str(folder / "segments"), target=str(folder / "candidates" / "rows"),
-    backward_model=Model(model, 1024, "float32"), tag="A tag.",
-    sampling=SamplingSettings(max_tokens=300), num_candidates=1,
-    long_prompts=LongPromptSettings(), random_seed=0,
-)
-where = context(folder / "candidates", max_num_seqs=32, enforce_eager=True)
-augment.run(where, work=work, rating=None, begin_rating=None)
-ray.shutdown()
-"""
-
-ENGINE_IN_A_PROCESS = """
-import sys, time
-from humpback_ray.config import EnginePlacement
-from humpback_ray.engines.request import Model
-from humpback_ray.engines.vllm_engine import VLLMEngine
-if __name__ == "__main__":
-    placement = EnginePlacement(device="cpu", enforce_eager=True)
-    engine = VLLMEngine(Model(sys.argv[1], 1024, "float32"), placement)
-    print("started", flush=True)
-    time.sleep(600)
-"""
 
 
 @pytest.mark.long
 def test_a_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
-    command = [sys.executable, "-c", RUN, str(tmp_path), model_folder]
+    command = [sys.executable, "-m", "tests.support.vllm_pass", str(tmp_path), model_folder]
     rows = tmp_path / "candidates" / "rows"
     driver = subprocess.Popen(command, cwd=ROOT)
     deadline = time.monotonic() + 240
@@ -85,15 +47,13 @@ def test_a_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
 
 
 @pytest.mark.long
-def test_an_engine_core_in_a_process_of_its_own_ends_with_its_actor(tmp_path, model_folder):
-    program = tmp_path / "engine.py"  # a file: vLLM's spawned process imports the main module
-    program.write_text(ENGINE_IN_A_PROCESS)
+def test_an_engine_core_in_a_process_of_its_own_ends_with_its_actor(model_folder):
     # As on GPUs, where the engine's core has its own process.
     variables = {"HUMPBACK_ENGINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-                 "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
+                 "VLLM_CPU_KVCACHE_SPACE": "1"}  # fmt: skip
     parent = subprocess.Popen(
-        [sys.executable, str(program), model_folder], env=os.environ | variables,
-        stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "tests.support.waiting_engine", model_folder], cwd=ROOT,
+        env=os.environ | variables, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert parent.stdout is not None
     while "started" not in (line := parent.stdout.readline()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from humpback_ray.serving.engine_registry import Engine
-from humpback_ray.serving.generate import STRAGGLER_SECONDS, straggler
+from humpback_ray.serving.generation_progress import STRAGGLER_SECONDS, straggler
 
 
 def engine(host: str, *begun: float) -> Engine:

@@ -92,7 +92,7 @@ def rows(tmp_path_factory, model_folder, ray_cluster):
         ServedModel(model_folder, CONTEXT, "float32"), "row_id", Answered, to_request, to_row
     )
     placement = EnginePlacement(device="cpu", enforce_eager=True, max_num_seqs=4)
-    with EnginePool(task, placement, "test") as pool:
+    with EnginePool(task, placement) as pool:
         dataset = ray.data.read_parquet(folder).repartition(target_num_rows_per_block=8)
         found = pool.through(dataset).take_all()
         (engine,) = pool.engines()

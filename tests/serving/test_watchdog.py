@@ -11,24 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-# What it is told to do, an engine with a child does for as long as it lives.
-ENGINE = """
-import subprocess, sys, time
-from humpback_ray.engines.watchdog import Watchdog
-how, seconds = sys.argv[1], float(sys.argv[2])
-watchdog = Watchdog(seconds)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print(child.pid, watchdog._process.pid, flush=True)
-
-def where_the_engine_hangs():
-    for number in range(10**6):
-        watchdog.tell(number if how == "steps" else 7, 0 if how == "idle" else 3)
-        print("told", flush=True)
-        time.sleep(0.1)
-
-where_the_engine_hangs()
-"""
-
 
 class Engine:
     """A process with a watchdog and a child of its own."""
@@ -36,7 +18,7 @@ class Engine:
     def __init__(self, folder: Path, how: str, seconds: float) -> None:
         self.errors = folder / "errors"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", ENGINE, how, str(seconds)],
+            [sys.executable, "-m", "tests.support.watched_engine", how, str(seconds)],
             cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=self.errors.open("wb"),
             text=True,
         )  # fmt: skip

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import raylets
-from tests.serving.test_autoscaling import NUM_ENGINES
+NUM_ENGINES = 4
 
 
 @pytest.fixture
 def growing_cluster(tmp_path) -> Iterator[str]:
     """The address of a cluster with a head alone."""
+    from benchmarks import raylets
+
     with raylets.growing_cluster(tmp_path, NUM_ENGINES) as address:
         yield address
