@@ -164,17 +164,15 @@ class _Inspection:
     def engines(self) -> list[Finding]:
         placement = self.engine
         bundles = capacity.engine_bundles(placement)
-        num_pools = 2 if placement.one_stream else 1
 
         def count(there: Sequence[capacity.Resources]) -> int:
-            return capacity.num_engines(bundles, there, placement.across_nodes) // num_pools
+            return capacity.num_engines(bundles, there, placement.across_nodes)
 
         least, most = placement.min_engines, placement.max_engines
         wanted = _from_to(least, most)
         wanted += f" with {capacity.describe(bundles, placement.across_nodes)} each"
         return self.capacity_for(
-            "engines", wanted + (", twice" if num_pools > 1 else ""), count, least, most,
-            bundles[0],
+            "engines", wanted, count, least, most, bundles[0],
             "placement.engine (device, tensor_parallel_size, accelerator_type)",
             asks_for_nodes=self.recipe.placement.cluster.autoscaling,
         )  # fmt: skip

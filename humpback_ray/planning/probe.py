@@ -121,9 +121,7 @@ def shortened(recipe: Recipe) -> Recipe:
     if isinstance(settings.base, ScratchBase):
         training = _cut(settings.base.training)
         changes["base"] = settings.base.model_copy(update={"training": training})
-    engine = placement.engine.model_copy(
-        update={"min_engines": 1, "max_engines": 1, "one_stream": False}
-    )
+    engine = placement.engine.model_copy(update={"min_engines": 1, "max_engines": 1})
     training_placement = placement.training.model_copy(update={"checkpoint_every": NUM_STEPS // 2})
     placed = placement.model_copy(update={"engine": engine, "training": training_placement})
     return recipe.model_copy(

@@ -159,7 +159,7 @@ class EnginePool:
         # An engine asked for without room for it would wait, and on CPUs keep the tasks that read
         # and write from the last CPU.
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return capacity.check_engines(self._placement, nodes, 1)
+        return capacity.check_engines(self._placement, nodes)
 
     @property
     def need(self) -> str:

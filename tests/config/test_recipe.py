@@ -317,10 +317,6 @@ def test_light_modules_load_no_heavy_library(module):
     [
         (["settings.long_prompts.policy=route_long"], "context_length belongs to policy=route"),
         (["settings.long_prompts.context_length=4096"], "context_length belongs to policy=route"),
-        (
-            ["placement.engine.one_stream=true", "settings.rating.method=mean"],
-            "one_stream asks about each candidate once",
-        ),
         (["settings.base.training.lora.rank=4"], "lora adapts a model that has been trained"),
         (["placement.training.kernels=liger"], "Liger's kernels are for GPUs"),
         (["placement.engine.min_engines=3"], "min_engines 3 is above max_engines 1"),

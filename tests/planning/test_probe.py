@@ -104,13 +104,6 @@ def test_an_endpoint_gives_rows_at_its_own_rate():
     assert found["iter-2/rated"].seconds == pytest.approx(320.0)
 
 
-def test_one_stream_takes_as_long_as_the_slower_pass():
-    found = stages_of("placement.engine.one_stream=true")
-    assert found["candidates"].seconds == stages_of()["candidates"].seconds
-    assert found["iter-1/rated"].seconds == 0.0
-    assert found["iter-2/rated"].seconds == pytest.approx(66.0)
-
-
 def test_a_training_is_its_start_its_steps_and_its_checkpoints():
     overrides = ["settings.backward_training.num_steps=101", "settings.random_seed=1",
                  "placement.training.checkpoint_every=20"]  # fmt: skip
