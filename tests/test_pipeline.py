@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from humpback_ray import pipeline, tables
 from humpback_ray.config.recipe import load_recipe
+from humpback_ray.execution.stage import State
 from humpback_ray.rows import Candidate, Evaluated, RatedPair, TaskKind, TrainingExample
 from tests.support.pipeline import OVERRIDES
 
@@ -182,6 +184,41 @@ def test_changed_settings_are_refused_and_placement_is_not(finished, arguments):
     assert len(result.stderr.strip().splitlines()) == 1
     result = humpback("run", *arguments, "--set=placement.engine.rows_per_batch=8")
     assert result.returncode == 0
+
+
+def states(finished: Path, arguments: list[str], override: str) -> dict[State, set[str]]:
+    """Paths of the finished run's stages by their state under one more override."""
+    overrides = [argument.removeprefix("--set=") for argument in arguments[3:]]
+    found: dict[State, set[str]] = defaultdict(set)
+    for stage in pipeline.stages_of(load_recipe("tiny", [*overrides, override])):
+        state, begun = stage.find(str(finished))
+        found[state].add(stage.path)
+        if state is State.CHANGED:
+            assert stage.differences(begun)
+            assert stage.is_replaceable == stage.path.startswith("evaluation/")
+    return dict(found)
+
+
+def test_other_sampling_of_the_evaluation_makes_the_evaluations_again_and_nothing_else(
+    finished, arguments
+):
+    found = states(finished, arguments, "settings.evaluation.sampling.temperature=0")
+    evaluations = {f"evaluation/{name}" for name in ("base", "M_0", "M_1", "M_2")}
+    assert found.pop(State.CHANGED) == evaluations
+    assert found.keys() == {State.DONE}
+    assert len(found[State.DONE]) == 16
+
+
+def test_other_sampling_of_the_augmentation_changes_the_candidates_and_what_follows(
+    finished, arguments
+):
+    found = states(finished, arguments, "settings.augmentation.temperature=0.9")
+    assert found.keys() == {State.DONE, State.CHANGED}
+    assert found[State.DONE] == {
+        "seed", "segments", "base/initial", "base/examples", "base/model",
+        "backward/examples", "backward/model", "forward-0/examples", "forward-0/model",
+        "evaluation/base", "evaluation/M_0",
+    }  # fmt: skip
 
 
 def test_people_can_look_at_it(finished, arguments):

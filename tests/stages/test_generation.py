@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from functools import partial
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -16,8 +18,9 @@ from humpback_ray.config.settings import (
 from humpback_ray.execution import progress
 from humpback_ray.execution.stage import Source
 from humpback_ray.rows import Candidate, Finish, RatedPair, RatingOutcome, SeedPair
+from humpback_ray.serving.missing_rows import shard_key
 from humpback_ray.stages.evaluate import Evaluate
-from tests.support.generation import augmented, candidate, context, rated, segment
+from tests.support.generation import augmented, candidate, context, rate_stage, rated, segment
 from tests.support.scripted_engine import ScriptedEngine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -92,6 +95,36 @@ def test_the_mean_of_samples_has_one_row_a_pair_and_keeps_the_samples(tmp_path, 
     for row in tables.read_rows(f"{tmp_path}/rated/rows", RatedPair):
         assert row.score == pytest.approx(sum(by_pair[row.candidate_id]) / 3)
     assert len({tuple(scores) for scores in by_pair.values()}) > 3
+
+
+def test_means_are_one_file_for_each_shard_and_those_of_its_samples(tmp_path, model_folder):
+    source, rows = tmp_path / "in", tmp_path / "rated" / "rows"
+    for part in range(3):
+        pairs = [candidate(10 * part + n) for n in range(7)]
+        tables.write_rows(str(source), pairs, Candidate, name=f"part-{part}")
+    settings = RatingSettings(method="mean", num_samples=3)
+    stage = rate_stage(tmp_path, model_folder, settings)
+    make_engine = partial(ScriptedEngine, script="some_prose")
+    result = stage.run(context(tmp_path / "rated", rows_per_batch=8, make_engine=make_engine))
+    samples = tables.read_rows(str(tmp_path / "rated" / "samples"), RatedPair)
+    assert (result.num_rows, len(samples)) == (21, 63)
+    keys = {shard_key(str(file)): file for file in source.glob("*.parquet")}
+    assert {file.stem for file in rows.glob("*.parquet")} == keys.keys()
+    for key, file in keys.items():
+        wanted = set(pq.read_table(file)["candidate_id"].to_pylist())
+        assert set(pq.read_table(rows / f"{key}.parquet")["candidate_id"].to_pylist()) == wanted
+    # By hand, from all samples at once.
+    scores: dict[str, list[float]] = {}
+    for row in samples:
+        scores.setdefault(row.candidate_id.rpartition("/")[0], [])
+        if row.score is not None:
+            scores[row.candidate_id.rpartition("/")[0]].append(row.score)
+    assert {len(found) for found in scores.values()} >= {2, 3}, "some samples are prose"
+    for row in tables.read_rows(str(rows), RatedPair):
+        found = scores[row.candidate_id]
+        assert row.score == (pytest.approx(sum(found) / len(found)) if found else None)
+        of_pair = [s for s in samples if s.candidate_id.rpartition("/")[0] == row.candidate_id]
+        assert row.num_generated_tokens == sum(s.num_generated_tokens for s in of_pair)
 
 
 def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folder):

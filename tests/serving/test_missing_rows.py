@@ -1,0 +1,242 @@
+"""Rows on disk as the checkpoint of a pass: what is missing, saved twice, or not of the source."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+from ray.exceptions import RayTaskError
+
+from humpback_ray import storage, tables
+from humpback_ray.serving.missing_rows import SHARD, PassState, RowFolders, shard_key
+
+in_tasks = pytest.mark.usefixtures("ray_cluster")
+
+
+@dataclass(frozen=True)
+class Asked:
+    row_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    row_id: str
+    answer: str
+
+
+def folders_of(folder, num_files: int = 3, rows_per_file: int = 10, expand=None) -> RowFolders:
+    """A source of several files without an answer; ids are of their file and place."""
+    for file in range(num_files):
+        rows = [Asked(f"{file}-{number:03}", f"text {number}") for number in range(rows_per_file)]
+        tables.write_rows(f"{folder}/source", rows, Asked, name=f"part-{file}")
+    return RowFolders(f"{folder}/source", f"{folder}/target", "row_id", expand)
+
+
+def batches(folders: RowFolders, rows_per_batch: int) -> list[pa.Table]:
+    """The batches that a pass would ask."""
+    rows = folders.missing(rows_per_batch)
+    assert rows is not None
+    blocks = [ray.get(ref) for ref in rows.to_arrow_refs()]
+    return [block for block in blocks if block.num_rows]
+
+
+def ids(batches_: list[pa.Table]) -> list[str]:
+    return sorted(row for batch in batches_ for row in batch["row_id"].to_pylist())
+
+
+def answer(folders: RowFolders, batch: pa.Table, text: str = "an answer") -> list[str]:
+    """Save an answer to every row of a batch; returns the ids that were saved."""
+    rows = [Answered(row, text) for row in batch["row_id"].to_pylist()]
+    return folders.save(batch, tables.to_table(rows, Answered))["row_id"].to_pylist()
+
+
+def saved(folders: RowFolders) -> list[str]:
+    return [row.row_id for row in tables.read_rows(folders.target, Answered)]
+
+
+def answer_files(folders: RowFolders) -> list[str]:
+    return [file for shard in folders.shards() for file in shard.answers]
+
+
+def twice(table: pa.Table) -> pa.Table:
+    """Every row under two ids."""
+    both = [pc.binary_join_element_wise(table["row_id"], pa.scalar(n), "/") for n in ("0", "1")]
+    return pa.concat_tables(table.set_column(0, "row_id", column) for column in both)
+
+
+@in_tasks
+def test_a_pass_in_batches_that_span_shards_saves_every_row_once(tmp_path):
+    folders = folders_of(tmp_path)
+    assert folders.state() == PassState(30, 0)
+    asked = batches(folders, 7)
+    assert Counter(ids(asked)) == Counter(f"{f}-{n:03}" for f in range(3) for n in range(10))
+    assert max(batch.num_rows for batch in asked) <= 7
+    assert any(len(pc.unique(batch[SHARD])) > 1 for batch in asked), "no batch spans two shards"
+    for batch in asked:
+        assert sorted(answer(folders, batch)) == sorted(batch["row_id"].to_pylist())
+    assert folders.state() == PassState(30, 30)
+    assert saved(folders) == ids(asked)
+    assert batches(folders, 7) == []
+    # Each file of answers holds rows of one file of the source, and its name begins with that key.
+    for shard in folders.shards():
+        assert shard.key == shard_key(shard.source)
+        number = shard.source.removesuffix(".parquet")[-1]
+        filesystem, _ = storage.arrow_filesystem(folders.target)
+        for file in shard.answers:
+            assert file.rpartition("/")[2].startswith(f"{shard.key}-")
+            rows = tables.read_column(filesystem, file, "row_id").to_pylist()
+            assert {row.partition("-")[0] for row in rows} == {number}
+
+
+@in_tasks
+def test_a_source_without_files_wants_nothing(tmp_path):
+    folders = RowFolders(f"{tmp_path}/source", f"{tmp_path}/target", "row_id")
+    assert folders.state() == PassState(0, 0)
+    assert folders.missing(4) is None
+    tables.write_rows(folders.source, [], Asked)
+    assert folders.state() == PassState(0, 0)
+    assert batches(folders, 4) == []
+
+
+@in_tasks
+def test_a_file_that_is_deleted_has_exactly_its_rows_asked_again(tmp_path):
+    folders = folders_of(tmp_path)
+    for batch in batches(folders, 4):
+        answer(folders, batch)
+    filesystem, _ = storage.arrow_filesystem(folders.target)
+    gone = answer_files(folders)[3]
+    lost = sorted(tables.read_column(filesystem, gone, "row_id").to_pylist())
+    filesystem.delete_file(gone)
+    assert folders.state() == PassState(30, 30 - len(lost))
+    asked = batches(folders, 4)
+    assert ids(asked) == lost
+    for batch in asked:
+        answer(folders, batch)
+    assert folders.state().num_missing == 0
+
+
+@in_tasks
+def test_a_batch_that_is_answered_again_becomes_the_same_files(tmp_path):
+    folders = folders_of(tmp_path)
+    (batch,) = batches(folders, 30)
+    answer(folders, batch, "first")
+    before = answer_files(folders)
+    answer(folders, batch, "second")
+    assert answer_files(folders) == before
+    assert {row.answer for row in tables.read_rows(folders.target, Answered)} == {"second"}
+
+
+@in_tasks
+def test_a_row_that_is_left_out_of_a_batch_stays_missing(tmp_path):
+    folders = folders_of(tmp_path)
+    (batch,) = batches(folders, 30)
+    answer(folders, batch.slice(5))
+    assert folders.state() == PassState(30, 25)
+    assert ids(batches(folders, 30)) == ids([batch.slice(0, 5)])
+
+
+@in_tasks
+def test_rows_that_two_writers_have_saved_are_dropped_once_across_files(tmp_path):
+    folders = folders_of(tmp_path, num_files=2)
+    # Batches of other sizes, as after a changed placement, while the killed run still wrote.
+    for size in (20, 8, 3):
+        asked = batches(RowFolders(folders.source, f"{tmp_path}/none", "row_id"), size)
+        for batch in asked:
+            answer(folders, batch, f"of {size}")
+    assert len(saved(folders)) == 60
+    assert folders.state() == PassState(20, 20)
+    assert saved(folders) == sorted(f"{f}-{n:03}" for f in range(2) for n in range(10))
+    before = answer_files(folders)
+    assert folders.state() == PassState(20, 20)
+    assert answer_files(folders) == before, "what is clean is not written again"
+
+
+@in_tasks
+def test_a_file_with_new_and_repeated_rows_keeps_the_new_ones(tmp_path):
+    folders = folders_of(tmp_path, num_files=1)
+    (batch,) = batches(folders, 10)
+    answer(folders, batch.slice(0, 6), "first")
+    answer(folders, batch.slice(3), "second")
+    assert folders.state() == PassState(10, 10)
+    rows = tables.read_rows(folders.target, Answered)
+    assert [row.row_id for row in rows] == ids([batch])
+    # One of the writers has kept all of its rows, the other what the first one does not have.
+    assert Counter(row.answer for row in rows) in (
+        Counter(first=6, second=4), Counter(first=3, second=7)
+    )  # fmt: skip
+
+
+@in_tasks
+def test_a_row_that_stands_twice_in_one_file_is_dropped_once(tmp_path):
+    folders = folders_of(tmp_path, num_files=1)
+    (batch,) = batches(folders, 10)
+    rows = [Answered(row, f"answer {n}") for n in range(2) for row in batch["row_id"].to_pylist()]
+    folders.save(batch, tables.to_table(rows, Answered))
+    assert len(saved(folders)) == 20
+    assert folders.state() == PassState(10, 10)
+    assert saved(folders) == ids([batch])
+    assert {row.answer for row in tables.read_rows(folders.target, Answered)} == {"answer 0"}
+
+
+@in_tasks
+def test_rows_that_the_source_does_not_have_are_a_bug(tmp_path):
+    folders = folders_of(tmp_path)
+    key = folders.shards()[0].key
+    strange = [Answered("from elsewhere", "x")]
+    tables.write_rows(folders.target, strange, Answered, name=f"{key}-strange")
+    with pytest.raises(RayTaskError, match=r"1 rows of .*/target are not of .*/part-0"):
+        folders.state()
+
+
+def test_files_of_another_source_are_a_bug(tmp_path):
+    folders = folders_of(tmp_path)
+    tables.write_rows(folders.target, [Answered("0-000", "x")], Answered, name="part-0")
+    with pytest.raises(AssertionError, match=r"files of .*/target are not of .*/source"):
+        folders.shards()
+
+
+@in_tasks
+def test_expanded_rows_are_missing_and_saved_by_their_new_ids(tmp_path):
+    folders = folders_of(tmp_path, num_files=2, rows_per_file=3, expand=twice)
+    assert folders.state() == PassState(12, 0)
+    asked = batches(folders, 5)
+    assert ids(asked) == sorted(
+        f"{f}-{n:03}/{sample}" for f in range(2) for n in range(3) for sample in range(2)
+    )
+    answer(folders, asked[0])
+    assert folders.state() == PassState(12, asked[0].num_rows)
+    assert ids(batches(folders, 5)) == ids(asked[1:])
+
+
+@in_tasks
+def test_a_run_that_is_moved_keeps_its_keys_and_asks_nothing_again(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "elsewhere" / "there"
+    folders = folders_of(here)
+    first, *_ = batches(folders, 12)
+    answer(folders, first)
+    keys = [shard.key for shard in folders.shards()]
+    there.parent.mkdir()
+    here.rename(there)
+    moved = RowFolders(f"{there}/source", f"{there}/target", "row_id")
+    assert [shard.key for shard in moved.shards()] == keys
+    assert moved.state() == PassState(30, 12)
+    assert not set(ids(batches(moved, 12))) & set(ids([first]))
+
+
+def test_folders_in_memory_have_shards_and_answers():
+    """In this process alone, as Ray's workers have a memory of their own."""
+    folders = folders_of(f"memory://{uuid.uuid4().hex}")
+    first, second, third = folders.shards()
+    assert [shard.answers for shard in (first, second, third)] == [(), (), ()]
+    shards = [{"key": s.key, "source": s.source, "answers": []} for s in (first, third)]
+    batch = folders._missing_of(pa.Table.from_pylist(shards))
+    assert Counter(batch[SHARD].to_pylist()) == {first.key: 10, third.key: 10}
+    answer(folders, batch)
+    states = [folders._state_of_shard(shard) for shard in folders.shards()]
+    assert states == [PassState(10, 10), PassState(10, 0), PassState(10, 10)]
