@@ -1,0 +1,160 @@
+"""Peak memory of a pass that looks for its missing rows: 50 million rows / 5 million.
+
+Ids in Parquet files, 25,000 to a shard, nine of ten with an answer; no engine and no text. A driver
+in a process of its own counts what is saved (`RowFolders.state`) and takes every missing row in
+batches (`RowFolders.missing`), as a pass does before it asks. The ratio is the driver's peak memory
+over the same at a tenth of the rows: it may hold names of files and no ids. The peak of the largest
+task process is beside it, and must not grow either.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from humpback_ray import storage, tables
+from humpback_ray.serving.missing_rows import RowFolders, shard_key
+
+NUM_ROWS = 50_000_000
+ROWS_PER_SHARD = 25_000
+ROWS_PER_BATCH = 256
+OBJECT_STORE_BYTES = 500 * 2**20
+POLL_SECONDS = 0.2
+
+
+def write_rows(folders: RowFolders, num_rows: int, files_per_shard: int) -> int:
+    """Write the source, and answers to nine of ten rows; returns how many are missing."""
+    num_missing = 0
+    for first in range(0, num_rows, ROWS_PER_SHARD):
+        numbers = pa.array(range(first, min(first + ROWS_PER_SHARD, num_rows)), pa.int64())
+        rows = pa.table({"row_id": pc.utf8_lpad(pc.cast(numbers, pa.string()), 16, "0")})
+        name = f"part-{first:010}"
+        tables.write_table(folders.source, rows, name)
+        answered = rows.filter(pc.not_equal(_tenth(numbers), 0))
+        num_missing += len(rows) - len(answered)
+        key = shard_key(f"{name}.parquet")
+        size = -(-len(answered) // files_per_shard)
+        for part in range(files_per_shard):
+            piece = answered.slice(part * size, size)
+            tables.write_table(folders.target, piece, f"{key}-{part:04}")
+    return num_missing
+
+
+def _tenth(numbers: pa.Array) -> pa.Array:
+    """The last digit of each number."""
+    return pc.subtract(numbers, pc.multiply(pc.divide(numbers, 10), 10))
+
+
+@dataclass
+class TaskMemory:
+    """Peak memory of the largest process that Ray has started for tasks, in MiB."""
+
+    peak: float = 0.0
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look until the end of the block."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(POLL_SECONDS):
+                self._look()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _look(self) -> None:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.cmdline()[0].startswith("ray::"):
+                    self.peak = max(self.peak, harness.peak_memory(process.pid))
+            except (psutil.Error, OSError, IndexError):  # it has just ended
+                continue
+
+
+def drive(folders: RowFolders) -> Generator[dict[str, Any], Any, None]:
+    """A driver in a process of its own: what it found, how long it took, peaks of memory."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        logging_level="ERROR", object_store_memory=OBJECT_STORE_BYTES,
+    )  # fmt: skip
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    yield {}
+    memory = TaskMemory()
+    with memory.watched():
+        state_seconds, state = harness.timed(folders.state)
+        missing_seconds, num_missing = harness.timed(lambda: count_missing(folders))
+    yield {
+        "value": harness.peak_memory(),
+        "task_mib": memory.peak,
+        "num_wanted": state.num_wanted,
+        "num_missing": state.num_missing,
+        "num_given": num_missing,
+        "state_seconds": state_seconds,
+        "missing_seconds": missing_seconds,
+    }
+    ray.shutdown()
+
+
+def count_missing(folders: RowFolders) -> int:
+    """The missing rows, batch by batch, as a pass takes them."""
+    rows = folders.missing(ROWS_PER_BATCH)
+    assert rows is not None
+    return sum(bundle.num_rows() or 0 for bundle in rows.iter_internal_ref_bundles())
+
+
+def measure(folder: Path, num_rows: int, files_per_shard: int) -> dict[str, Any]:
+    """Figures of one size; its files are deleted."""
+    folders = RowFolders(str(folder / "source"), str(folder / "target"), "row_id")
+    write_seconds, num_missing = harness.timed(
+        lambda: write_rows(folders, num_rows, files_per_shard)
+    )
+    side = harness.Side(drive, folders)
+    side.next()
+    figures = side.next()
+    side.close()
+    num_files = len(storage.names(folders.source)) + len(storage.names(folders.target))
+    shutil.rmtree(folder)
+    assert figures["num_wanted"] == num_rows
+    assert figures["num_missing"] == figures["num_given"] == num_missing
+    return figures | {"num_files": num_files, "write_seconds": write_seconds}
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--rows", type=int, default=NUM_ROWS)
+    parser.add_argument("--files-per-shard", type=int, default=4, help="with answers")
+    options = parser.parse_args()
+    over, under = (f"{number:,} rows" for number in (options.rows, options.rows // 10))
+    comparison = harness.Comparison("driver's peak memory", "MiB", over, under, 1.1, at_most=True)
+    tasks = harness.Comparison(
+        "peak memory of the largest task process", "MiB", over, under, 1.1, at_most=True
+    )
+    with harness.scratch_folder() as folder:
+        for side, num_rows in ((under, options.rows // 10), (over, options.rows)):
+            figures = measure(folder / f"{num_rows}", num_rows, options.files_per_shard)
+            comparison.add(side, **figures)
+            tasks.add(side, value=figures["task_mib"])
+    harness.finish([tasks, comparison], options.json)
+
+
+if __name__ == "__main__":
+    main()
