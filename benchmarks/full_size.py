@@ -3,7 +3,7 @@
 Segments of realistic length go through our own stages with scripted engines, on the cores of this
 machine. The ratio is the driver's peak memory over the same at a tenth of the rows: what the driver
 holds must not grow with the rows. Before that: how long engines wait when some answers are very
-long.
+long. `--method mean` rates every pair three times, so that a rating has three times the rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import harness
 import models
@@ -34,11 +34,13 @@ from humpback_ray.config.settings import (
     SelectionSettings,
 )
 from humpback_ray.execution import metrics, progress
-from humpback_ray.execution.stage import Context, Result
+from humpback_ray.execution.stage import Context, Result, Source, Stage
 from humpback_ray.method import prompts
 from humpback_ray.rows import SeedPair, Segment, SegmentOutcome
 from humpback_ray.serving.requests import ServedModel
-from humpback_ray.stages import augment, curate, rate
+from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.rate import Rate
 
 NUM_ROWS = 502_133  # the paper's
 ROWS_PER_FILE = 25_000
@@ -89,43 +91,50 @@ class Walk:
     log: str = ""
     address: str = ""  # of a cluster; else one is started for it
     autoscaling: bool = False
+    method: Literal["expected", "mean"] = "expected"  # of the ratings
 
     def make_engine(self) -> Callable[..., LatencyEngine]:
         return partial(LatencyEngine, seconds=self.seconds, sigma=self.sigma, log=self.log)
 
     def run(self, step: str) -> Result:
         context = Context(
-            str(self.folder / step),
+            str(self.folder),
+            step,
             Placement(engine=self.engine, cluster=ClusterPlacement(autoscaling=self.autoscaling)),
             progress.StageProgress(Console(file=io.StringIO()), step),
             metrics.Metrics(str(self.folder / step / "metrics.jsonl")),
+            self.make_engine(),
         )
+        return self.stage(step).run(context)
+
+    def stage(self, step: str) -> Stage:
+        """The stage of a step, with folders as sources."""
+        tags = PromptSettings()
+        seed, segments = self._source(self.source / "seed"), self._source(self.source / "segments")
+        serving: dict[str, Any] = {
+            "context_length": self.model.context_length, "dtype": self.model.dtype,
+            "random_seed": 0, "long_prompts": LongPromptSettings(),
+        }  # fmt: skip
         if step == "augment":
-            return self._augment(context)
-        if step == "select":
-            return curate.run_curated(
-                context, seed=str(self.source / "seed"), rated=str(self.folder / "rate-2" / "rows"),
-                tags=PromptSettings(), settings=SelectionSettings(method="share", share=0.08),
+            return Augment(
+                path=step, segments=segments, model=self._source(Path(self.model.location)),
+                tag=tags.web_tag, sampling=SamplingSettings(), num_candidates=1, **serving,
             )  # fmt: skip
-        return self._rate(context, int(step[-1]))
-
-    def _augment(self, context: Context) -> Result:
-        work = augment.candidates_of(
-            str(self.source / "segments"), target=context.path("rows"), backward_model=self.model,
-            tag=PromptSettings().web_tag, sampling=SamplingSettings(), num_candidates=1,
-            long_prompts=LongPromptSettings(), random_seed=0, make_engine=self.make_engine(),
+        if step == "select":
+            return Curate(
+                path=step, seed=seed, rated=self._source(self.folder / "rate-2" / "rows"),
+                settings=SelectionSettings(method="share", share=0.08),
+                seed_tag=tags.seed_tag, web_tag=tags.web_tag,
+            )  # fmt: skip
+        return Rate(
+            path=step, candidates=self._source(self.folder / "augment" / "rows"),
+            rater=self._source(Path(self.model.location)), iteration=int(step[-1]),
+            settings=RatingSettings(method=self.method),
+            template=prompts.RATING_TEMPLATE.template, **serving,
         )  # fmt: skip
-        return augment.run(context, work=work, rating=None, begin_rating=None)
 
-    def _rate(self, context: Context, iteration: int) -> Result:
-        settings = RatingSettings()
-        work = rate.ratings_of(
-            str(self.folder / "augment" / "rows"), target=context.path("rows"), rater=self.model,
-            template=prompts.RATING_TEMPLATE.template, settings=settings,
-            long_prompts=LongPromptSettings(), iteration=iteration, random_seed=0,
-            make_engine=self.make_engine(),
-        )  # fmt: skip
-        return rate.run(context, work=work, settings=settings)
+    def _source(self, folder: Path) -> Source:
+        return Source(str(folder), str(folder))
 
 
 def drive(walk: Walk) -> Generator[dict[str, Any], Any, None]:
@@ -178,7 +187,7 @@ def memory(options: Any, folder: Path, model: ServedModel) -> harness.Comparison
     for side, num_rows in ((comparison.under, options.rows // 10), (comparison.over, options.rows)):
         source = folder / f"{num_rows}"
         write_segments(source, num_rows)
-        steps = run_steps(Walk(source, source, model, engine))
+        steps = run_steps(Walk(source, source, model, engine, method=options.method))
         shutil.rmtree(source)
         seconds = sum(step["seconds"] for step in steps)
         comparison.add(side, value=steps[-1]["driver_mib"], seconds=seconds, steps=steps)
@@ -214,6 +223,7 @@ def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
     parser.add_argument("--rows-per-batch", type=int, default=256)
+    parser.add_argument("--method", choices=("expected", "mean"), default="expected")
     parser.add_argument("--only", choices=("memory", "tail"))
     options = parser.parse_args()
     comparisons, more = [], {}

@@ -24,12 +24,13 @@ import psutil
 from warm_engine import WarmEngine
 
 from humpback_ray.config.placement import EnginePlacement
-from humpback_ray.config.settings import SamplingSettings
+from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
+from humpback_ray.execution.stage import Source
 from humpback_ray.method import prompts
 from humpback_ray.rows import Candidate
 from humpback_ray.serving import vllm_engine
 from humpback_ray.serving.requests import RowTask, ServedModel, load_tokenizer
-from humpback_ray.stages import augment
+from humpback_ray.stages.augment import Augment, to_candidate
 
 GOALS = {"5M": 0.85, "63M": 0.97}
 TAG = "Answer in the style of an AI Assistant."
@@ -52,11 +53,14 @@ class Case:
         ]
 
     def task(self) -> RowTask:
-        return RowTask(
-            self.model, "candidate_id", Candidate,
-            partial(augment.to_request, tag=TAG, sampling=self.sampling, random_seed=0),
-            augment.to_candidate, "text",
+        stage = Augment(
+            path="candidates", segments=Source("", None), model=Source(self.model.location, None),
+            tag=TAG, sampling=self.sampling, num_candidates=1, long_prompts=LongPromptSettings(),
+            context_length=self.model.context_length, dtype=self.model.dtype, random_seed=0,
         )  # fmt: skip
+        return RowTask(
+            self.model, "candidate_id", Candidate, stage.to_request, to_candidate, "text"
+        )
 
 
 def bare(case: Case) -> Generator[dict[str, Any], Any, None]:
@@ -113,7 +117,7 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     rows = case.rows(case.texts)
     blocks = [pa.Table.from_pylist(rows[at : at + size]) for at in range(0, len(rows), size)]
     yield {}
-    with EnginePool(task, case.placement, "benchmark", make_engine) as pool:
+    with EnginePool(task, case.placement, make_engine) as pool:
         answered = pool.through(ray.data.from_arrow(blocks))
         tables = [ray.get(ref) for ref in answered.to_arrow_refs()]
         finished = time.monotonic()

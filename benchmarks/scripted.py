@@ -94,7 +94,8 @@ def _answer(request: Request) -> Generation:
         wanted = tuple(-((number + at) % 5) / 2 for at in range(len(request.wanted_ids)))
         return Generation("", Finish.LENGTH, num_prompt, 1, 0, wanted)
     text = INSTRUCTION.format(number=request.seed % 1000)
-    return Generation(text, Finish.STOP, num_prompt, 30)
+    # The last line is a rating's, which no instruction minds.
+    return Generation(f"{text}\nScore: {1 + request.seed % 5}", Finish.STOP, num_prompt, 30)
 
 
 def answers(log: Path) -> dict[str, list[float]]:
