@@ -44,10 +44,13 @@ class GenerationPass:
     long_prompts: LongPromptSettings = DROP_LONG
     expand: Expand | None = None  # source rows to the rows that are asked
     endpoint: Callable[[Placement], EndpointPool] | None = None  # answers instead of engines
+    source_id: str = ""  # the column from which `expand` makes ids, where it is another one
 
     @property
     def folders(self) -> RowFolders:
-        return RowFolders(self.source, self.target, self.task.id_column, self.expand)
+        return RowFolders(
+            self.source, self.target, self.task.id_column, self.expand, self.source_id
+        )
 
     def tasks(self) -> list[RowTask]:
         """The first task, and one for the rows that it leaves out."""

@@ -51,12 +51,22 @@ class PassState:
 
 @dataclass(frozen=True)
 class RowFolders:
-    """A source folder, the folder of its answers, and the id that ties their rows together."""
+    """A source folder, the folder of its answers, and the id that ties their rows together.
+
+    Args:
+        source: folder of the rows that are asked about.
+        target: folder of their answers.
+        id_column: unique, in what is asked and in the answers.
+        expand: makes the rows that are asked of the source's.
+        source_id: the one column of the source from which `expand` makes ids; the id column itself
+            if empty.
+    """
 
     source: str
     target: str
     id_column: str
     expand: Expand | None = None
+    source_id: str = ""
 
     def shards(self) -> list[Shard]:
         """Every shard with its answers so far, from file names alone."""
@@ -135,6 +145,14 @@ class RowFolders:
         rows = tables.read_file(filesystem, source)
         return self.expand(rows) if self.expand else rows
 
+    def _wanted_ids(self, source: str) -> pa.Array:
+        """The ids of a shard's rows; their texts stay on disk."""
+        filesystem, _ = storage.arrow_filesystem(self.source)
+        column = self.source_id or self.id_column
+        rows = pa.table({column: tables.read_column(filesystem, source, column)})
+        rows = self.expand(rows) if self.expand else rows
+        return rows[self.id_column].combine_chunks()
+
     def _saved_ids(self, answers: Sequence[str]) -> list[pa.Array]:
         """The id column of each file of answers."""
         filesystem, _ = storage.arrow_filesystem(self.target)
@@ -150,16 +168,22 @@ class RowFolders:
         return pa.concat_tables(found)
 
     def _state_of_shard(self, shard: Shard) -> PassState:
-        wanted = self._wanted(shard.source)[self.id_column].combine_chunks()
+        wanted = self._wanted_ids(shard.source)
+        ids_by_file = self._saved_ids(shard.answers)
+        saved = pc.unique(_all(ids_by_file))
+        if len(saved) < sum(map(len, ids_by_file)):
+            self._drop_repeated_of_shard(shard, ids_by_file)
+        unknown = pc.sum(pc.invert(pc.is_in(saved, value_set=wanted))).as_py() or 0
+        assert not unknown, f"{unknown} rows of {self.target} are not of {shard.source}"
+        return PassState(len(wanted), len(saved))
+
+    def _drop_repeated_of_shard(self, shard: Shard, ids_by_file: Sequence[pa.Array]) -> None:
         saved = pa.array([], pa.string())
-        for file, ids in zip(shard.answers, self._saved_ids(shard.answers), strict=True):
+        for file, ids in zip(shard.answers, ids_by_file, strict=True):
             repeated = pc.sum(pc.is_in(ids, value_set=saved)).as_py() or 0
             if repeated or len(pc.unique(ids)) < len(ids):
                 self._drop_repeated(file, shard.key, saved)
             saved = pc.unique(pa.concat_arrays([saved, ids]))
-        unknown = pc.sum(pc.invert(pc.is_in(saved, value_set=wanted))).as_py() or 0
-        assert not unknown, f"{unknown} rows of {self.target} are not of {shard.source}"
-        return PassState(len(wanted), len(saved))
 
     def _drop_repeated(self, file: str, key: str, saved: pa.Array) -> None:
         """Rewrite a file without the rows that are saved elsewhere or stand in it twice."""

@@ -50,12 +50,15 @@ class Augment(GeneratingStage):
             long_column="text",
         )
         expand = partial(_numbered, num_candidates=self.num_candidates)
-        figures = generate(
-            context,
-            GenerationPass(
-                context.of(self.segments, "rows"), rows, task, self.long_prompts, expand
-            ),
+        work = GenerationPass(
+            context.of(self.segments, "rows"),
+            rows,
+            task,
+            self.long_prompts,
+            expand,
+            source_id="segment_id",
         )
+        figures = generate(context, work)
         outcomes = tables.count_values(rows, "finish")
         return Result(outcomes.total(), outcomes, {**tables.token_figures(rows), **figures})
 

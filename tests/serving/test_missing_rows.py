@@ -214,6 +214,20 @@ def test_expanded_rows_are_missing_and_saved_by_their_new_ids(tmp_path):
     assert ids(batches(folders, 5)) == ids(asked[1:])
 
 
+def ids_alone(table: pa.Table) -> pa.Table:
+    """Rows that cannot be made where more than ids was read."""
+    assert table.column_names == ["row_id"]
+    return twice(table)
+
+
+@in_tasks
+def test_no_more_than_ids_is_read_to_count_what_is_saved(tmp_path):
+    folders = folders_of(tmp_path, expand=ids_alone)
+    assert folders.state() == PassState(60, 0)
+    with pytest.raises(Exception, match="AssertionError"):
+        batches(folders, 8)
+
+
 @in_tasks
 def test_a_run_that_is_moved_keeps_its_keys_and_asks_nothing_again(tmp_path):
     here, there = tmp_path / "here", tmp_path / "elsewhere" / "there"
