@@ -53,21 +53,19 @@ def _leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:
     return found
 
 
-def read_by(
-    stage: Stage, where: Context, ask: Callable[[Any, Any], None]
-) -> tuple[set[str], set[str]]:
+def read_by(stage: Stage, where: Context, ask: Callable[[Any], None]) -> tuple[set[str], set[str]]:
     """Paths of the fields that `run` and, in this process, its callbacks read; and the hashed ones.
 
     Args:
         stage: with its inputs on disk.
         where: its context, with a scripted engine.
-        ask: calls the callbacks of the spied stage with a tokenizer.
+        ask: calls the callbacks of the spied stage.
     """
     names = hashed(stage)
     read: set[str] = set()
     spy = spied(stage, read)
     spy.run(where)
-    ask(spy, load_tokenizer(spy.served(where, Source(where.path("model"), None))))
+    ask(spy)
     sections = {path.rpartition(".")[0] for path in names | read} - {""}
     return read - sections - {"settings"}, names
 
@@ -76,13 +74,12 @@ GENERATED = Generation("Score: 3", Finish.STOP, 9, 3, 0, (-1.0,) * 5, (-1.0,) * 
 
 
 @pytest.fixture
-def where(tmp_path, model_folder) -> Callable[..., Context]:
-    """The context of a stage in a folder of its own, which has the model as `model`."""
+def where(tmp_path) -> Callable[..., Context]:
+    """The context of a stage in a run folder with a name."""
 
     def make(name: str) -> Context:
         folder = tmp_path / name / "stage"
         folder.mkdir(parents=True)
-        (folder / "model").symlink_to(model_folder)
         return context(folder, make_engine=ScriptedEngine)
 
     return make
@@ -90,7 +87,7 @@ def where(tmp_path, model_folder) -> Callable[..., Context]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_augmentation_reads_what_it_hashes(where, model_folder):
+def test_augmentation_reads_what_it_hashes(where, model_folder, tokenizer):
     place = where("augment")
     folder = Path(place.run_folder)
     tables.write_rows(
@@ -98,7 +95,7 @@ def test_augmentation_reads_what_it_hashes(where, model_folder):
     )
     stage = augment_stage(folder, model_folder, long_prompts=ROUTED)
 
-    def ask(spy: Any, tokenizer: Any) -> None:
+    def ask(spy: Any) -> None:
         spy.to_request({"text": "A text.", "candidate_id": "s-0"}, tokenizer)
 
     read, names = read_by(stage, place, ask)
@@ -108,7 +105,7 @@ def test_augmentation_reads_what_it_hashes(where, model_folder):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_rating_reads_what_it_hashes(where, model_folder):
+def test_rating_reads_what_it_hashes(where, model_folder, tokenizer):
     read_by_any: set[str] = set()
     hashed_by_all: set[str] | None = None
     scripts = {"expected": "grades", "text": "rating_text", "mean": "rating_text"}
@@ -123,7 +120,7 @@ def test_rating_reads_what_it_hashes(where, model_folder):
         def make_engine(*arguments: Any, script: str = script) -> ScriptedEngine:
             return ScriptedEngine(*arguments, script=script)
 
-        def ask(spy: Any, tokenizer: Any) -> None:
+        def ask(spy: Any) -> None:
             row = tables.as_dict(candidate(1))
             spy.to_request(row, tokenizer)
             spy.to_rated_pair(row, GENERATED)
@@ -149,7 +146,7 @@ class IgnoringEvaluate(Evaluate):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_evaluation_reads_what_it_hashes_and_a_field_that_nothing_reads_is_noticed(
-    where, model_folder
+    where, model_folder, tokenizer
 ):
     place = where("evaluate")
     folder = Path(place.run_folder)
@@ -163,7 +160,7 @@ def test_evaluation_reads_what_it_hashes_and_a_field_that_nothing_reads_is_notic
         random_seed=0, long_prompts=ROUTED,
     )  # fmt: skip
 
-    def ask(spy: Any, tokenizer: Any) -> None:
+    def ask(spy: Any) -> None:
         for kind in TaskKind:
             spy.to_request(tables.as_dict(Task("t", kind, "mine", "Why?", "So.")), tokenizer)
 
@@ -241,6 +238,7 @@ def test_a_tokenizer_is_that_of_its_revision(tmp_path, tokenizer, monkeypatch):
         commit = f"{number}" * 40
         (repository / "refs" / revision).write_text(commit)
         made.save_pretrained(repository / "snapshots" / commit)
+        (repository / "snapshots" / commit / "config.json").write_text('{"model_type": "llama"}')
     main, other = (
         load_tokenizer(ServedModel("org/model", 1024, "auto", revision=revision))
         for revision in (None, "other")

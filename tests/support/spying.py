@@ -8,11 +8,17 @@ from typing import Any
 from humpback_ray.config.fields import Frozen
 
 
-def spied(value: Any, read: set[str], prefix: str = "") -> Any:
+def spied(value: Any, read: set[str]) -> Any:
     """A dataclass or a section of a recipe that adds the path of each field that is read to `read`.
 
     Sections inside of it are spied on as well. In other processes it is the plain value.
     """
+    spy = _spied(value, read, "")
+    read.clear()  # of what validators have read
+    return spy
+
+
+def _spied(value: Any, read: set[str], prefix: str) -> Any:
     names = list(type(value).model_fields) if isinstance(value, Frozen) else [
         field.name for field in fields(value)
     ]  # fmt: skip
@@ -20,7 +26,7 @@ def spied(value: Any, read: set[str], prefix: str = "") -> Any:
     for name in names:
         content = getattr(value, name)
         is_section = isinstance(content, Frozen)
-        inside[name] = spied(content, read, f"{prefix}{name}.") if is_section else content
+        inside[name] = _spied(content, read, f"{prefix}{name}.") if is_section else content
     return _spy_on(value, names, inside, read, prefix)
 
 
