@@ -56,30 +56,29 @@ def num_engines(bundles: Sequence[Resources], nodes: Sequence[Resources], across
 
 
 def check_engines(
-    placement: EnginePlacement, nodes: Sequence[Resources], num_pools: int, *, grown: bool = False
+    placement: EnginePlacement, nodes: Sequence[Resources], *, grown: bool = False
 ) -> int:
-    """Number of engines of each pool that fit.
+    """Number of engines that fit.
 
     Args:
         placement: of the engines.
         nodes: resources of each node.
-        num_pools: that share the nodes.
         grown: the nodes include all that the autoscaler may add.
 
     Raises:
         UserError: fewer than `min_engines`; the needed and present resources, and the ways out.
     """
     bundles, across = engine_bundles(placement), placement.across_nodes
-    fitting = num_engines(bundles, nodes, across) // num_pools
+    fitting = num_engines(bundles, nodes, across)
     if fitting >= placement.min_engines:
         return fitting
     raise UserError(
-        f"the cluster has no room for {placement.min_engines * num_pools} "
+        f"the cluster has no room for {placement.min_engines} "
         "engine(s) (placement.engine.min_engines): each needs "
         f"{describe(bundles, across)} and a CPU must be left for reading and writing; "
         f"{_there_is(nodes, grown)}: add nodes, or set "
-        "placement.engine (device, tensor_parallel_size, accelerator_type, across_nodes, "
-        f"one_stream) to the present nodes{_or_wait(grown)}"
+        "placement.engine (device, tensor_parallel_size, accelerator_type, across_nodes) "
+        f"to the present nodes{_or_wait(grown)}"
     )
 
 

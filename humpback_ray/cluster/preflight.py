@@ -62,11 +62,9 @@ def check_capacity(
     placement = recipe.placement
     checks: list[tuple[Callable[..., int], capacity.Resources]] = []
     if uses_engines(recipe, kinds):
-        overlaps = placement.engine.one_stream and {"augment", "rate"} <= set(kinds)
-        num_pools = 2 if overlaps and not recipe.settings.rating.endpoint else 1
 
         def engines(resources: Sequence[capacity.Resources], grown: bool) -> int:
-            return capacity.check_engines(placement.engine, resources, num_pools, grown=grown)
+            return capacity.check_engines(placement.engine, resources, grown=grown)
 
         checks.append((engines, capacity.engine_bundles(placement.engine)[0]))
     if "finetune" in kinds:

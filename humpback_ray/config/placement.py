@@ -40,8 +40,6 @@ class EnginePlacement(Frozen):
     max_num_seqs: PositiveInt | None = None  # null: vLLM's default for the device
     gpu_memory_utilization: Share = 0.9
     cpu_kv_cache_gib: PositiveInt = 1
-    # Overlap augmentation with the first rating; each gets its own pool of `max_engines`.
-    one_stream: bool = False
     across_nodes: bool = False  # one engine may use devices of several nodes
     rows_per_batch: PositiveInt = 256  # one task and one file; a killed engine loses at most this
     max_concurrent_batches: PositiveInt = 4  # in one engine

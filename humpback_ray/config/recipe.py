@@ -31,16 +31,6 @@ class Recipe(Frozen):
     placement: Placement = Placement()
 
     @model_validator(mode="after")
-    def _one_stream(self) -> Recipe:
-        policy, method = self.settings.long_prompts.policy, self.settings.rating.method
-        if self.placement.engine.one_stream and (policy == "route_long" or method == "mean"):
-            raise ValueError(
-                "placement.engine.one_stream asks about each candidate once, as it comes: it works "
-                "neither with long_prompts.policy=route_long nor with rating.method=mean"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _batches_divide(self) -> Recipe:
         workers = self.placement.training.num_workers
         trainings = [self.settings.backward_training, self.settings.forward_training]

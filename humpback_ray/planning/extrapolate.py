@@ -118,7 +118,7 @@ def extrapolate(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> lis
             record = sample.done.get(path) or sample.records.get(_stand_in(path))
             stage = StageForecast(path, record.seconds if record else 0.0)
         stages.append(replace(stage, is_done=path in sample.done))
-    return _overlapped(stages) if recipe.placement.engine.one_stream else stages
+    return stages
 
 
 def _stand_in(path: str) -> str:
@@ -182,16 +182,6 @@ def _examples(recipe: Recipe, path: str, sample: Sample) -> tuple[int, float]:
         num_examples += num_web
         num_tokens += num_web * sample.web_tokens
     return num_examples, num_tokens / num_examples
-
-
-def _overlapped(stages: list[StageForecast]) -> list[StageForecast]:
-    """Count the slower of augmentation and first rating, because the two overlap."""
-    (rating,) = (stage for stage in stages if stage.path == "iter-1/rated")
-    changes: dict[str, StageForecast] = {rating.path: StageForecast(rating.path, 0.0)}
-    (candidates,) = (stage for stage in stages if stage.path == "candidates")
-    slower = max(candidates, rating, key=lambda stage: stage.unit_seconds)
-    changes["candidates"] = replace(slower, path="candidates", is_done=candidates.is_done)
-    return [changes.get(stage.path, stage) for stage in stages]
 
 
 # --- RUN/probe.json, which `humpback estimate` reads ----------------------------------------------
