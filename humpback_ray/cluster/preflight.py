@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.cluster.nodes import AutoscalerLimits, Node
@@ -11,63 +11,62 @@ from humpback_ray.errors import UserError
 from humpback_ray.sizing.architecture import known_architecture
 from humpback_ray.sizing.memory import check_engine_fits
 
-GENERATING = frozenset({"augment", "rate", "evaluate"})
 
-
-def check(recipe: Recipe, run_folder: str, kinds: Collection[str]) -> None:
-    """Refuse a cluster that can never run stages of these kinds; `humpback doctor` checks more.
+def check(recipe: Recipe, run_folder: str, *, uses_engines: bool, uses_workers: bool) -> None:
+    """Refuse a cluster that can never run the stages of a run; `humpback doctor` checks more.
 
     A run whose stages use no engine asks the cluster for no engine, GPU or memory.
 
     Args:
         recipe: settings and placement.
         run_folder: absolute path or URL.
-        kinds: of the stages that the run will execute.
+        uses_engines: a stage that will run generates on engines.
+        uses_workers: a stage that will run trains.
 
     Raises:
         UserError: no capacity for engines or workers, a node that does not see the run folder, or
             a model that is too large for an engine.
     """
     living = nodes.living_nodes()
-    check_capacity(recipe, kinds, living, nodes.autoscaler_limits)
+    check_capacity(
+        recipe, living, nodes.autoscaler_limits, uses_engines=uses_engines,
+        uses_workers=uses_workers,
+    )  # fmt: skip
     if len(living) > 1:
         check_shared(run_folder, nodes.nodes_not_seeing(run_folder))
-    if uses_engines(recipe, kinds):
+    if uses_engines:
         check_engines_fit(recipe)
-
-
-def uses_engines(recipe: Recipe, kinds: Collection[str]) -> bool:
-    """True if a stage of these kinds generates on engines; an endpoint rates without any."""
-    rated_elsewhere = {"rate"} if recipe.settings.rating.endpoint else set()
-    return bool(GENERATING & set(kinds) - rated_elsewhere)
 
 
 def check_capacity(
     recipe: Recipe,
-    kinds: Collection[str],
     living: Sequence[Node],
     ask_autoscaler_limits: Callable[[], AutoscalerLimits | None],
+    *,
+    uses_engines: bool,
+    uses_workers: bool,
 ) -> None:
     """Refuse engines and training workers that the cluster and its autoscaler can never have.
 
     Args:
         recipe: settings and placement.
-        kinds: of the stages that the run will execute.
         living: the nodes.
         ask_autoscaler_limits: called only if the living nodes are not enough.
+        uses_engines: a stage that will run generates on engines.
+        uses_workers: a stage that will run trains.
 
     Raises:
         UserError: the needed and the present resources, and the ways out.
     """
     placement = recipe.placement
     checks: list[tuple[Callable[..., int], capacity.Resources]] = []
-    if uses_engines(recipe, kinds):
+    if uses_engines:
 
         def engines(resources: Sequence[capacity.Resources], grown: bool) -> int:
             return capacity.check_engines(placement.engine, resources, grown=grown)
 
         checks.append((engines, capacity.engine_bundles(placement.engine)[0]))
-    if "finetune" in kinds:
+    if uses_workers:
 
         def workers(resources: Sequence[capacity.Resources], grown: bool) -> int:
             return capacity.check_workers(placement.training, resources, grown=grown)

@@ -86,7 +86,12 @@ def run(
     with logs.end_logged():
         if to_do:
             connect.join_cluster(recipe)
-            preflight.check(recipe, run_folder, {stage.kind for stage in to_do})
+            preflight.check(
+                recipe,
+                run_folder,
+                uses_engines=any(stage.uses_engines for stage in to_do),
+                uses_workers=any(stage.uses_workers for stage in to_do),
+            )
         for number, stage in enumerate(chosen, start=1):
             heading = f"[{number:>2}/{len(chosen)}] {stage.path}"
             state, record = found[stage.path]

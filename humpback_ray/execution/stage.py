@@ -140,12 +140,20 @@ class Stage:
     kind: ClassVar[str]
     version: ClassVar[int]  # raised by hand when the meaning of the code changes
     part: ClassVar[Part]
-    generates: ClassVar[bool] = False  # on engines
-    trains: ClassVar[bool] = False  # on training workers
     # A result that no other stage reads: under other settings it is set aside and made again.
     is_replaceable: ClassVar[bool] = False
 
     path: str = field(metadata=NOT_HASHED)  # below the run's folder; slashes nest
+
+    @property
+    def uses_engines(self) -> bool:
+        """The stage generates on engines."""
+        return False
+
+    @property
+    def uses_workers(self) -> bool:
+        """The stage trains on training workers."""
+        return False
 
     def run(self, context: Context) -> Result:
         """Make the result, or the rest of it, in the stage's folder."""

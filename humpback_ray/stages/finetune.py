@@ -28,7 +28,6 @@ class Finetune(Stage):
     kind: ClassVar[str] = "finetune"
     version: ClassVar[int] = 2
     part: ClassVar[Part] = "finetune"
-    trains: ClassVar[bool] = True
 
     base: Stage | Source
     examples: Stage | Source
@@ -37,6 +36,11 @@ class Finetune(Stage):
     trust_remote_code: bool = field(default=False, metadata=NOT_HASHED)
     tags: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
     sampling: SamplingSettings | None = field(default=None, metadata=NOT_HASHED)
+
+    @property
+    def uses_workers(self) -> bool:
+        """True: Ray Train's."""
+        return True
 
     def wording(self) -> dict[str, str]:
         """The turn markers around a prompt."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from humpback_ray.execution.stage import NOT_HASHED, Context, Source, Stage
 from humpback_ray.serving.requests import ServedModel
@@ -13,12 +12,15 @@ from humpback_ray.serving.requests import ServedModel
 class GeneratingStage(Stage):
     """A stage whose rows come from engines."""
 
-    generates: ClassVar[bool] = True
-
     context_length: int  # tokens of prompt and answer together
     dtype: str  # of the engines' arithmetic, or `auto`
     random_seed: int
     trust_remote_code: bool = field(default=False, metadata=NOT_HASHED)
+
+    @property
+    def uses_engines(self) -> bool:
+        """True; an endpoint in their place makes it false."""
+        return True
 
     def served(
         self, context: Context, model: Stage | Source, quantization: str | None = None

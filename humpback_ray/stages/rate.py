@@ -50,6 +50,11 @@ class Rate(GeneratingStage):
     template: str
     long_prompts: LongPromptSettings
 
+    @property
+    def uses_engines(self) -> bool:
+        """False where an endpoint rates."""
+        return self.settings.endpoint is None
+
     def wording(self) -> dict[str, str]:
         """The turn markers, and how the rater is asked to answer."""
         answer_format = prompts.REASON_THEN_SCORE if self.reasons else prompts.SCORE_ONLY

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from humpback_ray import pipeline
 from humpback_ray.cluster import doctor, nodes, preflight
 from humpback_ray.cluster.doctor import Finding, Verdict
 from humpback_ray.cluster.nodes import (
@@ -347,16 +348,21 @@ HEAD_NODE, GPU_NODE = Node("head", HEAD, is_head=True), Node("worker", EIGHT_GPU
 def check(
     there: list[Node], *overrides: str, kinds=ALL, autoscaler_limits: AutoscalerLimits | None = None
 ) -> None:
+    recipe = load_recipe("llama-7b", list(overrides))
+    stages = [stage for stage in pipeline.stages_of(recipe) if stage.kind in kinds]
     preflight.check_capacity(
-        load_recipe("llama-7b", list(overrides)), kinds, there, lambda: autoscaler_limits
-    )
+        recipe, there, lambda: autoscaler_limits,
+        uses_engines=any(stage.uses_engines for stage in stages),
+        uses_workers=any(stage.uses_workers for stage in stages),
+    )  # fmt: skip
 
 
 def test_room_for_all_passes_without_asking_the_autoscaler():
     def ask() -> None:
         raise AssertionError("the nodes are enough")
 
-    preflight.check_capacity(load_recipe("llama-7b"), ALL, [HEAD_NODE, GPU_NODE], ask)
+    recipe, nodes = load_recipe("llama-7b"), [HEAD_NODE, GPU_NODE]
+    preflight.check_capacity(recipe, nodes, ask, uses_engines=True, uses_workers=True)
 
 
 @pytest.mark.parametrize(

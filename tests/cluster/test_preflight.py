@@ -48,7 +48,7 @@ def prepare_beside_a_busy_gpu(folder: Path) -> dict[str, Any]:
         records = runner.run(stages, recipe, run, Console(quiet=True), only=["seed"])
         seconds = time.monotonic() - begun
         with pytest.raises(ValueError, match="min_engines") as refused:
-            preflight.check(recipe, str(folder / "run"), {"seed", "augment"})
+            preflight.check(recipe, str(folder / "run"), uses_engines=True, uses_workers=False)
         begun = time.monotonic()
         nodes.device_memory(recipe.placement.engine)
         seconds_for_memory = time.monotonic() - begun
