@@ -63,6 +63,7 @@ class SegmentOutcome(StrEnum):
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     UNREADABLE = "unreadable"  # a document, line or record that could not be parsed at all
+    NOT_READ = "not_read"  # a file, link or archive record that is no document; the text says why
 
 
 class SeedOutcome(StrEnum):
@@ -75,6 +76,7 @@ class SeedOutcome(StrEnum):
     DELETED = "deleted"
     EMPTY_TEXT = "empty_text"
     INVALID_CHARACTERS = "invalid_characters"
+    HELD_OUT_TEXT = "held_out_text"  # shares its instruction or response with a held-out pair
     SURPLUS = "surplus"  # above the number of pairs asked for
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Discriminator,
     Field,
     Tag,
@@ -60,12 +61,21 @@ def _kind_of_base(base: Any) -> str:
     return base.get("kind", "pretrained") if isinstance(base, dict) else base.kind
 
 
+def _quoted(language: object) -> object:
+    if isinstance(language, bool):
+        raise ValueError(
+            f"a language is a code such as en, and YAML reads no, yes, on and off without quotes "
+            f'as {str(language).lower()}: put it in quotes, as in language: "no"'
+        )
+    return language
+
+
 class SeedSettings(Frozen):
-    """The human pairs D: an Open Assistant export of message rows (JSONL, .jsonl.gz or Parquet)."""
+    """The human pairs D: an Open Assistant export of message rows (JSON lines or Parquet)."""
 
     path: Annotated[str, Location()]
-    language: str = "en"
-    max_pairs: PositiveInt | None = None  # the paper keeps 3,200
+    language: Annotated[str, BeforeValidator(_quoted)] = "en"
+    max_pairs: PositiveInt | None = 3200  # the paper's; null: all
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
 
 
@@ -74,11 +84,16 @@ class CorpusSettings(Frozen):
 
     # A folder, a glob, a file, or `installed-packages`.
     path: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True)]
-    text_column: str = "text"  # of JSONL and Parquet files
+    text_column: str = "text"  # of JSON and Parquet files
     text_format: Literal["text", "markdown", "html"] = "text"  # of that column
-    url_column: str | None = None  # of JSONL and Parquet files
+    url_column: str | None = None  # of JSON and Parquet files
     min_characters: PositiveInt = 600
     max_characters: PositiveInt = 3000
+    # Whether a section's header is the first line of its segment. The paper speaks of "portions of
+    # text following an HTML header", which leaves it open. True: an answer that goes on from its
+    # title is not readable without it. False: M_yx cannot copy the title as its instruction, and
+    # the rubric's lowest grade is for answers that repeat the request.
+    keep_header: bool = True
     navigation_headers: tuple[str, ...] = (
         "advertisement", "forum", "quick link", "free newsletter",
     )  # fmt: skip

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from functools import lru_cache
+
 from humpback_ray.config.settings import CorpusSettings
-from humpback_ray.corpus.documents import CorpusFile, Document, Unreadable
+from humpback_ray.corpus.documents import CorpusFile, Document, NotRead, Unreadable
 from humpback_ray.corpus.readers import read_documents
-from humpback_ray.method.filters import outcome_of, segment_id, storable
+from humpback_ray.method.filters import gives_way, outcome_of, segment_id, storable
 from humpback_ray.method.segmenting import (
+    Cutting,
     Section,
     sections_of_html,
     sections_of_markdown,
@@ -20,36 +23,50 @@ from humpback_ray.rows import Segment, SegmentOutcome
 def segments_of(file: CorpusFile, settings: CorpusSettings) -> Iterator[Segment]:
     """Every section of a file as a row with its outcome; duplicates are not looked for here.
 
-    (document_id, start) is unique. A document without any section gives one row TOO_SHORT. An
-    unreadable one gives one row UNREADABLE, whose text is the reason.
+    (document_id, start) is unique. A document without any section gives one row TOO_SHORT. What is
+    unreadable or no document gives one row, whose text is the reason.
 
     Raises:
-        ValueError, OSError: as `read_documents`.
+        UserError: as `read_documents`.
     """
     for document in read_documents(file, settings):
-        if isinstance(document, Unreadable):
-            yield _unreadable_segment(document, settings)
+        if not isinstance(document, Document):
+            yield segment_without_text(document, settings)
             continue
         try:
-            sections = _sections_of(document, settings.max_characters)
+            sections = _sections_of(document, settings)
         except ValueError as error:
             refused = Unreadable(document.document_id, document.url, str(error))
-            yield _unreadable_segment(refused, settings)
+            yield segment_without_text(refused, settings)
             continue
-        for section in sections or [Section(header=None, text="", start=0)]:
-            yield _segment(document, section, settings)
+        empty = Section(header=None, text="", start=0)
+        for section, outcome in sections or [(empty, SegmentOutcome.TOO_SHORT)]:
+            yield _segment(document, section, outcome, settings)
 
 
-def _sections_of(document: Document, max_characters: int) -> list[Section]:
+def _sections_of(
+    document: Document, settings: CorpusSettings
+) -> list[tuple[Section, SegmentOutcome]]:
+    @lru_cache(maxsize=1)  # asked twice in a row: to cut further, and for the row
+    def outcome(section: Section) -> SegmentOutcome:
+        return outcome_of(section, settings)
+
     cut = {
         "html": sections_of_html,
         "markdown": sections_of_markdown,
         "text": sections_of_text,
     }[document.format]
-    return list(cut(document.content, max_characters))
+    cutting = Cutting(
+        settings.max_characters,
+        settings.keep_header,
+        lambda section: gives_way(section, outcome(section), settings),
+    )
+    return [(section, outcome(section)) for section in cut(document.content, cutting)]
 
 
-def _segment(document: Document, section: Section, settings: CorpusSettings) -> Segment:
+def _segment(
+    document: Document, section: Section, outcome: SegmentOutcome, settings: CorpusSettings
+) -> Segment:
     return Segment(
         segment_id=segment_id(section.text),
         text=storable(section.text, settings.max_characters),
@@ -58,11 +75,13 @@ def _segment(document: Document, section: Section, settings: CorpusSettings) -> 
         url=storable(document.url, settings.max_characters),
         start=section.start,
         num_characters=len(section.text),
-        outcome=outcome_of(section, settings),
+        outcome=outcome,
     )
 
 
-def _unreadable_segment(document: Unreadable, settings: CorpusSettings) -> Segment:
+def segment_without_text(document: Unreadable | NotRead, settings: CorpusSettings) -> Segment:
+    """The row for what gave no document; its text is the reason."""
+    is_unreadable = isinstance(document, Unreadable)
     return Segment(
         segment_id=segment_id(document.reason),
         text=storable(document.reason, settings.max_characters),
@@ -71,5 +90,5 @@ def _unreadable_segment(document: Unreadable, settings: CorpusSettings) -> Segme
         url=storable(document.url, settings.max_characters),
         start=0,
         num_characters=0,
-        outcome=SegmentOutcome.UNREADABLE,
+        outcome=SegmentOutcome.UNREADABLE if is_unreadable else SegmentOutcome.NOT_READ,
     )

@@ -40,12 +40,30 @@ class Unreadable:
     reason: str  # short, for a person
 
 
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """A file, link or archive record that is no document."""
+
+    document_id: str
+    url: str
+    reason: str  # for a person; few different ones, because they are counted
+
+
 def document_id(file: CorpusFile, index: int) -> str:
     return hashlib.sha256(json.dumps([file.name, index]).encode()).hexdigest()[:32]
 
 
+def not_read(file: CorpusFile, index: int, reason: str, url: str | None = None) -> NotRead:
+    return NotRead(document_id(file, index), url or file.name, reason)
+
+
 def unreadable(file: CorpusFile, index: int, reason: str, url: str | None = None) -> Unreadable:
     return Unreadable(document_id(file, index), url or file.name, reason)
+
+
+def is_about_content(error: Exception) -> bool:
+    """Whether an error speaks of a file's content and not of the file system."""
+    return not isinstance(error, OSError) or error.errno is None
 
 
 def damaged(file: CorpusFile, index: int, error: Exception) -> Unreadable:
@@ -54,7 +72,7 @@ def damaged(file: CorpusFile, index: int, error: Exception) -> Unreadable:
     Raises:
         OSError: the error came from the file system and says nothing about the content.
     """
-    if isinstance(error, OSError) and error.errno is not None:
+    if not is_about_content(error):
         raise error
     return unreadable(file, index, f"the rest of the file is damaged: {error}")
 

@@ -19,7 +19,7 @@ def outcome_of(section: Section, settings: CorpusSettings) -> SegmentOutcome:
     """KEPT, or the first rule that the section breaks.
 
     The rules in order: characters, header, length, repetition (arXiv 2308.06259, section 3.1 and
-    appendix A). Duplicates need the other sections: see `text.duplicates`.
+    appendix A). Duplicates need the other sections: see `method.duplicates`.
     """
     if has_invalid_characters(section.text):
         return SegmentOutcome.INVALID_CHARACTERS
@@ -32,6 +32,15 @@ def outcome_of(section: Section, settings: CorpusSettings) -> SegmentOutcome:
     if _repeats_itself(section.text, settings.repetition_ngram, settings.repetition_jaccard):
         return SegmentOutcome.REPETITIVE
     return SegmentOutcome.KEPT
+
+
+def gives_way(section: Section, outcome: SegmentOutcome, settings: CorpusSettings) -> bool:
+    """Whether a section's sub-sections take its place; those of one too short are shorter still.
+
+    The paper takes the tree under every header node, so the sub-sections of a refused section are
+    candidates. Those of a kept one are part of it.
+    """
+    return outcome is not SegmentOutcome.KEPT and len(section.text) >= settings.min_characters
 
 
 def normalise(text: str) -> str:
@@ -79,7 +88,7 @@ _WORD = re.compile(r"\w(?:\S*\w)?")  # without the punctuation around it
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 # Shorter sentences are not compared: lines of code and list items are alike without being
-# repetition. On the READMEs of our own dependencies this drops 4% of the segments of the right
+# repetition. On the READMEs of the installed packages this drops 4% of the segments of the right
 # length; comparing sentences from 3 words on would drop 24%.
 _MIN_WORDS = 8
 

@@ -2,13 +2,13 @@
 
 The paper's rule for web pages (arXiv 2308.06259, section 3.1): a candidate segment is the tree
 under a header node, lower headers included. Markdown is rendered to HTML and follows the same
-rule; plain text has no headers and is cut at blank lines.
+rule; plain text has no headers and is cut at blank lines, and at line breaks where it must be.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from markdown_it import MarkdownIt
@@ -21,17 +21,32 @@ class Section:
     """A piece of a document that may become a segment."""
 
     header: str | None  # None where the document has no header nodes
-    text: str  # the header line first, lower headers included
+    text: str  # lower headers included; the section's header line first, where it is kept
     start: int  # index of the header node in its document; of the section where there are none
 
 
-def sections_of_html(html: str, max_characters: int) -> Iterator[Section]:
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """The rules by which a document is cut."""
+
+    max_characters: int
+    keep_header: bool = True  # the header is the first line of its section's text
+    # True for a section that its sub-sections replace. None: the too long ones.
+    gives_way: Callable[[Section], bool] | None = None
+
+    def is_refused(self, section: Section) -> bool:
+        if self.gives_way is None:
+            return len(section.text) > self.max_characters
+        return self.gives_way(section)
+
+
+def sections_of_html(html: str, cutting: Cutting) -> Iterator[Section]:
     """The sections of a web page, from the top down.
 
-    A section ends before the next header of the same or a higher level. One that is longer than
-    `max_characters` and has lower headers is followed by its sub-sections; one that fits is not
-    taken apart, so sections that fit never overlap. Text before the first header is in no
-    section. A page without headers is cut like plain text.
+    A section ends before the next header of the same or a higher level. Its sub-sections follow
+    where it is refused; otherwise it is not taken apart, so sections that are not refused never
+    overlap. Text before the first header is in no section. A page without headers is cut like
+    plain text.
 
     Raises:
         ValueError: the parser refuses the page.
@@ -39,29 +54,30 @@ def sections_of_html(html: str, max_characters: int) -> Iterator[Section]:
     parts = _parts_of_blocks(_blocks_of_html(html))
     headed = [part for part in parts if part.header is not None]
     if headed:
-        yield from _sections_between(headed, 0, len(headed), max_characters)
+        yield from _sections_between(headed, 0, len(headed), cutting)
     elif parts:
-        yield from sections_of_text(parts[0].text, max_characters)
+        yield from sections_of_text(parts[0].text, cutting)
 
 
-def sections_of_markdown(markdown: str, max_characters: int) -> Iterator[Section]:
+def sections_of_markdown(markdown: str, cutting: Cutting) -> Iterator[Section]:
     """The sections of a CommonMark document with tables, by the rules of `sections_of_html`.
 
     Front matter, comments and images leave no text; a link leaves its words.
     """
     body = _FRONT_MATTER.sub("", _without_line_noise(markdown), count=1)
     html = MarkdownIt("commonmark").enable("table").render(_parseable(body))
-    return sections_of_html(html, max_characters)
+    return sections_of_html(html, cutting)
 
 
-def sections_of_text(text: str, max_characters: int) -> Iterator[Section]:
+def sections_of_text(text: str, cutting: Cutting) -> Iterator[Section]:
     """Whole paragraphs of plain text, joined in order up to `max_characters`.
 
-    A single paragraph above the limit is a section of its own.
+    A paragraph above the limit is cut at its line breaks, because in many corpora (C4, WET files)
+    each line is a paragraph. A single line above the limit is a section.
     """
     paragraphs = [p for p in _BLANK_LINES.split(_without_line_noise(text)) if p.strip()]
-    for start, group in enumerate(_grouped(paragraphs, max_characters)):
-        yield Section(header=None, text="\n\n".join(group).strip(), start=start)
+    for start, group in enumerate(_grouped(paragraphs, cutting.max_characters)):
+        yield Section(header=None, text=group.strip(), start=start)
 
 
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
@@ -81,17 +97,23 @@ def _parseable(text: str) -> str:
     return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
 
 
-def _grouped(paragraphs: list[str], max_characters: int) -> Iterator[list[str]]:
-    group: list[str] = []
-    length = 0
-    for paragraph in paragraphs:
-        if group and length + 2 + len(paragraph) > max_characters:
+def _grouped(paragraphs: list[str], max_characters: int) -> Iterator[str]:
+    group = ""
+    for gap, piece in _pieces(paragraphs, max_characters):
+        if group and len(group) + len(gap) + len(piece) > max_characters:
             yield group
-            group, length = [], 0
-        length += len(paragraph) + (2 if group else 0)
-        group.append(paragraph)
+            group = ""
+        group = f"{group}{gap}{piece}" if group else piece
     if group:
         yield group
+
+
+def _pieces(paragraphs: list[str], max_characters: int) -> Iterator[tuple[str, str]]:
+    """Paragraphs, or the lines of long ones, each with the line breaks before it."""
+    for paragraph in paragraphs:
+        pieces = [paragraph] if len(paragraph) <= max_characters else paragraph.split("\n")
+        for number, piece in enumerate(pieces):
+            yield ("\n" if number else "\n\n"), piece
 
 
 # --- from blocks to sections --------------------------------------------------------------------
@@ -101,7 +123,7 @@ def _grouped(paragraphs: list[str], max_characters: int) -> Iterator[list[str]]:
 class _Block:
     text: str
     level: int = 0  # 1 to 6 for a header
-    kind: str = "paragraph"  # neighbours of the kinds "item" and "row" stand on adjacent lines
+    kind: str = "paragraph"  # neighbours of any other kind stand on adjacent lines
 
 
 @dataclass(slots=True)
@@ -110,7 +132,11 @@ class _Part:
 
     header: str | None
     level: int
-    text: str
+    text: str  # without the header
+
+    @property
+    def whole(self) -> str:
+        return "\n\n".join(filter(None, [self.header, self.text]))
 
 
 def _parts_of_blocks(blocks: list[_Block]) -> list[_Part]:
@@ -120,31 +146,32 @@ def _parts_of_blocks(blocks: list[_Block]) -> list[_Part]:
 
 
 def _part(blocks: list[_Block]) -> _Part:
+    header = blocks[0] if blocks[0].level else None
     lines: list[str] = []
     previous = _Block("")
-    for block in blocks:
+    for block in blocks[1:] if header else blocks:
         if lines:
             adjacent = block.kind == previous.kind != "paragraph"
             lines.append("\n" if adjacent else "\n\n")
-        if block.text:
-            lines.append(block.text)
+        lines.append(block.text)
         previous = block
-    first = blocks[0]
-    return _Part(first.text if first.level else None, first.level, "".join(lines))
+    return _Part(header.text if header else None, blocks[0].level, "".join(lines))
 
 
 def _sections_between(
-    parts: list[_Part], begin: int, end: int, max_characters: int
+    parts: list[_Part], begin: int, end: int, cutting: Cutting
 ) -> Iterator[Section]:
     """The sections whose headers lie in parts[begin:end], none of them inside another."""
     while begin < end:
         after = begin + 1
         while after < end and parts[after].level > parts[begin].level:
             after += 1
-        text = "\n\n".join(part.text for part in parts[begin:after] if part.text)
-        yield Section(header=parts[begin].header, text=text, start=begin)
-        if len(text) > max_characters:
-            yield from _sections_between(parts, begin + 1, after, max_characters)
+        first = parts[begin].whole if cutting.keep_header else parts[begin].text
+        texts = [first, *(part.whole for part in parts[begin + 1 : after])]
+        section = Section(parts[begin].header, "\n\n".join(filter(None, texts)), start=begin)
+        yield section
+        if cutting.is_refused(section):
+            yield from _sections_between(parts, begin + 1, after, cutting)
         begin = after
 
 
@@ -157,18 +184,23 @@ _NOT_CONTENT = ", ".join([
     "video", "button", "input", "select", "textarea", "dialog", "nav", "aside", "footer",
     "[hidden]", "[aria-hidden=true]", "[role=navigation]", "[role=search]", "[role=contentinfo]",
     '[style*="display:none"]', '[style*="display: none"]',
-    "a.headerlink", ".linenos",  # the pilcrows and line numbers of documentation generators
+    # The pilcrows and line numbers of documentation generators, highlighters and code hosts.
+    "a.headerlink", ".linenos", ".lineno", ".linenumber", ".line-numbers-rows", "td.gutter",
+    ".rouge-gutter", ".hljs-ln-numbers", ".blob-num",
 ])  # fmt: skip
 
 _BLOCK_TAGS = frozenset([
     "address", "article", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl",
-    "dt", "fieldset", "figcaption", "figure", "form", "header", "hr", "li", "main", "ol", "p",
-    "pre", "section", "summary", "table", "td", "th", "tr", "ul",
+    "dir", "dt", "fieldset", "figcaption", "figure", "form", "header", "hr", "li", "main", "menu",
+    "ol", "p", "pre", "section", "summary", "table", "td", "th", "tr", "ul",
 ])  # fmt: skip
+_LIST_TAGS = frozenset(["ul", "ol", "menu", "dir"])
+_CODE_TAGS = frozenset(["code", "kbd", "samp", "tt"])
 _HEADER_LEVELS = {f"h{level}": level for level in range(1, 7)}
+_HEADERS = ", ".join(_HEADER_LEVELS)
 
-# A table that holds one of these arranges the page; any other table is data.
-_LAYOUT_CONTENT = "h1, h2, h3, h4, h5, h6, pre, table"
+# A table that holds one of these arranges the page or is a listing; any other table is data.
+_LAYOUT_CONTENT = f"{_HEADERS}, pre, table, td.code"
 
 
 def _blocks_of_html(html: str) -> list[_Block]:
@@ -176,7 +208,8 @@ def _blocks_of_html(html: str) -> list[_Block]:
     if body is None:
         return []
     for element in body.query_selector_all(_NOT_CONTENT):
-        element.decompose()
+        if not _words_a_header(element):
+            element.decompose()
     writer = _BlockWriter()
     for node, entering in _walk(body):
         if isinstance(node, ElementNode):
@@ -185,6 +218,21 @@ def _blocks_of_html(html: str) -> list[_Block]:
             writer.write(node.node_value or "")
     writer.end_block()
     return writer.blocks
+
+
+def _words_a_header(element: ElementNode) -> bool:
+    """Whether a button or link holds a header, or is all the text that a header has (accordions)."""
+    if element.tag not in ("button", "a"):
+        return False
+    header = element.closest(_HEADERS)
+    if header is None:
+        return element.query_selector(_HEADERS) is not None
+    others = header.text.replace(element.text, "", 1)
+    return not _has_words(others) and _has_words(element.text)
+
+
+def _has_words(text: str) -> bool:
+    return any(character.isalnum() for character in text)
 
 
 def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
@@ -203,6 +251,40 @@ def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
 
 
 @dataclass(slots=True)
+class _Table:
+    """An open table: where the next cell stands among cells that span columns or rows."""
+
+    is_data: bool  # not layout
+    column: int = 0
+    rows_left: dict[int, int] = field(default_factory=dict)  # of cells above, by column
+    gap: int = 0  # columns behind the last cell that it spans too
+
+    def columns_before(self, cell: ElementNode) -> int:
+        """How many columns begin from the last cell to this one, this one's first included."""
+        num_columns = self.gap + self._spanned() + 1
+        width = min(_number(cell, "colspan", 1) or 1, _MAX_SPAN)
+        height = min(_number(cell, "rowspan", 1) or 1, _MAX_SPAN)
+        for column in range(self.column, self.column + width):
+            self.rows_left[column] = height - 1
+        self.column += width
+        self.gap = width - 1
+        return num_columns
+
+    def end_row(self) -> int:
+        """How many columns the row still has."""
+        num_columns = self.gap + self._spanned()
+        self.column = self.gap = 0
+        return num_columns
+
+    def _spanned(self) -> int:
+        begin = self.column
+        while self.rows_left.get(self.column, 0) > 0:
+            self.rows_left[self.column] -= 1
+            self.column += 1
+        return self.column - begin
+
+
+@dataclass(slots=True)
 class _BlockWriter:
     """Collects the text between block boundaries, with the state that nested elements need."""
 
@@ -210,53 +292,90 @@ class _BlockWriter:
     words: list[str] = field(default_factory=list)  # of the block that is being written
     level: int = 0  # of the header that is open
     num_preformatted: int = 0  # open <pre> elements
+    num_code: int = 0  # open <code> elements and the like
+    is_code: bool = True  # all words of the block stand in <code>
+    line_begins: list[int] = field(default_factory=list)  # lengths of `words`: open lines of <pre>
+    at_line_edge: bool = False  # a line of <pre> has just been opened or closed
     lists: list[int | None] = field(default_factory=list)  # open ones: next number, None for ul
     marker: str = ""  # of the list item whose first block is still to come
-    data_tables: list[bool] = field(default_factory=list)  # open ones: data or layout
+    tables: list[_Table] = field(default_factory=list)  # open ones
+    num_tables: int = 0  # opened so far: rows of different tables are not adjacent
 
     def write(self, text: str) -> None:
-        self.words.append(text if self._verbatim else re.sub(r"\s+", " ", text))
+        if self._verbatim:
+            if self.at_line_edge and not text.strip():
+                text = "\n" * (text.count("\n") - 1)  # the source's break between two elements
+            self.at_line_edge = self.at_line_edge and not text
+        else:
+            text = re.sub(r"\s+", " ", text)
+            self.is_code = self.is_code and (bool(self.num_code) or not text.strip())
+        self.words.append(text)
 
     def enter(self, node: ElementNode) -> None:
         tag = node.tag
         if tag == "br":
             self.words.append(" " if self._one_line else "\n")
+            self.at_line_edge = False
         elif tag in _HEADER_LEVELS:
             self.end_block()
             self.level = _HEADER_LEVELS[tag]
+        elif tag in _CODE_TAGS:
+            self.num_code += 1
+        elif self._verbatim:
+            if tag in _LINE_TAGS:
+                self._begin_line()
+            elif tag == "pre":
+                self.num_preformatted += 1
         elif tag == "table":
             self.end_block()
-            self.data_tables.append(node.query_selector(_LAYOUT_CONTENT) is None)
+            self.tables.append(_Table(is_data=node.query_selector(_LAYOUT_CONTENT) is None))
+            self.num_tables += 1
         elif tag in ("td", "th") and self._in_data_table:
-            self.words.append(_CELL_BREAK)
+            self.words += [_CELL_BREAK] * self.tables[-1].columns_before(node)
         elif tag in _BLOCK_TAGS:
             self._break_block(tag)
-            self._open(tag)
+            self._open(node)
 
-    def _open(self, tag: str) -> None:
+    def _open(self, node: ElementNode) -> None:
+        tag = node.tag
         if tag == "pre":
             self.num_preformatted += 1
-        elif tag in ("ul", "ol"):
-            self.lists.append(1 if tag == "ol" else None)
+        elif tag in _LIST_TAGS:
+            self.lists.append(_number(node, "start", 1) if tag == "ol" else None)
         elif tag == "li" and self.lists:
             number = self.lists[-1]
-            self.marker = "- " if number is None else f"{number}. "
-            self.lists[-1] = None if number is None else number + 1
+            if number is None:
+                self.marker = "- "
+                return
+            number = _number(node, "value", number)
+            self.marker = f"{number}. "
+            self.lists[-1] = number + 1
 
     def leave(self, node: ElementNode) -> None:
         tag = node.tag
         if tag in _HEADER_LEVELS:
             self.end_block()
+        elif tag in _CODE_TAGS:
+            self.num_code -= 1
+        elif self._verbatim and (tag != "pre" or self.num_preformatted > 1):
+            if tag in _LINE_TAGS:
+                self._end_line()
+            elif tag == "pre":
+                self.num_preformatted -= 1
+        elif tag in ("td", "th") and self._in_data_table:
+            self.words.append(" ")
         elif tag in _BLOCK_TAGS:
+            if tag == "tr" and self._in_data_table:
+                self.words += [_CELL_BREAK] * self.tables[-1].end_row()
             self._break_block(tag)
             if tag == "pre":
                 self.num_preformatted -= 1
-            elif tag in ("ul", "ol"):
+            elif tag in _LIST_TAGS:
                 self.lists.pop()
             elif tag == "li":
                 self.marker = ""
             elif tag == "table":
-                self.data_tables.pop()
+                self.tables.pop()
 
     def _break_block(self, tag: str) -> None:
         if self._one_line and tag not in ("tr", "caption", "table"):
@@ -264,9 +383,25 @@ class _BlockWriter:
         else:
             self.end_block()
 
+    def _begin_line(self) -> None:
+        if self._last_character not in ("", "\n"):
+            self.words.append("\n")
+        self.line_begins.append(len(self.words))
+        self.at_line_edge = True
+
+    def _end_line(self) -> None:
+        written = self.words[self.line_begins.pop() :] if self.line_begins else []
+        if not "".join(written[-1:]).endswith("\n"):
+            self.words.append("\n")
+        self.at_line_edge = True
+
+    @property
+    def _last_character(self) -> str:
+        return next((word[-1] for word in reversed(self.words) if word), "")
+
     @property
     def _in_data_table(self) -> bool:
-        return bool(self.data_tables) and self.data_tables[-1]
+        return bool(self.tables) and self.tables[-1].is_data
 
     @property
     def _one_line(self) -> bool:
@@ -280,6 +415,7 @@ class _BlockWriter:
     def end_block(self) -> None:
         """Append what was written since the last block; a header even if it is empty."""
         text, self.words = "".join(self.words), []
+        is_code, self.is_code = self.is_code, True
         if self.level:
             self.blocks.append(_Block(_line(text), level=self.level))
             self.level = 0
@@ -287,22 +423,37 @@ class _BlockWriter:
             self._append(_Block(text.strip("\n").rstrip()))
         elif _CELL_BREAK in text:
             cells = [_line(cell) for cell in text.split(_CELL_BREAK)[1:]]
-            self._append(_Block(" | ".join(cells) if any(cells) else "", kind="row"))
+            row = " | ".join(cells) if any(cells) else ""
+            self._append(_Block(row, kind=f"row of table {self.num_tables}"))
         else:
-            kind = "item" if self.lists else "paragraph"
+            # Blocks of nothing but code are the lines of a listing.
             lines = [_line(line) for line in text.split("\n")]
-            self._append(_Block("\n".join(lines).strip("\n"), kind=kind))
+            self._append(
+                _Block("\n".join(lines).strip("\n"), kind="code" if is_code else "paragraph")
+            )
 
     def _append(self, block: _Block) -> None:
         if not block.text.strip():
             return
-        if block.kind == "item":
+        if self.lists and not block.kind.startswith("row"):
+            block.kind = "item"
             indent = "  " * min(len(self.lists) - 1, _MAX_INDENTS)
             lead = self.marker or " " * 2
-            block.text = indent + lead + block.text.replace("\n", "\n" + indent + "  ")
+            rest = re.sub(r"\n(?=[^\n])", f"\n{indent}  ", block.text)
+            block.text = indent + lead + rest
             self.marker = ""
         self.blocks.append(block)
 
+
+def _number(node: ElementNode, attribute: str, default: int) -> int:
+    value = node.getattr(attribute) or ""
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else default
+
+
+# Elements that are lines where highlighters put them into <pre>; cells are parts of such a line.
+_LINE_TAGS = _BLOCK_TAGS - {"pre", "td", "th"}
+
+_MAX_SPAN = 100  # HTML allows a thousand columns
 
 _MAX_INDENTS = 8  # pages with thousands of nested lists exist; their indents would fill the memory
 

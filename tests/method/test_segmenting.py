@@ -3,13 +3,14 @@
 import pytest
 
 from humpback_ray.method.segmenting import (
+    Cutting,
     Section,
     sections_of_html,
     sections_of_markdown,
     sections_of_text,
 )
 
-LONG = 10_000
+LONG = Cutting(10_000)
 
 PAGE = """\
 <html><head><title>T</title><style>p { color: red }</style></head><body>
@@ -80,14 +81,14 @@ def test_sections_that_fit_do_not_overlap():
 
 
 def test_too_long_sections_are_followed_by_their_parts():
-    sections = list(sections_of_html(HEADERS, 12))
+    sections = list(sections_of_html(HEADERS, Cutting(12)))
     assert outline(sections) == [(0, "A"), (1, "B"), (2, "C"), (4, "E"), (5, "F")]
     assert [s.text for s in sections[1:]] == ["B\n\nb", "C\n\nc\n\nD\n\nd", "E\n\ne", "F\n\nf"]
     assert len(sections[0].text) > 12
 
 
 def test_every_level_is_reached_when_nothing_fits():
-    sections = list(sections_of_html(HEADERS, 1))
+    sections = list(sections_of_html(HEADERS, Cutting(1)))
     assert outline(sections) == list(enumerate("ABCDEF"))
 
 
@@ -107,7 +108,7 @@ def test_headers_wherever_they_stand(html, expected):
 
 
 def test_page_without_headers_is_cut_like_text():
-    assert list(sections_of_html("<p>one</p><p>two</p>", 7)) == [
+    assert list(sections_of_html("<p>one</p><p>two</p>", Cutting(7))) == [
         Section(None, "one", 0),
         Section(None, "two", 1),
     ]
@@ -162,7 +163,7 @@ x = 1
 
 
 def test_markdown():
-    assert list(sections_of_markdown(MARKDOWN, 10)) == [
+    assert list(sections_of_markdown(MARKDOWN, Cutting(10))) == [
         Section(
             "Title",
             "Title\n\nA link and code & more.\n\nSetext\n\nA | B\n1 | x\n\n"
@@ -181,17 +182,17 @@ def test_rules_at_the_start_are_not_front_matter():
 
 @pytest.mark.parametrize("text", ["one\n\ntwo\n\nthree", "one\r\n\r\ntwo\r\n \r\n\r\nthree\r\n"])
 def test_text_is_joined_up_to_the_limit(text):
-    assert list(sections_of_text(text, LONG)) == [Section(None, "one\n\ntwo\n\nthree", 0)]
-    assert list(sections_of_text(text, 8)) == [
+    assert list(sections_of_text(text, LONG)) == [Section(None, "one\n\ntwo\n\nthree", Cutting(0))]
+    assert list(sections_of_text(text, Cutting(8))) == [
         Section(None, "one\n\ntwo", 0),
         Section(None, "three", 1),
     ]
-    assert [s.text for s in sections_of_text(text, 7)] == ["one", "two", "three"]
+    assert [s.text for s in sections_of_text(text, Cutting(7))] == ["one", "two", "three"]
 
 
 def test_long_paragraph_is_one_section():
     paragraph = "word " * 10 + "end"
-    sections = list(sections_of_text(f"a\n\n{paragraph}\n\nb", 20))
+    sections = list(sections_of_text(f"a\n\n{paragraph}\n\nb", Cutting(20)))
     assert [s.text for s in sections] == ["a", paragraph, "b"]
 
 
