@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
 from functools import lru_cache
 
 from humpback_ray.config.settings import CorpusSettings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from dataclasses import dataclass
@@ -75,6 +76,13 @@ def damaged(file: CorpusFile, index: int, error: Exception) -> Unreadable:
     if not is_about_content(error):
         raise error
     return unreadable(file, index, f"the rest of the file is damaged: {error}")
+
+
+def decode_text(data: bytes) -> str:
+    """The characters of plain text: UTF-16 where it begins with that mark, UTF-8 otherwise."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "replace")
 
 
 def decode_html(data: bytes, declared: str | None = None) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from humpback_ray import storage
-from humpback_ray.corpus.documents import CorpusFile
+from humpback_ray.corpus import documents
+from humpback_ray.corpus.documents import CorpusFile, NotRead
 from humpback_ray.corpus.installed_packages import (
     INSTALLED_PACKAGES,
     PACKAGE_PREFIX,
@@ -22,84 +24,193 @@ from humpback_ray.corpus.installed_packages import (
     package_names,
     read_package,
 )
+from humpback_ray.corpus.opening import COMPRESSIONS, filesystem_of, open_file
 from humpback_ray.errors import UserError
 
-HTML_SUFFIXES = (".html", ".htm")
+HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 MARKDOWN_SUFFIXES = (".md", ".markdown")
 TEXT_SUFFIXES = (".txt",)
-JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
+JSON_SUFFIXES = tuple(
+    kind + compression for kind in (".jsonl", ".json", ".ndjson") for compression in COMPRESSIONS
+)
 PARQUET_SUFFIXES = (".parquet",)
-WARC_SUFFIXES = (".warc", ".warc.gz")
+WARC_SUFFIXES = tuple(
+    kind + compression for kind in (".warc", ".wet") for compression in COMPRESSIONS
+)
 CORPUS_SUFFIXES = (
     *HTML_SUFFIXES, *MARKDOWN_SUFFIXES, *TEXT_SUFFIXES,
-    *JSONL_SUFFIXES, *PARQUET_SUFFIXES, *WARC_SUFFIXES,
+    *JSON_SUFFIXES, *PARQUET_SUFFIXES, *WARC_SUFFIXES,
 )  # fmt: skip
 
 
-def list_files(path: str, suffixes: tuple[str, ...] = CORPUS_SUFFIXES) -> list[CorpusFile]:
-    """The files of a corpus, sorted by name; hidden files and folders are skipped.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that lies in the place of a corpus, sorted by name."""
+
+    files: list[CorpusFile]
+    not_read: list[NotRead]  # files of other kinds, hidden ones, links that lead nowhere
+
+
+def list_files(
+    path: str,
+    suffixes: tuple[str, ...] = CORPUS_SUFFIXES,
+    setting: str = "settings.corpus.path",
+) -> list[CorpusFile]:
+    """The files of `list_corpus` that are read."""
+    return list_corpus(path, suffixes, setting).files
+
+
+def list_corpus(
+    path: str,
+    suffixes: tuple[str, ...] = CORPUS_SUFFIXES,
+    setting: str = "settings.corpus.path",
+) -> Listing:
+    """What lies at a path; hidden files and folders are not read, links are followed.
+
+    A link to a folder that is read anyway, under its name or another link's, is not followed, so a
+    cycle of links ends.
 
     Args:
         path: `installed-packages`, or a folder (read recursively), glob or file, local or a URL
             that fsspec knows.
         suffixes: of the files to take, in lower case.
+        setting: that names the path, for messages.
 
     Raises:
         UserError: nothing is there, it cannot be reached, or no file has one of the suffixes.
     """
     if path == INSTALLED_PACKAGES:
-        return [file_of_package(name) for name in package_names()]
+        return Listing([file_of_package(name) for name in package_names()], [])
+    wanted = f"set {setting} to a folder, glob, file, fsspec URL or {INSTALLED_PACKAGES}"
     try:
-        filesystem, root = url_to_fs(path)
-        found = _entries(filesystem, root)
+        filesystem, root = filesystem_of(path)
+        found, not_read = _entries(filesystem, root)
     except (ImportError, ValueError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot list {path!r}: {reason}: give {_WANTED_PATH}") from error
-    if not found:
-        raise UserError(f"nothing at {path!r}: give {_WANTED_PATH}")
-    files = [f for f in found if not _is_hidden(f.name) and f.name.lower().endswith(suffixes)]
+        raise UserError(f"cannot list {path!r}: {reason}: {wanted}") from error
+    if not found and not not_read:
+        raise UserError(f"nothing at {path!r}: {wanted}")
+    files = []
+    for file in found:
+        if file.name.lower().endswith(suffixes):
+            files.append(file)
+        else:
+            not_read.append(documents.not_read(file, 0, _reason_of_kind(file)))
     if not files:
         raise UserError(
-            f"no file to read at {path!r}: files ending in {', '.join(suffixes)} are read, and "
-            f"there are {len(found)} other files (hidden ones are skipped)"
+            f"no file to read at {path!r} ({setting}): files ending in {_shortly(suffixes)} are "
+            f"read, and there are {len(not_read)} other files ({counted(not_read)})"
         )
-    return sorted(files, key=lambda file: file.name)
+    return Listing(
+        sorted(files, key=lambda file: file.name), sorted(not_read, key=lambda entry: entry.url)
+    )
 
 
-_WANTED_PATH = f"a folder, glob, file, fsspec URL or {INSTALLED_PACKAGES}"
+def counted(not_read: Iterable[NotRead]) -> str:
+    """The reasons of entries with their counts, in one line."""
+    reasons = Counter(entry.reason for entry in not_read)
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(10))
+
+
+def _shortly(suffixes: tuple[str, ...]) -> str:
+    plain = [suffix for suffix in suffixes if suffix.count(".") == 1]
+    compressed = ", compressed or not," if len(plain) < len(suffixes) else ""
+    return ", ".join(plain) + compressed
+
+
+def _reason_of_kind(file: CorpusFile) -> str:
+    suffix = PurePosixPath(file.name).suffix.lower()
+    return f"file ending in {suffix}" if suffix else "file whose name has no ending"
+
+
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
 
-def _entries(filesystem: Any, root: str) -> list[CorpusFile]:
-    """All files at `root`, named relative to the folder that every match lies in."""
+def _entries(filesystem: Any, root: str) -> tuple[list[CorpusFile], list[NotRead]]:
+    """All files at `root`, named relative to the folder that every match lies in; and the rest."""
     if filesystem.isdir(root):
         base, matches = root, [root]
     elif filesystem.isfile(root) or not _GLOB_CHARACTERS.search(root):
         base, matches = root.rpartition("/")[0], [root]
     else:
         base = _GLOB_CHARACTERS.split(root)[0].rpartition("/")[0]
-        matches = filesystem.glob(root)
+        matches = sorted(filesystem.glob(root))
+    if isinstance(filesystem, LocalFileSystem):
+        return _LocalWalk(base).of(matches)
     # A match of a glob may be a folder, and contain another match.
     entries: dict[str, Any] = {}
     for match in matches:
         entries.update(filesystem.find(match, detail=True))
-    return [
-        CorpusFile(
-            path=_openable(filesystem, path),
-            name=path.removeprefix(base).lstrip("/"),
-            size=int(entry.get("size") or 0),
-        )
-        for path, entry in entries.items()
-    ]
+    files, not_read = [], []
+    for path, entry in entries.items():
+        name = path.removeprefix(base).lstrip("/")
+        file = CorpusFile(filesystem.unstrip_protocol(path), name, int(entry.get("size") or 0))
+        if any(part.startswith(".") for part in PurePosixPath(name).parts):
+            not_read.append(documents.not_read(file, 0, "hidden"))
+        else:
+            files.append(file)
+    return files, not_read
 
 
-def _openable(filesystem: Any, path: str) -> str:
-    is_local = isinstance(filesystem, LocalFileSystem)
-    return path if is_local else filesystem.unstrip_protocol(path)
+class _LocalWalk:
+    """The files below local folders: those that lie there first, then those behind links."""
 
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.files: dict[str, CorpusFile] = {}  # by path: matches of a glob may hold each other
+        self.not_read: dict[str, NotRead] = {}
+        self._folders: set[str] = set()  # real paths of those that have been walked
+        self._links: list[str] = []  # to folders
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+    def of(self, matches: list[str]) -> tuple[list[CorpusFile], list[NotRead]]:
+        for match in matches:
+            # What a user names is read, also behind a link; a glob's own matches are entries.
+            if os.path.isdir(match) and (match == self.base or not os.path.islink(match)):
+                self._walk(match)
+            elif os.path.lexists(match):
+                self._enter(match)
+        while self._links:
+            link = self._links.pop(0)
+            if os.path.realpath(link) in self._folders:
+                self._leave_out(link, "link to a folder that is read under another name")
+            else:
+                self._walk(link)
+        return list(self.files.values()), list(self.not_read.values())
+
+    def _walk(self, folder: str) -> None:
+        real = os.path.realpath(folder)
+        if real in self._folders:
+            return
+        self._folders.add(real)
+        try:
+            names = sorted(os.listdir(folder))
+        except PermissionError:
+            self._leave_out(folder, "folder that may not be read")
+            return
+        for name in names:
+            self._enter(f"{folder.rstrip('/')}/{name}")
+
+    def _enter(self, path: str) -> None:
+        if self._name(path).startswith(".") or "/." in self._name(path):
+            self._leave_out(path, "hidden")
+        elif os.path.isdir(path):
+            if os.path.islink(path):
+                self._links.append(path)
+            else:
+                self._walk(path)
+        elif os.path.isfile(path):
+            self.files[path] = CorpusFile(path, self._name(path), os.path.getsize(path))
+        elif os.path.islink(path):
+            self._leave_out(path, "link that leads nowhere")
+        else:
+            self._leave_out(path, "neither a file nor a folder")
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(self.base).lstrip("/")
+
+    def _leave_out(self, path: str, reason: str) -> None:
+        file = CorpusFile(path, self._name(path), 0)
+        self.not_read[path] = documents.not_read(file, 0, reason)
 
 
 def content_identity(files: list[CorpusFile]) -> str:
@@ -125,7 +236,7 @@ def _sampled(file: CorpusFile) -> Iterator[bytes]:
     if file.path.startswith(PACKAGE_PREFIX):
         yield read_package(file).content.encode("utf-8", "surrogatepass")
         return
-    with fsspec.open(file.path, "rb") as stream:
+    with open_file(file.path) as stream:
         if file.size <= 4 * _MIB:
             yield stream.read()
             return

@@ -40,7 +40,10 @@ def read_package(file: CorpusFile) -> Document:
     try:
         metadata = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(f"{name} is not installed on this machine: {error}") from error
+        raise UserError(
+            f"{name}, of settings.corpus.path={INSTALLED_PACKAGES}, is not installed on this "
+            f"machine: {error}"
+        ) from error
     content_types = metadata.get_all("Description-Content-Type") or [""]
     kind: Format = "markdown" if content_types[0].lower().startswith("text/markdown") else "text"
     # The body of METADATA, or its Description field: importlib.metadata joins the two.

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
-import pyarrow
 import pyarrow.parquet
 
 from humpback_ray.config.settings import CorpusSettings
@@ -17,40 +12,69 @@ from humpback_ray.corpus.documents import (
     CorpusFile,
     Document,
     Format,
+    NotRead,
     Unreadable,
     damaged,
     decode_html,
+    decode_text,
     document_id,
+    is_about_content,
+    not_read,
     unreadable,
 )
 from humpback_ray.corpus.files import (
     HTML_SUFFIXES,
-    JSONL_SUFFIXES,
+    JSON_SUFFIXES,
     MARKDOWN_SUFFIXES,
     PARQUET_SUFFIXES,
     WARC_SUFFIXES,
 )
 from humpback_ray.corpus.installed_packages import PACKAGE_PREFIX, read_package
+from humpback_ray.corpus.json_values import JsonValue, json_values
+from humpback_ray.corpus.opening import DAMAGE, POINTER_REASON, is_pointer, open_content, open_file
 from humpback_ray.corpus.warc import read_warc
 from humpback_ray.errors import UserError
 
 
-def read_documents(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
+def read_documents(
+    file: CorpusFile, settings: CorpusSettings
+) -> Iterator[Document | Unreadable | NotRead]:
     """The documents of one file, in order.
 
-    One per HTML, Markdown or text file, line of JSONL, row of Parquet, and WARC response with
-    status 200 and HTML in it. When a compressed or binary file is damaged, the last row is an
-    Unreadable for the rest of it.
+    One per HTML, Markdown or text file, line or element of JSON, row of Parquet, and archived page
+    or text. An Unreadable stands for each damaged place, a NotRead for each record of an archive
+    that is no page, and for a file without any document.
 
     Raises:
-        UserError: a Parquet file lacks a column that the settings name.
-        OSError: the file is gone or cannot be reached.
+        UserError: a Parquet file lacks a column that the settings name, or the file is gone or
+            cannot be reached.
     """
+    try:
+        is_empty = True
+        for document in _documents_of(file, settings):
+            is_empty = False
+            yield document
+    except OSError as error:
+        if is_about_content(error):
+            raise
+        reason = error.strerror or " ".join(str(error).split())
+        raise UserError(
+            f"corpus file {file.path} cannot be read: {reason}; settings.corpus.path names it"
+        ) from error
+    if is_empty:
+        yield not_read(file, 0, "file without a document in it")
+
+
+def _documents_of(
+    file: CorpusFile, settings: CorpusSettings
+) -> Iterator[Document | Unreadable | NotRead]:
     name = file.name.lower()
     if file.path.startswith(PACKAGE_PREFIX):
         yield read_package(file)
-    elif name.endswith(JSONL_SUFFIXES):
-        yield from _read_jsonl(file, settings)
+    elif is_pointer(file.path):
+        yield unreadable(file, 0, POINTER_REASON)
+    elif name.endswith(JSON_SUFFIXES):
+        yield from _read_json(file, settings)
     elif name.endswith(PARQUET_SUFFIXES):
         yield from _read_parquet(file, settings)
     elif name.endswith(WARC_SUFFIXES):
@@ -60,44 +84,40 @@ def read_documents(file: CorpusFile, settings: CorpusSettings) -> Iterator[Docum
 
 
 def _read_single(file: CorpusFile) -> Document:
-    with fsspec.open(file.path, "rb") as stream:
+    with open_file(file.path) as stream:
         data = stream.read()
     name = file.name.lower()
     if name.endswith(HTML_SUFFIXES):
         return Document(document_id(file, 0), file.name, decode_html(data), "html")
-    content = data.decode("utf-8-sig", "replace")
     kind: Format = "markdown" if name.endswith(MARKDOWN_SUFFIXES) else "text"
-    return Document(document_id(file, 0), file.name, content, kind)
+    return Document(document_id(file, 0), file.name, decode_text(data), kind)
 
 
-# --- JSONL and Parquet --------------------------------------------------------------------------
+# --- JSON and Parquet ---------------------------------------------------------------------------
 
 
-def _read_jsonl(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
-    compression = "gzip" if file.name.lower().endswith(".gz") else None
+def _read_json(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
     index = 0
-    with fsspec.open(file.path, "rb", compression=compression) as stream:
-        try:
-            for line in stream:
-                if line.strip():
-                    yield _document_of_line(file, index, line, settings)
-                index += 1
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            yield damaged(file, index, error)
-
-
-def _document_of_line(
-    file: CorpusFile, index: int, line: bytes, settings: CorpusSettings
-) -> Document | Unreadable:
     try:
-        row = json.loads(line.decode("utf-8-sig", "replace"))
-    except (ValueError, RecursionError) as error:
-        return unreadable(file, index, f"line {index + 1} is not JSON: {error}")
+        with open_content(file.path) as stream:
+            for value in json_values(stream):
+                yield _document_of_value(file, value, settings)
+                index = value.index + 1
+    except DAMAGE as error:
+        yield damaged(file, index, error)
+
+
+def _document_of_value(
+    file: CorpusFile, value: JsonValue, settings: CorpusSettings
+) -> Document | Unreadable:
+    if value.problem:
+        return unreadable(file, value.index, f"{value.place} {value.problem}")
+    row = value.value
     if not isinstance(row, dict):
-        return unreadable(file, index, f"line {index + 1} is not a JSON object")
+        return unreadable(file, value.index, f"{value.place} is not a JSON object")
     text = row.get(settings.text_column)
     url = row.get(settings.url_column) if settings.url_column else None
-    return _document_of_row(file, index, text, url, settings)
+    return _document_of_row(file, value.index, text, url, settings)
 
 
 def _document_of_row(
@@ -112,7 +132,7 @@ def _document_of_row(
 
 def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
     index = 0
-    with fsspec.open(file.path, "rb") as stream:
+    with open_file(file.path) as stream:
         try:
             table = pyarrow.parquet.ParquetFile(stream)
             columns = _wanted_columns(file, table.schema_arrow.names, settings)
@@ -123,7 +143,7 @@ def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Docume
                     place = _value(url) if settings.url_column else None
                     yield _document_of_row(file, index, _value(text), place, settings)
                     index += 1
-        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        except DAMAGE as error:
             yield damaged(file, index, error)
 
 

@@ -1,77 +1,114 @@
-"""Pages of WARC archives."""
+"""Pages and texts of WARC archives, also behind damaged places."""
 
 from __future__ import annotations
 
 import io
-import zlib
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from humpback_ray.corpus.documents import (
     CorpusFile,
     Document,
+    NotRead,
     Unreadable,
-    damaged,
     decode_html,
+    decode_text,
     document_id,
+    not_read,
     unreadable,
 )
+from humpback_ray.corpus.warc_records import Damage, records_of
 
-# --- WARC ---------------------------------------------------------------------------------------
-
-
-def read_warc(file: CorpusFile) -> Iterator[Document | Unreadable]:
-    # Python's gzip notices a truncated file, where FastWARC's own ends in silence.
-    compression = "gzip" if file.name.lower().endswith(".gz") else None
-    index = 0
-    with fsspec.open(file.path, "rb", compression=compression) as stream:
-        try:
-            source: Any = _ShortReads(stream) if compression else stream
-            for record in ArchiveIterator(source, record_types=WarcRecordType.response):
-                if _is_page(record):
-                    yield _document_of_record(file, index, record)
-                index += 1
-        except (EOFError, OSError, zlib.error) as error:
-            yield damaged(file, index, error)
+HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
-@dataclass(frozen=True, slots=True)
-class _ShortReads:
-    """A stream that gives what one read of the compressed file yields.
+def read_warc(file: CorpusFile) -> Iterator[Document | Unreadable | NotRead]:
+    """Every record of an archive: a document, or the reason why it is none.
 
-    A full read would fail as a whole, and the records before a damaged place be lost with it.
+    Responses with status 200 and resources are pages where their type is HTML; conversions to plain
+    text (WET) are texts. An Unreadable stands for each damaged place.
     """
-
-    stream: Any
-
-    def read(self, size: int = -1) -> bytes:
-        return self.stream.read1(size)
-
-    def tell(self) -> int:
-        return self.stream.tell()
-
-
-def _is_page(record: WarcRecord) -> bool:
-    headers = record.http_headers
-    if headers is None or headers.status_code != 200:
-        return False
-    return record.http_content_type in ("text/html", "application/xhtml+xml")
+    for index, piece in enumerate(records_of(file)):
+        if isinstance(piece, Damage):
+            yield unreadable(file, index, f"the archive is damaged: {piece.reason}")
+            continue
+        try:
+            record = next(iter(ArchiveIterator(io.BytesIO(_in_lower_case(piece)))))
+            yield _document_of_record(file, index, record)
+        except (StopIteration, OSError, ValueError) as error:
+            reason = str(error) or "no record in it"
+            yield unreadable(file, index, f"undecodable record: {reason}", _url_in(piece))
 
 
-def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Document | Unreadable:
+def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Document | NotRead:
+    """The document of a record.
+
+    Raises:
+        OSError, ValueError: its body is not encoded as its headers say.
+    """
     url = record.headers.get("WARC-Target-URI") or file.name
-    charset = record.http_charset
+    if reason := _reason_of_other(record):
+        return not_read(file, index, reason, url)
+    content_type = _content_type(record)
     body = record.reader.read()
-    try:
+    if record.record_type == WarcRecordType.conversion:
+        return Document(document_id(file, index), url, decode_text(body), "text")
+    if record.record_type == WarcRecordType.response:
         body = _decode_transfer(body, record)
-    except (OSError, ValueError) as error:
-        return unreadable(file, index, f"undecodable response: {error}", url)
-    return Document(document_id(file, index), url, decode_html(body, charset), "html")
+    content = decode_html(body, _charset(content_type))
+    return Document(document_id(file, index), url, content, "html")
+
+
+def _reason_of_other(record: WarcRecord) -> str:
+    """Why a record is no page; empty for a page."""
+    kind = record.record_type
+    media_type = _content_type(record).partition(";")[0].strip().lower() or "unknown type"
+    if kind == WarcRecordType.response:
+        if record.http_headers is None or record.http_headers.status_code is None:
+            return "response without an HTTP status"
+        if record.http_headers.status_code != 200:
+            return f"response with status {record.http_headers.status_code}"
+        return "" if media_type in HTML_TYPES else f"response of {media_type}"
+    if kind == WarcRecordType.resource:
+        return "" if media_type in HTML_TYPES else f"resource of {media_type}"
+    if kind == WarcRecordType.conversion:
+        return "" if media_type == "text/plain" else f"conversion of {media_type}"
+    return f"record of type {(record.headers.get('WARC-Type') or 'unknown').strip().lower()}"
+
+
+def _content_type(record: WarcRecord) -> str:
+    headers = record.headers
+    if record.record_type == WarcRecordType.response:
+        headers = record.http_headers
+    return (headers.get("Content-Type") if headers is not None else None) or ""
+
+
+def _charset(content_type: str) -> str | None:
+    found = re.search(r"charset\s*=\s*[\"']?([^\s\"';,]+)", content_type, re.IGNORECASE)
+    return found.group(1) if found else None
+
+
+_TYPE_LINE = re.compile(
+    rb"(?im)^(?:(WARC-Type):|(Content-Type):(?=[ \t]*application/http))[ \t]*([^\r\n]*)"
+)
+
+
+def _in_lower_case(record: bytes) -> bytes:
+    """A record whose type FastWARC knows, which it compares with regard to case."""
+    header, separator, block = record.partition(b"\r\n\r\n")
+    header = _TYPE_LINE.sub(
+        lambda line: (b"WARC-Type: " if line[1] else b"Content-Type: ") + line[3].lower(), header
+    )
+    return header + separator + block
+
+
+def _url_in(record: bytes) -> str | None:
+    found = re.search(rb"(?im)^WARC-Target-URI:\s*(\S+)", record)
+    return found.group(1).decode("utf-8", "replace") if found else None
 
 
 _CONTENT_READERS = {
@@ -94,4 +131,5 @@ def _decode_transfer(body: bytes, record: WarcRecord) -> bytes:
         return body
     if encoding not in _CONTENT_READERS:
         raise ValueError(f"content encoding {encoding!r}")
-    return _CONTENT_READERS[encoding](io.BytesIO(body)).read()
+    reader: Any = _CONTENT_READERS[encoding](io.BytesIO(body))
+    return bytes(reader.read())

@@ -45,7 +45,10 @@ def model_source(model: str, revision: str | None) -> Source:
             return Source(model, None, problem=problem)
         return Source(model, f"hub:{model}@{revision or 'main'}", revision)
     location = storage.absolute(model)
-    return _source(location, lambda: content_identity(list_files(location, MODEL_SUFFIXES)))
+    return _source(
+        location,
+        lambda: content_identity(list_files(location, MODEL_SUFFIXES, "settings.base.model")),
+    )
 
 
 def _source(location: str, identity: Callable[[], str]) -> Source:

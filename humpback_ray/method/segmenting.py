@@ -221,14 +221,15 @@ def _blocks_of_html(html: str) -> list[_Block]:
 
 
 def _words_a_header(element: ElementNode) -> bool:
-    """Whether a button or link holds a header, or is all the text that a header has (accordions)."""
+    """Whether a button or link holds a header, or is all the text of one, as in accordions."""
     if element.tag not in ("button", "a"):
         return False
     header = element.closest(_HEADERS)
     if header is None:
         return element.query_selector(_HEADERS) is not None
-    others = header.text.replace(element.text, "", 1)
-    return not _has_words(others) and _has_words(element.text)
+    text = element.text or ""
+    others = (header.text or "").replace(text, "", 1)
+    return not _has_words(others) and _has_words(text)
 
 
 def _has_words(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +11,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
+from rich.markup import escape
 
 from humpback_ray import storage, tables
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus import cut
 from humpback_ray.corpus.documents import CorpusFile
-from humpback_ray.corpus.files import list_files
+from humpback_ray.corpus.files import list_corpus
 from humpback_ray.errors import UserError
 from humpback_ray.execution import progress
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -26,13 +28,15 @@ from humpback_ray.rows import Segment, SegmentOutcome
 BYTES_PER_TASK = 8 * 2**20
 MIN_TASKS = 8
 
+MAX_REASONS = 20  # in the record: the media types that servers name are without number
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segments(Stage):
     """Segments y: the corpus cut at its headers, filtered, duplicates removed."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     part: ClassVar[Part] = "prepare"
 
     corpus: Source
@@ -41,37 +45,67 @@ class Segments(Stage):
     def run(self, context: Context) -> Result:
         """Write `rows` (kept) and `dropped`, each section of each document in one of them.
 
-        Tasks cut and filter sections in parallel into a working folder. One pass over ids and
-        MinHash signatures, in the order of documents, then finds the duplicates.
+        `dropped` also has a row for each file, link and archive record that is no document. Tasks
+        cut and filter sections in parallel into a working folder. One pass over ids and MinHash
+        signatures, in the order of documents, then finds the duplicates.
         """
         path = context.of(self.corpus)
-        files = list_files(path)
+        listing = list_corpus(path)
+        files = listing.files
         sections, rows, dropped = (context.path(name) for name in ("_sections", "rows", "dropped"))
         for folder in (sections, rows, dropped):
             storage.delete(folder)
         _cut(context, files, self.settings, sections)
         repeated = _duplicates(sections, self.settings)
         _split(sections, repeated, rows, dropped)
+        others = [cut.segment_without_text(entry, self.settings) for entry in listing.not_read]
+        tables.write_rows(dropped, others, Segment, name="files-not-read")
         outcomes = tables.count_values(dropped, "outcome")
+        reasons = _reasons(dropped)
         num_kept = tables.num_rows(rows)
         if not num_kept:
             for folder in (sections, rows, dropped):
                 storage.delete(folder)
             raise UserError(
-                f"no segment survives out of {len(files)} files of {path}: "
+                f"no segment survives out of {len(files)} files of {path} (settings.corpus.path): "
                 + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-                + "; see the rules under settings.corpus"
+                + (f"; without a document: {_in_words(reasons)}" if reasons else "")
+                + "; the rules are under settings.corpus"
             )
         assert num_kept == tables.assert_unique(rows, "segment_id")
         outcomes[SegmentOutcome.KEPT.value] = num_kept
-        assert outcomes.total() == tables.num_rows(sections)
+        assert outcomes.total() == tables.num_rows(sections) + len(others)
         storage.delete(sections)
+        if reasons:
+            context.progress.note(f"without a document: {_in_words(reasons)} (see dropped)")
         lengths = tables.read_table(rows, ["num_characters"])["num_characters"]
         return Result(
             outcomes.total(),
             outcomes,
-            {"num_files": len(files), "mean_characters": round(pc.mean(lengths).as_py())},
+            {
+                "num_files": len(files),
+                "mean_characters": round(pc.mean(lengths).as_py()),
+                "not_read": dict(reasons.most_common(MAX_REASONS)),
+            },
         )
+
+
+def _reasons(dropped: str) -> Counter[str]:
+    """Why files, links and records gave no document, each reason with its count."""
+    found: Counter[str] = Counter()
+    for batch in tables.scan(dropped, ["outcome", "text"]):
+        texts = batch.filter(pc.equal(batch["outcome"], SegmentOutcome.NOT_READ.value))["text"]
+        found.update(
+            {entry["values"]: entry["counts"] for entry in texts.value_counts().to_pylist()}
+        )
+    return found
+
+
+def _in_words(reasons: Counter[str]) -> str:
+    shown = reasons.most_common(5)
+    rest = reasons.total() - sum(count for _, count in shown)
+    words = [f"{count} x {escape(reason)}" for reason, count in shown]
+    return ", ".join([*words, f"{rest} others"] if rest else words)
 
 
 def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, folder: str) -> None:

@@ -15,7 +15,7 @@ from fastwarc.stream_io import BrotliWriter
 
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus.cut import segments_of
-from humpback_ray.corpus.documents import CorpusFile, Document, Unreadable
+from humpback_ray.corpus.documents import CorpusFile, Document, NotRead, Unreadable
 from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.corpus.readers import read_documents
 from humpback_ray.rows import SegmentOutcome
@@ -334,12 +334,16 @@ ARCHIVE = [
 
 ARCHIVED = {
     "http://a/": "<p>café",
+    "http://image/": NotRead,
+    "http://gone/": NotRead,
+    "http://request/": NotRead,
     "http://latin/": "<p>Łódź",
     "http://gzip/": "<p>zip",
     "http://not-gzip/": Unreadable,
     "http://brotli/": "<p>bro",
     "http://other/": Unreadable,
     "http://chunked/": "<p>chunks",
+    "http://nothing/": NotRead,
     "http://xhtml/": "<p>x",
 }
 
@@ -385,6 +389,7 @@ def test_rows_of_every_outcome(tmp_path):
             "e.txt": "",
             "f.jsonl": "{",
             "g.txt": WHALES + "\0",
+            "h.jsonl": "",
         },
     )
     segments = [s for f in list_files(str(tmp_path)) for s in segments_of(f, settings(tmp_path))]

@@ -1,0 +1,101 @@
+"""Files opened for reading: local or remote, compressed or not, pointers recognised."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+import pyarrow
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+# What reading a damaged file raises. OSError is among them because Arrow and bz2 raise it without
+# an errno; with one it comes from the file system.
+DAMAGE = (
+    EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pyarrow.ArrowException,
+    UnicodeDecodeError, OSError,
+)  # fmt: skip
+
+COMPRESSIONS = ("", ".gz", ".zst", ".xz", ".bz2")  # as names end
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URL or local path, and the path on it.
+
+    Only `a::b://c` is a chain of filesystems here: fsspec would also take `::` in the name of a
+    local file for one.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        filesystem: Any = LocalFileSystem()
+        return filesystem, filesystem._strip_protocol(url)
+    if "::" in rest and "::" not in scheme and "://" not in rest:
+        filesystem = fsspec.filesystem(scheme)
+        return filesystem, filesystem._strip_protocol(url)
+    filesystem, path = url_to_fs(url)
+    return filesystem, path
+
+
+def open_file(path: str) -> Any:
+    """A file as a stream of bytes, as it is stored."""
+    filesystem, place = filesystem_of(path)
+    return filesystem.open(place, "rb")
+
+
+@contextmanager
+def open_content(path: str) -> Iterator[Any]:
+    """The content of a file, decompressed where its name says so, as a stream of bytes.
+
+    Raises:
+        One of DAMAGE while it is read, also where a compressed file ends too early.
+    """
+    with open_file(path) as raw:
+        yield _decompressed(raw, path.lower())
+
+
+def _decompressed(raw: Any, name: str) -> Any:
+    if name.endswith(".gz"):
+        return gzip.GzipFile(fileobj=raw)
+    if name.endswith(".xz"):
+        return lzma.LZMAFile(raw)
+    if name.endswith(".bz2"):
+        return bz2.BZ2File(raw)
+    if name.endswith(".zst"):
+        return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
+    return raw
+
+
+def lines_of(stream: Any) -> Iterator[bytes]:
+    """Lines with their ends; a piece of a line before damage is not given."""
+    rest = b""
+    while chunk := bytes(_read_some(stream)):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
+
+
+_CHUNK = 2**16
+
+
+def _read_some(stream: Any) -> Any:
+    """Up to a chunk. A full read would fail as a whole and lose the lines before a damaged place."""
+    read = getattr(stream, "read1", None) or stream.read
+    return read(_CHUNK)
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+POINTER_REASON = "it is a Git LFS pointer and not the file itself: fetch it with `git lfs pull`"
+
+
+def is_pointer(path: str) -> bool:
+    """Whether a file is what Git LFS leaves where it has not fetched the file itself."""
+    with open_file(path) as stream:
+        return bytes(stream.read(len(_POINTER))) == _POINTER

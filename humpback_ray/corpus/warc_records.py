@@ -1,0 +1,245 @@
+"""Records of a WARC archive as bytes. Behind damage the next record is looked for.
+
+FastWARC ends at the first damaged place. Records can be found again, because each begins with a
+line of its own and most archives compress each record on its own.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from humpback_ray.corpus.documents import CorpusFile, is_about_content
+from humpback_ray.corpus.opening import DAMAGE, open_content, open_file
+
+MAX_RECORD = 2**28  # bytes; a larger one is no page, and a damaged length may say anything
+_MAX_HEADER = 2**16
+_MAX_HELD = 2**24  # bytes of a gzip member's content that are held until its checksum is known
+_CHUNK = 2**18
+_SLICE = 2**10  # of compressed bytes: a call that fails also loses what was right before
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A place at which an archive cannot be read."""
+
+    reason: str
+
+
+def records_of(file: CorpusFile) -> Iterator[bytes | Damage]:
+    """Each record with its headers, in order, and one Damage for each damaged place.
+
+    Raises:
+        OSError: the file is gone or cannot be reached.
+    """
+    if file.path.lower().endswith(".gz"):
+        with open_file(file.path) as stream:
+            yield from _Framer(_gzip_pieces(stream)).records()
+    else:
+        yield from _Framer(_plain_pieces(file)).records()
+
+
+def _plain_pieces(file: CorpusFile) -> Iterator[bytes | Damage]:
+    try:
+        with open_content(file.path) as stream:
+            while chunk := bytes(stream.read(_CHUNK)):
+                yield chunk
+    except DAMAGE as error:
+        if not is_about_content(error):
+            raise
+        yield Damage(f"it cannot be decompressed further ({error})")
+
+
+# --- gzip ---------------------------------------------------------------------------------------
+
+_MEMBER_START = b"\x1f\x8b\x08"
+
+
+def _gzip_pieces(stream: Any) -> Iterator[bytes | Damage]:
+    """The content of each gzip member; behind damage, from the next member that holds a record."""
+    start: int | None = 0
+    while start is not None:
+        end, damage = yield from _member(stream, start)
+        if damage:
+            yield Damage(damage)
+            end = _next_member(stream, start + 1)
+        start = end
+
+
+def _member(stream: Any, start: int) -> Generator[bytes, None, tuple[int | None, str]]:
+    """The content of the gzip member at a position.
+
+    Returns:
+        Where the next member begins, None at the end of the file; and the damage, if there is any.
+    """
+    stream.seek(start)
+    decompressor = zlib.decompressobj(wbits=31)
+    held: list[bytes] = []
+    num_read = num_bytes = 0
+    damage = ""
+    while not decompressor.eof and not damage:
+        data = bytes(stream.read(_SLICE))
+        if not num_read and not data.strip(b"\0"):
+            if not data:
+                return None, ""
+            start += len(data)  # a file may end in zeros
+            continue
+        num_read += len(data)
+        try:
+            piece = decompressor.decompress(data)
+        except zlib.error as error:
+            damage = str(error)
+            break
+        if not data:
+            damage = "the file ends within a record"
+        num_bytes += len(piece)
+        held.append(piece)
+        if num_bytes > _MAX_HELD:
+            yield b"".join(held)
+            held = []
+    content = b"".join(held)
+    is_one_record = num_bytes <= _MAX_HELD and len(_RECORD_START.findall(content)) <= 1
+    # Of one record with a wrong checksum nothing can be trusted; of many, most are right.
+    if content and not ("incorrect" in damage and is_one_record):
+        yield content
+    return start + num_read - len(decompressor.unused_data), damage
+
+
+def _next_member(stream: Any, begin: int) -> int | None:
+    """Where the next gzip member begins that holds a record, looked for byte by byte."""
+    before = b""
+    while True:
+        stream.seek(begin)
+        data = bytes(stream.read(_CHUNK))
+        if not data:
+            return None
+        window = before + data
+        offset = begin - len(before)
+        found = window.find(_MEMBER_START)
+        while found >= 0:
+            if _holds_record(stream, offset + found):
+                return offset + found
+            found = window.find(_MEMBER_START, found + 1)
+        begin += len(data)
+        before = window[1 - len(_MEMBER_START) :]
+
+
+def _holds_record(stream: Any, position: int) -> bool:
+    stream.seek(position)
+    try:
+        content = zlib.decompressobj(wbits=31).decompress(bytes(stream.read(_SLICE)), 64)
+    except zlib.error:
+        return False
+    return content.startswith(b"WARC/")
+
+
+# --- records ------------------------------------------------------------------------------------
+
+_RECORD_START = re.compile(rb"WARC/1\.[0-9]\r?\n[A-Za-z-]+:")
+_MAX_START = 64  # bytes: none is longer
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"(?im)^Content-Length:[ \t]*([0-9]{1,18})[ \t]*\r?$")
+
+
+class _Framer:
+    """Cuts a stream of pieces into records."""
+
+    def __init__(self, pieces: Iterator[bytes | Damage]) -> None:
+        self.pieces = pieces
+        self.buffer = bytearray()
+        self.broken: Damage | None = None  # the stream goes on elsewhere behind the buffer
+
+    def records(self) -> Iterator[bytes | Damage]:
+        while True:
+            self._skip_line_breaks()
+            if self.buffer:
+                yield self._record()
+            elif self.broken:
+                yield self.broken
+                self.broken = None
+            else:
+                return
+
+    def _record(self) -> bytes | Damage:
+        """The record at the front of the buffer, which is at the next one afterwards."""
+        length = self._length()
+        if isinstance(length, str):
+            return self._lose(length)
+        while len(self.buffer) < length and self._fill():
+            pass
+        if len(self.buffer) < length:
+            return self._lose("a record is cut")
+        if not self._ends_at(length):
+            return self._lose("a record does not end where its header says")
+        record = bytes(self.buffer[:length])
+        del self.buffer[:length]
+        return record
+
+    def _length(self) -> int | str:
+        """Bytes of the record at the front of the buffer, or why that is not known."""
+        while (end := _HEADER_END.search(self.buffer)) is None:
+            if len(self.buffer) > _MAX_HEADER or not self._fill():
+                break
+        if not _RECORD_START.match(self.buffer):
+            return "no record begins where one should"
+        if end is None:
+            return "the header of a record has no end"
+        found = _LENGTH.search(self.buffer, 0, end.end())
+        if found is None:
+            return "the header of a record gives no length"
+        length = int(found.group(1))
+        if length > MAX_RECORD:
+            return f"a record has {length:,} bytes, and at most {MAX_RECORD:,} are read"
+        return end.end() + length
+
+    def _ends_at(self, length: int) -> bool:
+        """Whether a record ends there: nothing, or another record, or its two line breaks follow.
+
+        Where bytes are missing in a record, the length in its header reaches into later records.
+        """
+        while len(self.buffer) < length + _MAX_START and self._fill():
+            pass
+        behind = bytes(self.buffer[length : length + _MAX_START])
+        following = behind.lstrip(b"\r\n")
+        if not following or _RECORD_START.match(following):
+            return True
+        has_line_breaks = behind.startswith((b"\r\n\r\n", b"\n\n"))
+        return has_line_breaks and _RECORD_START.search(self.buffer, 1, length) is None
+
+    def _lose(self, reason: str) -> Damage:
+        """Drop what is in front of the next record; one Damage says why."""
+        damage, begin = Damage(reason), 1
+        while (found := _RECORD_START.search(self.buffer, begin)) is None:
+            del self.buffer[:-_MAX_START]
+            if not self._fill():
+                self.buffer.clear()
+                if self.broken is None:
+                    return damage
+                damage, self.broken, begin = self.broken, None, 0
+        del self.buffer[: found.start()]
+        return damage
+
+    def _skip_line_breaks(self) -> None:
+        while True:
+            rest = self.buffer.lstrip(b"\r\n")
+            if rest:
+                if len(rest) < len(self.buffer):
+                    del self.buffer[: len(self.buffer) - len(rest)]
+                return
+            self.buffer.clear()
+            if not self._fill():
+                return
+
+    def _fill(self) -> bool:
+        """Append the next piece; False at the end of the file and at a break of the stream."""
+        if self.broken:
+            return False
+        piece = next(self.pieces, None)
+        if isinstance(piece, bytes):
+            self.buffer += piece
+        else:
+            self.broken = piece
+        return isinstance(piece, bytes)
