@@ -80,6 +80,8 @@ def locate(url: str) -> tuple[Any, str]:
     Raises:
         UserError: no such kind of URL, or its package is not installed.
     """
+    if not is_url(url):  # fsspec takes a `::` in the name of a local file for a chain of URLs
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
     try:
         return url_to_fs(url)
     except ImportError as error:
@@ -146,6 +148,9 @@ def size(url: str, what: str, key: str) -> int:
             return int(filesystem.size(path))
     except errors(ValueError) as error:
         raise UserError(f"{what} {url} cannot be read ({error}): set {key}") from error
+    if not is_url(url) and os.path.islink(path):
+        target = os.readlink(path)
+        raise UserError(f"{what} {url} is a link to {target}, which is no file: set {key}")
     raise UserError(f"no {what} {url}: set {key} to a file or an fsspec URL of one")
 
 

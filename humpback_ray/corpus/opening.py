@@ -86,7 +86,7 @@ _CHUNK = 2**16
 
 
 def _read_some(stream: Any) -> Any:
-    """Up to a chunk. A full read would fail as a whole and lose the lines before a damaged place."""
+    # Up to a chunk: a full read fails as a whole and loses the lines before a damaged place.
     read = getattr(stream, "read1", None) or stream.read
     return read(_CHUNK)
 

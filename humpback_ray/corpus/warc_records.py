@@ -213,7 +213,9 @@ class _Framer:
         """Drop what is in front of the next record; one Damage says why."""
         damage, begin = Damage(reason), 1
         while (found := _RECORD_START.search(self.buffer, begin)) is None:
-            del self.buffer[:-_MAX_START]
+            if len(self.buffer) > _MAX_START:
+                del self.buffer[:-_MAX_START]
+                begin = 0
             if not self._fill():
                 self.buffer.clear()
                 if self.broken is None:

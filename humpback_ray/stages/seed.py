@@ -12,9 +12,10 @@ from typing import ClassVar
 
 from humpback_ray import tables
 from humpback_ray.config.settings import SeedSettings
-from humpback_ray.corpus.oasst import pairs_of, read_messages
+from humpback_ray.corpus.oasst import SeenMessages, pairs_of, read_messages
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
+from humpback_ray.method import filters
 from humpback_ray.rows import DroppedSeed, SeedOutcome, SeedPair
 
 
@@ -23,7 +24,7 @@ class Seed(Stage):
     """The seed D: pairs to train on, pairs held out for the loss, dropped ones with reasons."""
 
     kind: ClassVar[str] = "seed"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     part: ClassVar[Part] = "prepare"
 
     file: Source
@@ -33,16 +34,21 @@ class Seed(Stage):
     def run(self, context: Context) -> Result:
         """Write `rows` (trained on), `held_out` (kept for the held-out loss) and `dropped`."""
         settings, path = self.settings, context.of(self.file)
-        pairs, dropped = pairs_of(read_messages(path), settings.language)
+        seen = SeenMessages()
+        pairs, dropped = pairs_of(read_messages(path), settings.language, seen)
         pairs.sort(key=lambda pair: _shuffle_key(self.random_seed, pair.pair_id))
-        held_out, kept = pairs[: settings.num_held_out], pairs[settings.num_held_out :]
+        held_out, rest = pairs[: settings.num_held_out], pairs[settings.num_held_out :]
+        kept, shared = _without_texts_of(held_out, rest)
+        dropped += [
+            DroppedSeed(p.pair_id, SeedOutcome.HELD_OUT_TEXT, p.instruction) for p in shared
+        ]
         surplus = kept[settings.max_pairs :] if settings.max_pairs else []
         kept = kept[: settings.max_pairs]
         dropped += [DroppedSeed(p.pair_id, SeedOutcome.SURPLUS, p.instruction) for p in surplus]
         if not kept:
             raise UserError(
-                f"the seed file {path} has no pair left to train on: "
-                f"{_count_words(dropped)}, {len(held_out)} held out (settings.seed.num_held_out)"
+                f"the seed file {path} (settings.seed.path) has no pair left to train on: "
+                + (seen.problem(settings.language) or _counts(dropped, held_out))
             )
         tables.write_rows(context.path("rows"), kept, SeedPair)
         tables.write_rows(context.path("held_out"), held_out, SeedPair)
@@ -57,6 +63,20 @@ def _shuffle_key(random_seed: int, pair_id: str) -> str:
     return hashlib.sha256(f"{random_seed}/{pair_id}".encode()).hexdigest()
 
 
-def _count_words(dropped: list[DroppedSeed]) -> str:
+def _without_texts_of(
+    held_out: list[SeedPair], pairs: list[SeedPair]
+) -> tuple[list[SeedPair], list[SeedPair]]:
+    """Pairs whose texts are in no held-out pair, and the others: a loss on known text is none."""
+    texts = {filters.normalise(text) for p in held_out for text in (p.instruction, p.response)}
+    apart: list[SeedPair] = []
+    shared: list[SeedPair] = []
+    for pair in pairs:
+        own = {filters.normalise(pair.instruction), filters.normalise(pair.response)}
+        (shared if own & texts else apart).append(pair)
+    return apart, shared
+
+
+def _counts(dropped: list[DroppedSeed], held_out: list[SeedPair]) -> str:
     counts = Counter(row.outcome.value for row in dropped)
-    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no first turn in it"
+    words = [f"{number} {name}" for name, number in sorted(counts.items())]
+    return ", ".join([*words, f"{len(held_out)} held out (settings.seed.num_held_out)"])

@@ -1,10 +1,13 @@
 """Files to documents to segment rows."""
 
+import bz2
 import gzip
 import importlib.metadata
 import io
 import json
+import lzma
 import os
+import random
 from collections import Counter
 
 import fsspec
@@ -16,7 +19,7 @@ from fastwarc.stream_io import BrotliWriter
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus.cut import segments_of
 from humpback_ray.corpus.documents import CorpusFile, Document, NotRead, Unreadable
-from humpback_ray.corpus.files import content_identity, list_files
+from humpback_ray.corpus.files import content_identity, list_corpus, list_files
 from humpback_ray.corpus.readers import read_documents
 from humpback_ray.rows import SegmentOutcome
 
@@ -441,3 +444,261 @@ def test_package_that_is_gone():
     file = CorpusFile("installed-packages:no-such-thing", "no-such-thing-1", 5)
     with pytest.raises(ValueError, match="no-such-thing is not installed"):
         list(read_documents(file, settings("installed-packages")))
+
+
+# --- what is not read is counted ----------------------------------------------------------------
+
+
+def test_everything_in_a_folder_is_read_or_has_a_reason(tmp_path):
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    write(corpus, {"own.md": "x", "a.pdf": "", "README": "", ".h.md": "", "sub/.git/c.md": "",
+                   "sub/z.md": "z"})  # fmt: skip
+    write(elsewhere, {"one.md": "1", "deep/two.MD": "2"})
+    os.symlink(elsewhere, corpus / "link")
+    os.symlink(corpus, elsewhere / "cycle")
+    os.symlink("nowhere", corpus / "gone.md")
+    os.symlink(corpus / "sub/z.md", corpus / "file.md")
+    os.mkfifo(corpus / "pipe.md")
+    listing = list_corpus(str(corpus))
+    assert names(listing.files) == [
+        "file.md", "link/deep/two.MD", "link/one.md", "own.md", "sub/z.md",
+    ]  # fmt: skip
+    assert {entry.url: entry.reason for entry in listing.not_read} == {
+        ".h.md": "hidden",
+        "README": "file whose name has no ending",
+        "a.pdf": "file ending in .pdf",
+        "gone.md": "link that leads nowhere",
+        "link/cycle": "link to a folder that is read under another name",
+        "pipe.md": "neither a file nor a folder",
+        "sub/.git": "hidden",
+    }
+    assert names(list_files(str(corpus / "link"))) == [
+        "cycle/file.md", "cycle/own.md", "cycle/sub/z.md", "deep/two.MD", "one.md",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a::b.md", "c[1].md", "d?.md", "e f.md", "g*.md", "h%20i#j.md"])
+def test_names_with_special_characters_are_read_alone_and_in_a_folder(tmp_path, name):
+    [document] = documents_of(tmp_path / "x::y [z]", name, "text")
+    assert document.content == "text"
+    [file] = list_files(str(tmp_path / "x::y [z]"))
+    assert [d.content for d in read_documents(file, settings(tmp_path))] == ["text"]
+    assert content_identity([file])
+
+
+def test_remote_name_with_colons_is_read():
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/colons/a::b.md", b"text")
+    [file] = list_files("memory://colons")
+    [document] = read_documents(file, settings("memory://colons"))
+    assert (file.name, document.content) == ("a::b.md", "text")
+
+
+def test_file_that_is_gone_is_named_with_its_setting(tmp_path):
+    file = CorpusFile(str(tmp_path / "gone.md"), "gone.md", 1)
+    with pytest.raises(ValueError, match=r"gone\.md cannot be read.*settings\.corpus\.path"):
+        list(read_documents(file, settings(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.jsonl.gz", "c.parquet", "d.warc.gz", "e.html"])
+def test_git_lfs_pointer_is_unreadable_with_the_way_out(tmp_path, name):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    [document] = documents_of(tmp_path, name, pointer)
+    assert isinstance(document, Unreadable)
+    assert "git lfs pull" in document.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.txt", "café".encode("utf-16")),
+        ("a.MD", "\ufeffcafé".encode()),
+        ("a.HTML", "café".encode()),
+    ],
+)
+def test_suffixes_and_byte_order_marks_of_texts(tmp_path, name, data):
+    [document] = documents_of(tmp_path, name, data)
+    assert document.content == "café"
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+ROWS = '{"text": "one"}\n{"text": "two"}\n'
+
+
+def zstd(data):
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [("", bytes), (".gz", gzip.compress), (".GZ", gzip.compress), (".zst", zstd),
+     (".xz", lzma.compress), (".bz2", bz2.compress)],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [".json", ".jsonl", ".ndjson", ".JSON"])
+def test_json_in_every_compression(tmp_path, kind, suffix, compress):
+    documents = documents_of(tmp_path, f"a{kind}{suffix}", compress(ROWS.encode()))
+    assert contents(documents) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"text": "one"}, {"text": "two"}]',
+        '[\n  {"text": "one"},\n  {"text": "two"}\n]\n',
+        '\n[\n{\n"text": "one"\n}\n,\n{"text": "two"}]',
+        '{\n  "text": "one"\n}\n{\n  "text": "two"\n}\n',
+        ROWS.replace("\n", "\r\n"),
+        ROWS.strip(),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_layouts(tmp_path, text, encoding):
+    documents = documents_of(tmp_path, "a.json", text.encode(encoding))
+    assert contents(documents) == ["one", "two"]
+    assert len({d.document_id for d in documents}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"text": "one"}, {"te', ["one", Unreadable]),
+        ('[{"text": "one"}', ["one", Unreadable]),
+        ('[{"text": "one"}] more', ["one", Unreadable]),
+        ('[{"text": "one"}, 2, {"text": "three"}]', ["one", Unreadable, "three"]),
+        ('{"text": "one"\n{"text": "two"}\n', [Unreadable, "two"]),
+        ("[]", [NotRead]),
+        ("", [NotRead]),
+        ("\n \n", [NotRead]),
+    ],
+)
+def test_json_that_is_broken_or_empty(tmp_path, text, expected):
+    assert contents(documents_of(tmp_path, "a.json", text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".zst", zstd), (".xz", lzma.compress), (".bz2", bz2.compress)],
+)
+def test_truncated_json_ends_in_an_unreadable(tmp_path, suffix, compress):
+    lines = b"".join(b'{"text": "%s"}\n' % os.urandom(5000).hex().encode() for _ in range(400))
+    data = compress(lines)
+    documents = documents_of(tmp_path, f"a.jsonl{suffix}", data[: len(data) * 3 // 4])
+    assert len(documents) > 50
+    assert [d for d in contents(documents) if d is Unreadable] == [Unreadable]
+    assert "damaged" in documents[-1].reason
+
+
+# --- WARC records and damage --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["Text/HTML", "TEXT/HTML; CHARSET=ISO-8859-2", 'text/html;charset="Iso-8859-2"',
+     "Application/XHTML+XML; charset = iso-8859-2"],
+)  # fmt: skip
+def test_media_types_and_charsets_in_any_case(tmp_path, content_type):
+    page = record("http://a/", b"<p>\xa3\xf3d\xbc is a town", content_type=content_type)
+    page = page.replace(b"application/http", b"Application/HTTP")
+    page = page.replace(b"WARC-Type: response", b"warc-type: Response")
+    [document] = documents_of(tmp_path, "A.WARC", page)
+    assert document.url == "http://a/"
+    if "2" in content_type:
+        assert document.content == "<p>Łódź is a town"
+
+
+def warc(kind, content_type, block):
+    return (
+        f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://{kind}/\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n"
+    ).encode() + block + b"\r\n\r\n"  # fmt: skip
+
+
+def test_texts_and_resources_are_read_and_other_records_are_counted(tmp_path):
+    data = b"".join([
+        warc("warcinfo", "application/warc-fields", b"software: x"),
+        warc("conversion", "text/plain", b"a\nb"),
+        warc("conversion", "image/png", b"a"),
+        warc("resource", "text/html", b"<p>x"),
+        warc("resource", "Image/PNG", b"x"),
+        warc("metadata", "application/warc-fields", b"x: y"),
+    ])  # fmt: skip
+    for name, content in (("a.warc.wet.gz", gzip.compress(data)), ("b.warc.zst", zstd(data))):
+        documents = documents_of(tmp_path, name, content)
+        assert [getattr(d, "reason", None) or d.content for d in documents] == [
+            "record of type warcinfo", "a\nb", "conversion of image/png", "<p>x",
+            "resource of image/png", "record of type metadata",
+        ]  # fmt: skip
+
+
+PAGES = {
+    f"http://page/{number}": b"<p>page %d " % number + random.Random(number).randbytes(2000).hex().encode()
+    for number in range(40)
+}  # fmt: skip
+RECORDS = [record(url, page) for url, page in PAGES.items()]
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+@pytest.mark.parametrize("damage", ["overwritten", "removed", "inserted"])
+@pytest.mark.parametrize("size", [200, 3000, 9000])
+@pytest.mark.parametrize("place", [0.001, 0.2, 0.5, 0.77])
+def test_records_behind_damage_are_read(tmp_path, name, damage, size, place):
+    parts = RECORDS if name == "a.warc" else [gzip.compress(part) for part in RECORDS]
+    data, noise = b"".join(parts), random.Random(size).randbytes(size)
+    begin = int(len(data) * place)
+    end = begin if damage == "inserted" else begin + size
+    data = data[:begin] + (b"" if damage == "removed" else noise) + data[end:]
+    documents = documents_of(tmp_path, name, data)
+    whole = [d.url for d in documents if contents([d]) == [PAGES.get(d.url, b"").decode()]]
+    lost = set(PAGES) - set(whole)
+    num_hit = 2 + size // min(map(len, parts))
+    assert 1 <= len(lost) <= num_hit
+    assert "http://page/39" in whole
+    # A damaged body of the right length cannot be told from a whole one; all else is said.
+    assert Unreadable in contents(documents) or (name == "a.warc" and len(lost) == 1)
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "one-member.warc.gz"])
+def test_archive_cut_in_the_middle_gives_the_records_before(tmp_path, name):
+    data = b"".join(RECORDS if name == "a.warc" else map(gzip.compress, RECORDS))
+    if name.startswith("one"):
+        data = gzip.compress(b"".join(RECORDS))
+    documents = documents_of(tmp_path, name, data[: len(data) // 2])
+    assert [d.url for d in documents[:-1]] == list(PAGES)[: len(documents) - 1]
+    assert len(documents) >= 19
+    assert contents(documents[-1:]) == [Unreadable]
+
+
+def test_length_that_is_no_number_or_too_large_loses_one_record(tmp_path):
+    first = RECORDS[0]
+    for wrong in (b"many", b"999999999", b"99999999999999"):
+        begin, separator, rest = first.partition(b"Content-Length: ")
+        number, line_break, rest = rest.partition(b"\r\n")
+        data = begin + separator + wrong + line_break + rest + b"".join(RECORDS[1:5])
+        documents = documents_of(tmp_path, "a.warc", data)
+        assert contents(documents)[0] is Unreadable
+        assert [d.url for d in documents[1:]] == list(PAGES)[1:5]
+
+
+def test_zeros_behind_the_last_member_are_no_damage(tmp_path):
+    documents = documents_of(tmp_path, "a.warc.gz", gzip.compress(RECORDS[0]) + bytes(5000))
+    assert [d.url for d in documents] == ["http://page/0"]
+
+
+# --- sections that give way ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["<img alt=logo>", "OUR SITE", "Forum"])
+def test_logo_in_the_first_header_does_not_lose_the_page(tmp_path, header):
+    page = f"<h1>{header}</h1><h2>Whales</h2><p>{WHALES}</p><h2>More</h2><p>{WHALES}</p>"
+    [file] = list_files(str(write(tmp_path, {"a.html": page})))
+    segments = list(segments_of(file, settings(tmp_path)))
+    kept = [s.header for s in segments if s.outcome is SegmentOutcome.KEPT]
+    assert kept == ["Whales", "More"]
+    assert [s.start for s in segments] == [0, 1, 2]
+
+
+def test_header_may_be_left_out_of_the_text(tmp_path):
+    [file] = list_files(str(write(tmp_path, {"a.html": PAGE})))
+    [segment] = segments_of(file, settings(tmp_path, keep_header=False))
+    assert (segment.header, segment.text) == ("Whales", WHALES.strip())

@@ -3,7 +3,7 @@
 import pytest
 
 from humpback_ray.config.settings import CorpusSettings
-from humpback_ray.method.filters import normalise, outcome_of, segment_id, storable
+from humpback_ray.method.filters import gives_way, normalise, outcome_of, segment_id, storable
 from humpback_ray.method.segmenting import Section
 from humpback_ray.rows import SegmentOutcome
 
@@ -89,3 +89,21 @@ def test_storable(text, expected):
     stored = storable(text, 5)
     assert stored == expected
     stored.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "expected"),
+    [
+        ("Whales", GOOD, False),
+        ("Whales", GOOD[:39], False),
+        ("", GOOD, True),
+        ("WHALES", GOOD, True),
+        ("Forum", GOOD, True),
+        ("Forum", GOOD[:39], False),  # nothing of the right length can be in it
+        ("Whales", "word " * 81, True),
+        ("Whales", f"{REPEATED.format('')} {REPEATED.format('')}", True),
+    ],
+)
+def test_section_gives_way_where_it_is_refused_and_not_too_short(header, text, expected):
+    section = Section(header=header, text=text, start=0)
+    assert gives_way(section, outcome_of(section, SETTINGS), SETTINGS) is expected

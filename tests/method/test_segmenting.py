@@ -200,3 +200,116 @@ def test_long_paragraph_is_one_section():
 def test_empty_text_has_no_section(text):
     assert list(sections_of_text(text, LONG)) == []
     assert list(sections_of_markdown(text, LONG)) == []
+
+
+# --- sections that give way ---------------------------------------------------------------------
+
+
+def test_refused_section_gives_way_to_its_sub_sections():
+    cutting = Cutting(10_000, gives_way=lambda section: not section.header)
+    html = "<h1><img alt='logo'></h1>x<h2>B</h2>b<h3>C</h3>c<h2></h2>d<h3>E</h3>e"
+    assert outline(sections_of_html(html, cutting)) == [(0, ""), (1, "B"), (3, ""), (4, "E")]
+
+
+def test_text_without_its_header_keeps_lower_headers():
+    [section] = sections_of_html("<h1>A</h1>a<h2>B</h2>b", Cutting(10_000, keep_header=False))
+    assert section == Section("A", "a\n\nB\n\nb", 0)
+
+
+# --- headers in interactive elements ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("html", "header"),
+    [
+        ("<h3><button aria-expanded=false>Why?</button></h3>x", "Why?"),
+        ("<h3><button><span>Why?</span><svg><title>icon</title></svg></button></h3>x", "Why?"),
+        ("<button><h3>Why?</h3></button>x", "Why?"),
+        ("<h3><a href='#'>Why?</a></h3>x", "Why?"),
+        ("<h3><a class=headerlink href='#'>Why?</a></h3>x", "Why?"),
+        ("<h3><span>Why?</span></h3>x", "Why?"),
+        ("<h3>Why?<button>Copy link</button></h3>x", "Why?"),
+        ("<h3>Why?<a class=headerlink>¶</a></h3>x", "Why?"),
+        ("<h3><button>+</button></h3>x", ""),
+    ],
+)
+def test_header_in_interactive_element_is_the_text_that_people_read(html, header):
+    [section] = sections_of_html(html, LONG)
+    assert section.header == header
+
+
+def test_button_outside_of_headers_leaves_no_text():
+    [section] = sections_of_html("<nav><h2><button>menu</button></h2></nav><h1>A</h1><button>b"
+                                 "</button>x", LONG)  # fmt: skip
+    assert section.text == "A\n\nx"
+
+
+# --- the shape of code, lists and tables --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<pre><code><div>a = 1</div><div>  b</div><div></div><div>c</div></code></pre>",
+        "<pre><div>a = 1</div>\n<div>  b</div>\n<div></div>\n<div>c</div>\n</pre>",
+        "<pre><ol>\n<li>a = 1</li>\n<li>  b</li>\n<li></li><li>c</li></ol></pre>",
+        "<pre><div class=code><p>a = 1</p><p>  b</p><p><br></p><p>c</p></div></pre>",
+        "<pre><span>a = 1</span>\n<span>  b</span>\n\n<span>c</span></pre>",
+        "<pre><table><tr><td class=hljs-ln-numbers>1</td><td>a = 1</td></tr><tr><td "
+        "class=hljs-ln-numbers>2</td><td>  b</td></tr><tr><td></td></tr><tr><td>c</table></pre>",
+    ],
+)
+def test_code_whose_lines_are_elements_keeps_single_line_breaks(html):
+    [section] = sections_of_html(f"<h1>A</h1>{html}", LONG)
+    assert section.text == "A\n\na = 1\n  b\n\nc"
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div><code>a</code></div><div><code>b</code> <code>c</code></div>",
+        "<table><tr><td class=gutter><div>1</div><div>2</div></td><td class=code><div>"
+        "<div class=line><code>a</code></div><div class=line><code>b</code> <code>c</code></div>"
+        "</div></td></tr></table>",
+    ],
+)
+def test_blocks_of_code_alone_are_lines_of_a_listing(html):
+    [section] = sections_of_html(f"<h1>A</h1><p>Call <code>f</code>:</p>{html}<p>Done.", LONG)
+    assert section.text == "A\n\nCall f:\n\na\nb c\n\nDone."
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<ol start=5><li>a<li value=9>b<li>c</ol>", "5. a\n9. b\n10. c"),
+        ("<ol start=x><li>a</ol>", "1. a"),
+        ("<menu><li>a<li>b</menu>", "- a\n- b"),
+        ("<ol><li>run<pre>a\n\n  b</pre><li><pre>c</pre></ol>",
+         "1. run\n  a\n\n    b\n2. c"),
+        ("<table><tr><td>a<td>b</table><table><tr><td>c<td>d</table>", "a | b\n\nc | d"),
+        ("<table><tr><td colspan=2>a<td>b<tr><td>c<td>d<td>e</table>", "a |  | b\nc | d | e"),
+        ("<table><tr><td rowspan=2>a<td>b<td>c<tr><td>d<td>e</table>", "a | b | c\n | d | e"),
+        ("<table><tr><td>a<td rowspan=2>b<tr><td>c<tr><td>d<td>e</table>", "a | b\nc |\nd | e"),
+    ],
+)  # fmt: skip
+def test_lists_and_tables_keep_their_shape(html, text):
+    [section] = sections_of_html(f"<h1>A</h1>{html}", LONG)
+    assert [line.rstrip() for line in section.text.split("\n")][2:] == text.split("\n")
+
+
+# --- plain text ---------------------------------------------------------------------------------
+
+
+def test_text_without_blank_lines_is_cut_at_line_breaks():
+    lines = [f"{number} " + "x" * 628 for number in range(9)]
+    sections = [s.text for s in sections_of_text("\n".join(lines), Cutting(3000))]
+    assert sections == ["\n".join(lines[:4]), "\n".join(lines[4:8]), lines[8]]
+
+
+def test_long_paragraph_among_others_is_cut_at_its_line_breaks():
+    text = "first\n\n" + "\n".join(["a" * 9, "b" * 9, "c" * 9]) + "\n\nlast"
+    assert [s.text for s in sections_of_text(text, Cutting(20))] == [
+        f"first\n\n{'a' * 9}",
+        f"{'b' * 9}\n{'c' * 9}",
+        "last",
+    ]
