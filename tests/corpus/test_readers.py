@@ -632,7 +632,7 @@ def test_texts_and_resources_are_read_and_other_records_are_counted(tmp_path):
 
 
 PAGES = {
-    f"http://page/{number}": b"<p>page %d " % number + random.Random(number).randbytes(2000).hex().encode()
+    f"http://page/{number}": f"<p>page {random.Random(number).randbytes(2000).hex()}".encode()
     for number in range(40)
 }  # fmt: skip
 RECORDS = [record(url, page) for url, page in PAGES.items()]
@@ -673,7 +673,7 @@ def test_length_that_is_no_number_or_too_large_loses_one_record(tmp_path):
     first = RECORDS[0]
     for wrong in (b"many", b"999999999", b"99999999999999"):
         begin, separator, rest = first.partition(b"Content-Length: ")
-        number, line_break, rest = rest.partition(b"\r\n")
+        _, line_break, rest = rest.partition(b"\r\n")
         data = begin + separator + wrong + line_break + rest + b"".join(RECORDS[1:5])
         documents = documents_of(tmp_path, "a.warc", data)
         assert contents(documents)[0] is Unreadable

@@ -182,7 +182,7 @@ def test_rules_at_the_start_are_not_front_matter():
 
 @pytest.mark.parametrize("text", ["one\n\ntwo\n\nthree", "one\r\n\r\ntwo\r\n \r\n\r\nthree\r\n"])
 def test_text_is_joined_up_to_the_limit(text):
-    assert list(sections_of_text(text, LONG)) == [Section(None, "one\n\ntwo\n\nthree", Cutting(0))]
+    assert list(sections_of_text(text, LONG)) == [Section(None, "one\n\ntwo\n\nthree", 0)]
     assert list(sections_of_text(text, Cutting(8))) == [
         Section(None, "one\n\ntwo", 0),
         Section(None, "three", 1),
