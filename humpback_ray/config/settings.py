@@ -89,9 +89,9 @@ class CorpusSettings(Frozen):
     url_column: str | None = None  # of JSON and Parquet files
     min_characters: PositiveInt = 600
     max_characters: PositiveInt = 3000
-    # Whether a section's header is the first line of its segment. The paper speaks of "portions of
-    # text following an HTML header", which leaves it open. True: an answer that goes on from its
-    # title is not readable without it. False: M_yx cannot copy the title as its instruction, and
+    # True: a section's header is the first line of its segment. The paper speaks of "portions of
+    # text following an HTML header", which leaves it open. For True: an answer that goes on from its
+    # title is not readable without it. For False: M_yx cannot copy the title as its instruction, and
     # the rubric's lowest grade is for answers that repeat the request.
     keep_header: bool = True
     navigation_headers: tuple[str, ...] = (

@@ -1,4 +1,4 @@
-"""Documents of a corpus, and what could not be read as one."""
+"""Documents of a corpus, and the reasons where a file or record gives none."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def unreadable(file: CorpusFile, index: int, reason: str, url: str | None = None
 
 
 def is_about_content(error: Exception) -> bool:
-    """Whether an error speaks of a file's content and not of the file system."""
+    """True for an error that speaks of a file's content and not of the file system."""
     return not isinstance(error, OSError) or error.errno is None
 
 

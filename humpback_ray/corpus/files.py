@@ -45,7 +45,7 @@ CORPUS_SUFFIXES = (
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All that lies in the place of a corpus, sorted by name."""
+    """The entries in the place of a corpus, sorted by name."""
 
     files: list[CorpusFile]
     not_read: list[NotRead]  # files of other kinds, hidden ones, links that lead nowhere
@@ -65,7 +65,9 @@ def list_corpus(
     suffixes: tuple[str, ...] = CORPUS_SUFFIXES,
     setting: str = "settings.corpus.path",
 ) -> Listing:
-    """What lies at a path; hidden files and folders are not read, links are followed.
+    """List the files at a path, and all else there with its reason.
+
+    Hidden files and folders are not read; links are followed.
 
     A link to a folder that is read anyway, under its name or another link's, is not followed, so a
     cycle of links ends.
@@ -127,7 +129,7 @@ _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
 
 def _entries(filesystem: Any, root: str) -> tuple[list[CorpusFile], list[NotRead]]:
-    """All files at `root`, named relative to the folder that every match lies in; and the rest."""
+    """Files at `root`, named relative to the folder of every match, and entries that are none."""
     if filesystem.isdir(root):
         base, matches = root, [root]
     elif filesystem.isfile(root) or not _GLOB_CHARACTERS.search(root):

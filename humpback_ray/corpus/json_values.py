@@ -25,8 +25,8 @@ class JsonValue:
 def json_values(stream: Any) -> Iterator[JsonValue]:
     """Each value of a file: one per line, or the elements of the array that the file is.
 
-    A line that is not JSON is a problem of its own. A file whose first line begins a value that
-    goes on behind it is read as a whole, because no line of it means anything alone.
+    A line that is not JSON spoils no other line. A file whose first line begins a longer value is
+    read as a whole, because no line of it means anything alone.
 
     Raises:
         One of `opening.DAMAGE`: the stream is damaged; the values before it have been given.
@@ -70,7 +70,7 @@ def _value_of_line(index: int, line: bytes) -> JsonValue:
 
 
 def _goes_on(first: bytes, second: bytes = b"") -> bool:
-    """Whether a line begins an array of objects, or a value that ends on another line."""
+    """True where a line begins an array of objects, or a value that ends on another line."""
     text = first.decode("utf-8", "replace").strip()
     if text.startswith("["):
         return text == "[" or text[1:].lstrip().startswith("{")

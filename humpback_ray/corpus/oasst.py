@@ -119,7 +119,7 @@ def _identifier(value: Any) -> str | None:
 
 @dataclass(slots=True)
 class SeenMessages:
-    """What an export held, to say what is wrong where no pair comes out of it."""
+    """Counts of an export's messages, to say what is wrong where no pair comes out of it."""
 
     roles: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)  # of first turns
@@ -127,7 +127,7 @@ class SeenMessages:
     num_texts: int = 0
 
     def problem(self, language: str) -> str:
-        """Why no pair can come out of it; empty where that is not known."""
+        """The reason why the export gives no pair; empty where the counts do not tell."""
         if not self.roles:
             return "it holds no message"
         if not self.num_texts:

@@ -96,6 +96,6 @@ POINTER_REASON = "it is a Git LFS pointer and not the file itself: fetch it with
 
 
 def is_pointer(path: str) -> bool:
-    """Whether a file is what Git LFS leaves where it has not fetched the file itself."""
+    """True for the pointer that Git LFS leaves in place of a file."""
     with open_file(path) as stream:
         return bytes(stream.read(len(_POINTER))) == _POINTER

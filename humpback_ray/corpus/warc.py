@@ -64,7 +64,7 @@ def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Doc
 
 
 def _reason_of_other(record: WarcRecord) -> str:
-    """Why a record is no page; empty for a page."""
+    """The reason why a record is no page; empty for a page."""
     kind = record.record_type
     media_type = _content_type(record).partition(";")[0].strip().lower() or "unknown type"
     if kind == WarcRecordType.response:

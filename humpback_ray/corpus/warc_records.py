@@ -1,7 +1,7 @@
-"""Records of a WARC archive as bytes. Behind damage the next record is looked for.
+"""Records of a WARC archive as bytes, also of those behind a damaged place.
 
-FastWARC ends at the first damaged place. Records can be found again, because each begins with a
-line of its own and most archives compress each record on its own.
+FastWARC stops at the first damaged place. A reader can find the next record, because each begins
+with the line `WARC/1.0` or `WARC/1.1` and most archives compress records one by one.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _member(stream: Any, start: int) -> Generator[bytes, None, tuple[int | None,
 
 
 def _next_member(stream: Any, begin: int) -> int | None:
-    """Where the next gzip member begins that holds a record, looked for byte by byte."""
+    """The position of the next gzip member that begins with a record."""
     before = b""
     while True:
         stream.seek(begin)
@@ -196,7 +196,7 @@ class _Framer:
         return end.end() + length
 
     def _ends_at(self, length: int) -> bool:
-        """Whether a record ends there: nothing, or another record, or its two line breaks follow.
+        """True where a record can end: nothing, another record, or its two line breaks follow.
 
         Where bytes are missing in a record, the length in its header reaches into later records.
         """

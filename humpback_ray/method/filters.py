@@ -1,4 +1,4 @@
-"""Which sections become segments: the paper's corpus rules, each with its own outcome."""
+"""The paper's corpus rules, which decide the sections that become segments. Each has an outcome."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def outcome_of(section: Section, settings: CorpusSettings) -> SegmentOutcome:
 
 
 def gives_way(section: Section, outcome: SegmentOutcome, settings: CorpusSettings) -> bool:
-    """Whether a section's sub-sections take its place; those of one too short are shorter still.
+    """True where a section's sub-sections take its place; those of a short one are shorter still.
 
     The paper takes the tree under every header node, so the sub-sections of a refused section are
     candidates. Those of a kept one are part of it.
@@ -63,7 +63,7 @@ def storable(text: str, max_characters: int) -> str:
 
 
 def has_invalid_characters(text: str) -> bool:
-    """Whether a text holds NULs, lone surrogates, or U+FFFD, the mark of undecodable bytes."""
+    """True for a text with NULs, lone surrogates, or U+FFFD, the mark of undecodable bytes."""
     return _INVALID.search(text) is not None
 
 
@@ -94,7 +94,7 @@ _MIN_WORDS = 8
 
 
 def _repeats_itself(text: str, ngram: int, threshold: float) -> bool:
-    """Whether the word n-grams of any two sentences have a Jaccard index above `threshold`."""
+    """True where the word n-grams of two sentences have a Jaccard index above `threshold`."""
     grams_of: list[set[tuple[str, ...]]] = []
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for sentence in _SENTENCE_END.split(text):

@@ -221,7 +221,7 @@ def _blocks_of_html(html: str) -> list[_Block]:
 
 
 def _words_a_header(element: ElementNode) -> bool:
-    """Whether a button or link holds a header, or is all the text of one, as in accordions."""
+    """True for a button or link that holds a header, or all the text of one (accordions)."""
     if element.tag not in ("button", "a"):
         return False
     header = element.closest(_HEADERS)
@@ -238,7 +238,7 @@ def _has_words(text: str) -> bool:
 
 def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
     """Every node under `root` in document order: (node, True), and (node, False) on the way out."""
-    # A stack of our own: pages nest deeper than Python's calls may.
+    # A stack instead of recursion: pages nest deeper than Python's calls may.
     stack = [(root, True)]
     while stack:
         node, entering = stack.pop()
@@ -261,7 +261,7 @@ class _Table:
     gap: int = 0  # columns behind the last cell that it spans too
 
     def columns_before(self, cell: ElementNode) -> int:
-        """How many columns begin from the last cell to this one, this one's first included."""
+        """The number of columns that begin behind the last cell, up to the first of this one."""
         num_columns = self.gap + self._spanned() + 1
         width = min(_number(cell, "colspan", 1) or 1, _MAX_SPAN)
         height = min(_number(cell, "rowspan", 1) or 1, _MAX_SPAN)
@@ -272,7 +272,7 @@ class _Table:
         return num_columns
 
     def end_row(self) -> int:
-        """How many columns the row still has."""
+        """The number of columns behind the last cell of the row."""
         num_columns = self.gap + self._spanned()
         self.column = self.gap = 0
         return num_columns
@@ -406,7 +406,7 @@ class _BlockWriter:
 
     @property
     def _one_line(self) -> bool:
-        """Whether the open block is one line whatever elements it holds: a header, a row."""
+        """True in a header or row, which is one line whatever elements it holds."""
         return bool(self.level) or self._in_data_table
 
     @property

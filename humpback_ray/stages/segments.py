@@ -91,7 +91,7 @@ class Segments(Stage):
 
 
 def _reasons(dropped: str) -> Counter[str]:
-    """Why files, links and records gave no document, each reason with its count."""
+    """The reasons for which files, links and records gave no document, with their counts."""
     found: Counter[str] = Counter()
     for batch in tables.scan(dropped, ["outcome", "text"]):
         texts = batch.filter(pc.equal(batch["outcome"], SegmentOutcome.NOT_READ.value))["text"]
