@@ -90,9 +90,9 @@ class CorpusSettings(Frozen):
     min_characters: PositiveInt = 600
     max_characters: PositiveInt = 3000
     # True: a section's header is the first line of its segment. The paper speaks of "portions of
-    # text following an HTML header", which leaves it open. For True: an answer that goes on from its
-    # title is not readable without it. For False: M_yx cannot copy the title as its instruction, and
-    # the rubric's lowest grade is for answers that repeat the request.
+    # text following an HTML header", which leaves it open. The header stays by default because a
+    # text that goes on from its title is not readable without it. Without it, M_yx cannot copy the
+    # title as its instruction, and no answer gets the lowest grade for repeating the request.
     keep_header: bool = True
     navigation_headers: tuple[str, ...] = (
         "advertisement", "forum", "quick link", "free newsletter",

@@ -215,17 +215,23 @@ class _LocalWalk:
         self.not_read[path] = documents.not_read(file, 0, reason)
 
 
-def content_identity(files: list[CorpusFile]) -> str:
+def content_identity(files: list[CorpusFile], setting: str = "settings.corpus.path") -> str:
     """SHA-256 over names, sizes and contents, as 64 hexadecimal digits; no path, host or time.
 
     Files above 4 MiB count by their size and their first, middle and last MiB.
+
+    Raises:
+        UserError: a file cannot be read.
     """
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         content = hashlib.sha256()
-        with storage.explained(file.path):
+        try:
             for piece in _sampled(file):
                 content.update(piece)
+        except storage.errors() as error:
+            reason = storage.one_line(error) or type(error).__name__
+            raise UserError(f"{file.path} cannot be read: {reason} ({setting})") from error
         entry = json.dumps([file.name, file.size, content.hexdigest()])
         digest.update(entry.encode() + b"\n")
     return digest.hexdigest()

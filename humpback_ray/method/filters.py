@@ -1,4 +1,4 @@
-"""The paper's corpus rules, which decide the sections that become segments. Each has an outcome."""
+"""The paper's corpus rules: the sections that become segments, and an outcome for each rule."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
+from ray.exceptions import RayTaskError
 from rich.markup import escape
 
 from humpback_ray import storage, tables
@@ -120,8 +121,14 @@ def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, fo
         num_done = len(tables.parquet_files(filesystem, path))
         context.progress.update(min(num_done, num_tasks), num_tasks, "parts of the corpus cut")
 
-    with progress.polling(show):
-        tables.write_dataset(folder, dataset)
+    try:
+        with progress.polling(show):
+            tables.write_dataset(folder, dataset)
+    except RayTaskError as error:
+        # Ray makes a page of traceback out of what a task says in one line.
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from error
+        raise
 
 
 def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
