@@ -24,7 +24,7 @@ def file_source(path: str, what: str, key: str) -> Source:
     """
 
     def identity() -> str:
-        return content_identity([CorpusFile(path, what, storage.size(path, what, key))])
+        return content_identity([CorpusFile(path, what, storage.size(path, what, key))], key)
 
     return _source(path, identity)
 
@@ -45,9 +45,9 @@ def model_source(model: str, revision: str | None) -> Source:
             return Source(model, None, problem=problem)
         return Source(model, f"hub:{model}@{revision or 'main'}", revision)
     location = storage.absolute(model)
+    key = "settings.base.model"
     return _source(
-        location,
-        lambda: content_identity(list_files(location, MODEL_SUFFIXES, "settings.base.model")),
+        location, lambda: content_identity(list_files(location, MODEL_SUFFIXES, key), key)
     )
 
 

@@ -1,0 +1,121 @@
+"""The segments stage on a Ray cluster: what it keeps, counts and says."""
+
+import gzip
+import os
+import re
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from humpback_ray import tables
+from humpback_ray.config.placement import Placement
+from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.errors import UserError
+from humpback_ray.execution.metrics import Metrics
+from humpback_ray.execution.progress import StageProgress
+from humpback_ray.execution.sources import corpus_source
+from humpback_ray.execution.stage import Context
+from humpback_ray.rows import Segment, SegmentOutcome
+from humpback_ray.stages.segments import Segments
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+TEXT = "Whales sing long songs. The songs change a little every year, and nobody knows why. "
+
+
+def run(tmp_path, corpus):
+    """The stage's result, its kept and its dropped rows, and what it printed."""
+    settings = CorpusSettings(path=str(corpus), min_characters=40, max_characters=400)
+    console = Console(record=True, width=400)
+    context = Context(
+        str(tmp_path / "run"), "segments", Placement(), StageProgress(console, "segments"),
+        Metrics(str(tmp_path / "metrics")),
+    )  # fmt: skip
+    stage = Segments(path="segments", corpus=corpus_source(str(corpus)), settings=settings)
+    result = stage.run(context)
+    rows, dropped = (
+        tables.read_rows(str(tmp_path / "run/segments" / name), Segment)
+        for name in ("rows", "dropped")
+    )
+    return result, rows, dropped, console.export_text()
+
+
+def archive():
+    def record(kind, status, content_type, number):
+        block = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\n\r\n".encode()
+        block += f"<h1>Page {number}</h1><p>{TEXT} {number * 'Krill is eaten. '}</p>".encode()
+        return gzip.compress(
+            f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://a/{number}\r\n"
+            f"Content-Type: application/http; msgtype={kind}\r\n"
+            f"Content-Length: {len(block)}\r\n\r\n".encode()
+            + block
+            + b"\r\n\r\n"
+        )
+
+    return b"".join([
+        record("request", 200, "text/html", 0),
+        record("response", 200, "Text/HTML", 9),
+        record("response", 404, "text/html", 2),
+        record("response", 200, "image/png", 3),
+        b"damage",
+        record("request", 200, "text/html", 0),
+        record("response", 200, "TEXT/HTML; charset=utf-8", 0),
+    ])  # fmt: skip
+
+
+def test_segments_of_a_mixed_folder_count_everything_that_is_not_read(tmp_path):
+    corpus = tmp_path / "corpus [1]::x"
+    corpus.mkdir()
+    (corpus / "a.warc.gz").write_bytes(archive())
+    (corpus / "b.pdf").write_bytes(b"%PDF")
+    (corpus / ".hidden.md").write_text(TEXT)
+    (corpus / "empty.jsonl").write_text("\n\n")
+    os.symlink("nowhere", corpus / "gone")
+    os.symlink(corpus, corpus / "cycle")
+    result, rows, dropped, printed = run(tmp_path, corpus)
+    assert {row.header for row in rows} == {"Page 0", "Page 9"}
+    reasons = {
+        "record of type request": 2, "response with status 404": 1, "response of image/png": 1,
+        "file without a document in it": 1, "file ending in .pdf": 1, "hidden": 1,
+        "link that leads nowhere": 1, "link to a folder that is read under another name": 1,
+    }  # fmt: skip
+    assert result.figures["not_read"] == reasons
+    assert result.outcomes[SegmentOutcome.NOT_READ] == sum(reasons.values())
+    assert result.outcomes[SegmentOutcome.UNREADABLE] == 1
+    assert result.num_rows == len(rows) + len(dropped) == sum(result.outcomes.values())
+    urls = {row.url for row in dropped if row.outcome is SegmentOutcome.NOT_READ}
+    assert {"b.pdf", "gone", "cycle", ".hidden.md", "empty.jsonl", "http://a/2"} <= urls
+    assert "without a document: 2 x record of type request" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl", b"\n\n", "1 x file without a document in it"),
+        ("a.warc.gz", b"", "1 x file without a document in it"),
+        ("a.warc", b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n",
+         "1 x record of type warcinfo"),
+        ("a.txt", b"short", "1 too_short"),
+    ],
+)  # fmt: skip
+def test_corpus_without_a_document_is_one_line(tmp_path, name, content, reason):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(corpus))) as error:
+        run(tmp_path, corpus)
+    assert reason in str(error.value)
+    assert "settings.corpus.path" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_problem_that_a_task_finds_is_one_line(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["x"]}), corpus / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet has no column 'text'") as error:
+        run(tmp_path, corpus)
+    assert "settings.corpus.text_column" in str(error.value)
+    assert "\n" not in str(error.value)
