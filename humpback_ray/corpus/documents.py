@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +56,9 @@ def document_id(file: CorpusFile, index: int) -> str:
 
 
 def not_read(file: CorpusFile, index: int, reason: str, url: str | None = None) -> NotRead:
-    return NotRead(document_id(file, index), url or file.name, reason)
+    # A reason may quote a header or a name that others wrote, and goes to terminals.
+    plain = re.sub(r"[^\w .,:/+*-]", "?", reason, flags=re.ASCII)[:80]
+    return NotRead(document_id(file, index), url or file.name, plain)
 
 
 def unreadable(file: CorpusFile, index: int, reason: str, url: str | None = None) -> Unreadable:

@@ -66,7 +66,7 @@ def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Doc
 def _reason_of_other(record: WarcRecord) -> str:
     """The reason why a record is no page; empty for a page."""
     kind = record.record_type
-    media_type = _content_type(record).partition(";")[0].strip().lower() or "unknown type"
+    media_type = re.split("[;,]", _content_type(record))[0].strip().lower() or "unknown type"
     if kind == WarcRecordType.response:
         if record.http_headers is None or record.http_headers.status_code is None:
             return "response without an HTTP status"

@@ -631,6 +631,14 @@ def test_texts_and_resources_are_read_and_other_records_are_counted(tmp_path):
         ]  # fmt: skip
 
 
+def test_reason_holds_no_escape_sequence(tmp_path):
+    page = record("http://a/", b"x", content_type="\x1b[31mred/\u202etext")
+    [document] = documents_of(tmp_path, "a.warc", page)
+    assert document.reason.isascii()
+    assert document.reason.isprintable()
+    assert "red/" in document.reason
+
+
 PAGES = {
     f"http://page/{number}": f"<p>page {random.Random(number).randbytes(2000).hex()}".encode()
     for number in range(40)
