@@ -41,8 +41,8 @@ def read_package(file: CorpusFile) -> Document:
         metadata = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
-            f"{name}, of settings.corpus.path={INSTALLED_PACKAGES}, is not installed on this "
-            f"machine: {error}"
+            f"{name} is not installed on this machine: {error}; "
+            f"settings.corpus.path={INSTALLED_PACKAGES} reads what each machine has"
         ) from error
     content_types = metadata.get_all("Description-Content-Type") or [""]
     kind: Format = "markdown" if content_types[0].lower().startswith("text/markdown") else "text"

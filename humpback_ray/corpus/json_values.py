@@ -73,7 +73,7 @@ def _goes_on(first: bytes, second: bytes = b"") -> bool:
     """True where a line begins an array of objects, or a value that ends on another line."""
     text = first.decode("utf-8", "replace").strip()
     if text.startswith("["):
-        return text == "[" or text[1:].lstrip().startswith("{")
+        return text == "[" or text[1:].lstrip().startswith(("{", "]"))
     # Behind a damaged line the next one is a value; behind the beginning of a value it is not.
     return text.startswith("{") and not _is_json(first) and not _is_json(second)
 

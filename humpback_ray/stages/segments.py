@@ -125,9 +125,9 @@ def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, fo
         with progress.polling(show):
             tables.write_dataset(folder, dataset)
     except RayTaskError as error:
-        # Ray makes a page of traceback out of what a task says in one line.
+        # Ray adds a page of traceback and advice to what a task says in one line.
         if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from error
+            raise UserError(str(error.cause).partition("\n")[0]) from error
         raise
 
 

@@ -203,7 +203,7 @@ MANY = gzip.compress(lines([message(f"m{n}", None, "x", os.urandom(99).hex()) fo
         ("a.jsonl", POINTER, "Git LFS pointer"),
         ("a.parquet", b"junk" * 100, "damaged or cut"),
         ("a.jsonl.gz", MANY[: len(MANY) // 2], "damaged or cut"),
-        ("a.jsonl.gz", MANY[:-9] + b"\xff" * 9, "damaged or cut"),
+        ("a.jsonl.gz", MANY[:-8] + b"\xff" * 8, "damaged or cut"),
         ("a.jsonl.xz", lzma.compress(lines(PAIR))[:-9], "damaged or cut"),
         ("a.json", json.dumps(PAIR).encode()[:-9], "is not JSON"),
         ("a.html", b"<!DOCTYPE html>", "is not JSON"),
