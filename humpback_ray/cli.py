@@ -156,11 +156,14 @@ def look(
     where: Annotated[
         list[str] | None, typer.Option(help="Only rows with field=value. May be repeated.")
     ] = None,
+    ranked: Annotated[
+        bool, typer.Option(help="The best, the middle and the worst by score, N of each.")
+    ] = False,
 ) -> None:
     """Show rows of a stage as a person wants to read them."""
     from humpback_ray.report.look import select_rows
 
-    terminal.print_rows(select_rows(storage.absolute(stage), number, where or []))
+    terminal.print_rows(select_rows(storage.absolute(stage), number, where or [], ranked=ranked))
 
 
 @app.command()

@@ -30,7 +30,7 @@ class Finish(StrEnum):
 
     STOP = "stop"  # the model ended its turn
     LENGTH = "length"  # cut at the token limit
-    PROMPT_TOO_LONG = "prompt_too_long"  # prompt and one token do not fit the context
+    PROMPT_TOO_LONG = "prompt_too_long"  # the prompt leaves the context too little for an answer
     EMPTY_PROMPT = "empty_prompt"  # nothing to ask about: the text has no visible character
     ENGINE_ERROR = "engine_error"  # the engine refused or failed this one request
 
@@ -39,6 +39,8 @@ class RatingOutcome(StrEnum):
     """What became of one rating. Only SCORED rows carry a score."""
 
     SCORED = "scored"
+    NO_GRADE = "no_grade"  # `expected`: the rater most likely writes no grade after `Score:`
+    TOO_FEW_SAMPLES = "too_few_samples"  # `mean`: fewer samples have a score than are asked for
     EMPTY = "empty"
     NO_SCORE_LINE = "no_score_line"
     NOT_AN_INTEGER = "not_an_integer"
@@ -46,6 +48,7 @@ class RatingOutcome(StrEnum):
     TRUNCATED = "truncated"
     PROMPT_TOO_LONG = "prompt_too_long"
     NO_INSTRUCTION = "no_instruction"  # the candidate has no instruction to rate
+    CUT_INSTRUCTION = "cut_instruction"  # the candidate's instruction was cut at the token limit
     ENGINE_ERROR = "engine_error"
 
 
@@ -137,6 +140,8 @@ class RatedPair:
     response: str
     score: float | None  # in the rubric's grades, 1 to 5 or 0 to 5; null unless SCORED
     probabilities: list[float] | None  # of those grades, summing to 1; `expected` only
+    grade_mass: float | None  # probability that a grade follows `Score:` at all; `expected` only
+    num_scored_samples: int  # ratings that the score rests on; `mean` can have more than one
     outcome: RatingOutcome
     rationale: str
     was_cut: bool  # the rater saw only the beginning of the response

@@ -33,7 +33,8 @@ def test_rows_come_back_from_any_place(tmp_path, place):
 def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
     def rated(name, score, probabilities):
         return RatedPair(
-            name, "s", "x", "y", score, probabilities, RatingOutcome.SCORED, "", False, 1, 0, 1
+            name, "s", "x", "y", score, probabilities, 0.9, 1, RatingOutcome.SCORED, "", False, 1,
+            0, 1,
         )
 
     tables.write_rows(str(tmp_path), [rated("a", None, None)], RatedPair, name="nulls")

@@ -134,6 +134,19 @@ class SamplingSettings(Frozen):
     max_tokens: PositiveInt = 512
 
 
+class AugmentationSettings(SamplingSettings):
+    """Sampling of M_yx's instructions.
+
+    A run says what to raise where more than `max_cut_share` of them are cut at `max_tokens`.
+    """
+
+    max_cut_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # not given in the paper
+
+    def identity(self) -> dict[str, Any]:
+        """The values that decide an instruction; the share only decides about a line."""
+        return self.model_dump(mode="json", exclude={"max_cut_share"})
+
+
 class EndpointSettings(Frozen):
     """An OpenAI-compatible chat endpoint that rates in place of M_(t-1).
 
@@ -160,7 +173,12 @@ class RatingSettings(Frozen):
 
     rubric: Literal["five_grades", "additive"] = "five_grades"
     method: Literal["expected", "text", "mean"] = "expected"
+    # `expected` only: least probability that a grade follows `Score:`; a pair with less has no
+    # score. Not given in the paper: with less than a half the rater most likely writes no grade.
+    min_grade_mass: Annotated[float, Field(ge=0, le=1)] = 0.5
     num_samples: PositiveInt = 3  # `mean` only; Self-Rewarding (arXiv 2401.10020) takes 3
+    # `mean` only: samples that must have a score before their mean is one. Not given in the paper.
+    min_scored_samples: PositiveInt = 1
     # Not given in the paper; Back-and-Forth (arXiv 2408.04614) rates with T = 1.0, p = 0.9.
     sampling: SamplingSettings = SamplingSettings(temperature=1.0, top_p=0.9, max_tokens=512)
     min_scored_share: Annotated[float, Field(ge=0, le=1)] | None = None  # default by method
@@ -169,10 +187,23 @@ class RatingSettings(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """The values that the chosen method reads. The required share decides about no row."""
-        read = {"expected": [], "text": ["sampling"], "mean": ["sampling", "num_samples"]}
+        read = {
+            "expected": ["min_grade_mass"],
+            "text": ["sampling"],
+            "mean": ["sampling", "num_samples", "min_scored_samples"],
+        }
         names = {"method", "rubric", "weights", *read[self.method]}
         found = self.model_dump(mode="json", include=names)
         return found | ({"endpoint": self.endpoint.identity()} if self.endpoint else {})
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> RatingSettings:
+        if self.method == "mean" and self.min_scored_samples > self.num_samples:
+            raise ValueError(
+                f"min_scored_samples {self.min_scored_samples} is above num_samples "
+                f"{self.num_samples}: no pair could have a score"
+            )
+        return self
 
     @property
     def grades(self) -> range:
@@ -188,7 +219,9 @@ class RatingSettings(Frozen):
 
 
 class LongPromptSettings(Frozen):
-    """Treatment of rows whose rendered prompt leaves the context no token for an answer.
+    """Treatment of rows whose rendered prompt leaves the context too little for the answer.
+
+    An answer needs its `max_tokens`, or half of the context if that is less.
 
     `drop`: the row gets the outcome `prompt_too_long`. `truncate_response`: the stage cuts the text
     at its end until the prompt fits, and marks the row. `route_long`: engines with a longer context
@@ -261,7 +294,8 @@ class EvaluationSettings(Frozen):
 
     # AlpacaEval's JSON format: a list of {"dataset", "instruction"}.
     prompts: Annotated[str, Location()]
-    sampling: SamplingSettings = SamplingSettings(max_tokens=512)
+    # The context bounds an answer earlier. The paper's authors allow 2,048 tokens in all at 65B.
+    sampling: SamplingSettings = SamplingSettings(max_tokens=2048)
 
 
 class Settings(Frozen):
@@ -277,7 +311,7 @@ class Settings(Frozen):
     prompts: PromptSettings = PromptSettings()
     backward_training: TrainingSettings = TrainingSettings()
     forward_training: TrainingSettings = TrainingSettings()
-    augmentation: SamplingSettings = SamplingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
     num_candidates: PositiveInt = 1  # instructions per segment; the best rated is selected
     long_prompts: LongPromptSettings = LongPromptSettings()
     rating: RatingSettings = RatingSettings()

@@ -100,6 +100,17 @@ def grade_probabilities(log_probabilities: Sequence[float]) -> list[float] | Non
     return [weight / sum(weights) for weight in weights]
 
 
+def grade_mass(log_probabilities: Sequence[float]) -> float:
+    """Probability that one of the grades follows: the rest is what else the rater would write."""
+    return min(math.fsum(map(math.exp, log_probabilities)), 1.0)  # rounding may exceed 1
+
+
+def tenths(score: float) -> int:
+    """The tenth of a grade that a score lies in: 45 for scores from 4.5 to below 4.6."""
+    # A score such as 4.6 is often stored a rounding error lower.
+    return math.floor(score * 10 + 1e-9)
+
+
 def expected_grade(probabilities: Sequence[float], grades: range = GRADES) -> float:
     """The mean grade under the grades' probabilities (as in G-Eval and arXiv 2503.03064)."""
     return sum(grade * p for grade, p in zip(grades, probabilities, strict=True))

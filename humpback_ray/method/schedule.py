@@ -22,6 +22,7 @@ STEPS_BY_NUM_EXAMPLES = (
     (25_600, 1_200),
     (51_200, 1_600),
 )
+LARGEST_LISTED = STEPS_BY_NUM_EXAMPLES[-1][0]
 DIVERGENCE_STEPS, DIVERGENCE_FACTOR, FACTOR_OF_FIRST_STEP = 20, 1.5, 3.0
 SMALL_SET = 3_000  # examples; below it the paper's batch is 8 and not 32
 
@@ -30,10 +31,34 @@ def schedule(num_examples: int, settings: TrainingSettings) -> tuple[int, int]:
     """Batch size in examples and number of optimizer steps for a set of `num_examples`.
 
     What the settings leave open follows the paper: batch 32, or 8 below 3,000 examples; the steps
-    of its Table 18, linear between the sizes it lists and constant beyond them.
+    of its Table 18. Between the sizes that it lists the passes over the data are linear, and beyond
+    them the steps are constant.
     """
-    batch_size = settings.batch_size or (8 if num_examples < SMALL_SET else 32)
+    batch_size = settings.batch_size or paper_batch_size(num_examples)
     return batch_size, settings.num_steps or _table_steps(num_examples)
+
+
+def paper_batch_size(num_examples: int) -> int:
+    """The paper's batch size for a set of `num_examples`."""
+    return 8 if num_examples < SMALL_SET else 32
+
+
+def num_passes(num_examples: int, batch_size: int, num_steps: int) -> float:
+    """Passes over the data that a training makes; below 1 it sees that share of the examples."""
+    return batch_size * num_steps / num_examples
+
+
+def passes_line(num_examples: int, batch_size: int, num_steps: int) -> str:
+    """What a training's length means for its data, in one line for a person."""
+    passes = num_passes(num_examples, batch_size, num_steps)
+    line = f"{num_steps:,} steps of {batch_size} examples are {passes:.2f} passes over the data"
+    if passes >= 1:
+        return line
+    num_seen = batch_size * num_steps
+    line += f": {num_seen:,} of {num_examples:,} examples are seen ({passes:.1%})"
+    if num_examples > LARGEST_LISTED:
+        line += f"; the paper's Table 18 ends at {LARGEST_LISTED:,}, num_steps sets more"
+    return line
 
 
 def _table_steps(num_examples: int) -> int:
@@ -43,8 +68,14 @@ def _table_steps(num_examples: int) -> int:
         return STEPS_BY_NUM_EXAMPLES[0][1]
     if above == len(sizes):
         return STEPS_BY_NUM_EXAMPLES[-1][1]
-    (low, low_steps), (high, high_steps) = STEPS_BY_NUM_EXAMPLES[above - 1 : above + 1]
-    return round(low_steps + (high_steps - low_steps) * (num_examples - low) / (high - low))
+    # Passes and not steps, because the batch changes between two of the sizes: 2,999 examples would
+    # get 1.4 passes and 3,000 would get 5.5.
+    (low, low_passes), (high, high_passes) = (
+        (size, num_passes(size, paper_batch_size(size), steps))
+        for size, steps in STEPS_BY_NUM_EXAMPLES[above - 1 : above + 1]
+    )
+    passes = low_passes + (high_passes - low_passes) * (num_examples - low) / (high - low)
+    return round(passes * num_examples / paper_batch_size(num_examples))
 
 
 def batch_indices(step: int, batch_size: int, num_examples: int, random_seed: int) -> list[int]:

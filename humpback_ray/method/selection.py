@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.errors import UserError
+
+SHOWN_SHARES = (0.01, 0.05, 0.10, 0.25)  # of the pairs, whose thresholds a record tells
+
+
+def thresholds(scores: Sequence[float]) -> dict[str, float]:
+    """The k at which `threshold` selects each of some shares of the pairs, or more where tied.
+
+    Rounded down to four decimals, so that a k copied from a record loses no pair.
+    """
+    ranked = sorted(scores, reverse=True)
+    return {
+        f"{share:.0%}": math.floor(ranked[max(round(share * len(ranked)), 1) - 1] * 1e4) / 1e4
+        for share in SHOWN_SHARES
+        if ranked
+    }
 
 
 def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> set[str]:

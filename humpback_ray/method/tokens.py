@@ -35,7 +35,7 @@ def prompt_ids(tokenizer: Any, prompt: str, *tags: str) -> list[int]:
     the begin token is part of the string and the string is tokenized once.
     """
     return _ids_from_begin(
-        tokenizer, prompts.render(_without_special_tokens(tokenizer, prompt), *tags)
+        tokenizer, prompts.render(without_special_tokens(tokenizer, prompt), *tags)
     )
 
 
@@ -49,8 +49,8 @@ def rating_ids(
     prefix cache are shared. A prompt that cannot be cut is tokenized in one piece.
     """
     prompt = prompts.rating_prompt(template, instruction, response, reasoning=reasoning)
-    text = prompts.render(_without_special_tokens(tokenizer, prompt))
-    shared = _without_special_tokens(
+    text = prompts.render(without_special_tokens(tokenizer, prompt))
+    shared = without_special_tokens(
         tokenizer, prompts.shared_rating_text(template, reasoning=reasoning)
     )
     if shared and text.startswith(shared):
@@ -108,7 +108,7 @@ def _line_break_ids(tokenizer: Any) -> tuple[int, ...]:
 
 def completion_ids(tokenizer: Any, completion: str) -> list[int]:
     """Token ids of a completion and the end token."""
-    text = _without_special_tokens(tokenizer, completion)
+    text = without_special_tokens(tokenizer, completion)
     return [*_encode(tokenizer, text), tokenizer.eos_token_id]
 
 
@@ -160,7 +160,7 @@ def _grade_ids(tokenizer: Any, grades: range) -> tuple[tuple[int, ...], tuple[in
     return tuple(start), tuple(line[-1] for line in lines)
 
 
-def _without_special_tokens(tokenizer: Any, text: str) -> str:
+def without_special_tokens(tokenizer: Any, text: str) -> str:
     """Break up special tokens spelled out in data: a web page that quotes `</s>` ends no turn."""
     found, special_tokens = _special_tokens(tokenizer)
     # Some tokenizers have hundreds of them, and nearly no text has one.
@@ -175,5 +175,12 @@ def _without_special_tokens(tokenizer: Any, text: str) -> str:
 @lru_cache(maxsize=16)
 def _special_tokens(tokenizer: Any) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """A pattern that finds any special token, and the tokens as they are at the first use."""
-    special_tokens = tuple(tokenizer.all_special_tokens)
+    # LLaMA 3 and ChatML name only begin and end: their other control tokens stand among those that
+    # were added. The longest first, because one may be the beginning of another.
+    # Not every class of tokenizer has the list, those without a part in Rust among them.
+    decoder = getattr(tokenizer, "added_tokens_decoder", {})
+    added = (str(token) for token in decoder.values() if token.special)
+    special_tokens = tuple(
+        sorted({*tokenizer.all_special_tokens, *added} - {""}, key=lambda t: (-len(t), t))
+    )
     return re.compile("|".join(map(re.escape, special_tokens)) or r"(?!)"), special_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,18 @@ class Shown:
     num_matching: int
 
 
-def select_rows(folder: str, number: int, where: list[str]) -> Shown:
+def select_rows(folder: str, number: int, where: list[str], *, ranked: bool = False) -> Shown:
     """The first rows of a stage that match every `field=value`.
 
+    Args:
+        folder: a stage's folder, or one of its folders of rows.
+        number: how many rows, or with `ranked` how many of each kind.
+        where: conditions as `field=value`.
+        ranked: the rows with the best, the middle and the worst scores instead of the first ones.
+
     Raises:
-        UserError: no such stage, field or value; the message lists those that exist. Or the folder
-            cannot be read from here.
+        UserError: no such stage, field or value; the message lists those that exist. Or the rows
+            have no score to rank by, or the folder cannot be read from here.
     """
     with storage.explained(folder):
         rows_folder = _rows_folder(folder)
@@ -46,10 +53,42 @@ def select_rows(folder: str, number: int, where: list[str]) -> Shown:
         files = tables.parquet_files(filesystem, path)
         dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
         condition = _condition(dataset, where)
-        rows = dataset.head(number, filter=condition).to_pylist()
         num_matching = dataset.count_rows(filter=condition)
-    shown = [ShownRow(str(next(iter(row.values()))), _readable(row)) for row in rows]
+        if ranked:
+            shown = list(_ranked(dataset, condition, number, rows_folder))
+        else:
+            shown = list(map(_shown, dataset.head(number, filter=condition).to_pylist()))
     return Shown(rows_folder, shown, num_matching)
+
+
+def _shown(row: dict[str, Any], place: str = "") -> ShownRow:
+    return ShownRow(f"{place}{next(iter(row.values()))}", _readable(row))
+
+
+def _ranked(dataset: Any, condition: Any, number: int, folder: str) -> Iterator[ShownRow]:
+    """The best, the middle and the worst `number` rows with a score, none of them twice."""
+    if "score" not in dataset.schema.names:
+        raise UserError(f"{folder} has no scores to rank by: name RUN/iter-1/rated, for example")
+    has_score = pads.field("score").is_valid()
+    condition = has_score if condition is None else has_score & condition
+    # Ids and scores alone first: texts of all rows need not fit into memory.
+    name = dataset.schema.names[0]
+    table = dataset.to_table(columns=[name, "score"], filter=condition)
+    order = table.sort_by([("score", "descending"), (name, "ascending")])[name].to_pylist()
+    start = max((len(order) - number) // 2, 0)
+    parts = {
+        "best": range(min(number, len(order))),
+        "middle": range(start, min(start + number, len(order))),
+        "worst": range(max(len(order) - number, 0), len(order)),
+    }
+    places: dict[str, tuple[int, str]] = {}
+    for part in ("best", "worst", "middle"):
+        for place in parts[part]:
+            places.setdefault(order[place], (place, part))
+    rows = dataset.to_table(filter=condition & pads.field(name).isin(list(places))).to_pylist()
+    for row in sorted(rows, key=lambda row: places[row[name]][0]):
+        place, part = places[row[name]]
+        yield _shown(row, f"{part}, {place + 1} of {len(order)}: ")
 
 
 def _rows_folder(folder: str) -> str:

@@ -21,6 +21,7 @@ class ServedModel:
     trust_remote_code: bool = False
     quantization: str | None = None  # of the weights, as vLLM names it; None: as they are stored
     revision: str | None = None  # of a hub id
+    head_dtype: str | None = None  # of the logits; None: the arithmetic's
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Request:
     seed: int = 0
     wanted_ids: list[int] | None = None  # whose log-probability as the next token is wanted
     score_from: int | None = None  # position in the prompt from where log-probabilities are wanted
+    needed_tokens: int | None = None  # least room for an answer; None: `max_tokens`
 
 
 @dataclass(frozen=True)
@@ -98,28 +100,34 @@ class PreparedRequest:
 def prepare_request(row: dict[str, Any], task: RowTask, tokenizer: Any) -> PreparedRequest:
     """The request of a row under the task's context length.
 
-    Where the task says so, the long text of a prompt that does not fit is cut at its end. The
-    cut depends on the row, the tokenizer and the context alone, so it is the same wherever the row
-    is asked.
+    A prompt that leaves the context less room than the answer needs is too long. Where the task
+    says so, the long text of such a prompt is cut at its end. The cut depends on the row, the
+    tokenizer and the context alone, so it is the same wherever the row is asked.
     """
     limit = task.model.context_length
     request = task.to_request(row, tokenizer)
     if not request.prompt_ids:
         return PreparedRequest(request, Finish.EMPTY_PROMPT)
     was_cut = False
-    if task.cut_long and len(request.prompt_ids) >= limit:
+    if task.cut_long and len(request.prompt_ids) > limit - _needed(request, limit):
         request, was_cut = _cut(row, request, task, tokenizer), True
     num_prompt = len(request.prompt_ids)
-    if num_prompt >= limit:
+    if num_prompt > limit - _needed(request, limit):
         return PreparedRequest(request, Finish.PROMPT_TOO_LONG)
     # What is left of the context bounds the answer.
-    fitting = replace(request, max_tokens=max(min(request.max_tokens, limit - num_prompt), 1))
+    fitting = replace(request, max_tokens=min(request.max_tokens, limit - num_prompt))
     return PreparedRequest(fitting, was_cut=was_cut)
+
+
+def _needed(request: Request, limit: int) -> int:
+    """Tokens that an answer must find room for: one at least, half of the context at most."""
+    # An answer may be allowed the whole context, and a prompt needs room too.
+    return max(min(request.needed_tokens or request.max_tokens, limit // 2), 1)
 
 
 def _cut(row: dict[str, Any], request: Request, task: RowTask, tokenizer: Any) -> Request:
     limit = task.model.context_length
-    room = limit - min(request.max_tokens, limit // 2)
+    room = limit - _needed(request, limit)
     text = row[task.long_column]
     while text and len(request.prompt_ids) > room:
         num_prompt = len(request.prompt_ids)

@@ -62,6 +62,8 @@ def arguments(model: ServedModel, placement: EnginePlacement) -> dict[str, Any]:
         "enable_prefix_caching": True,  # the rubric is computed once for all pairs
         "disable_log_stats": True,  # what is reported is counted by us, from the answers
     }
+    if model.head_dtype:
+        found["hf_overrides"] = {"head_dtype": model.head_dtype}
     if placement.max_num_seqs:
         found["max_num_seqs"] = placement.max_num_seqs
     if placement.device == "cpu":

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from humpback_ray import tables
-from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
+from humpback_ray.config.settings import AugmentationSettings, LongPromptSettings
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, tokens
-from humpback_ray.rows import Candidate
+from humpback_ray.rows import Candidate, Finish
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
 from humpback_ray.stages.generating import GeneratingStage
@@ -24,13 +24,13 @@ class Augment(GeneratingStage):
     """Candidates A: `num_candidates` instructions for each segment, one row each."""
 
     kind: ClassVar[str] = "augment"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     part: ClassVar[Part] = "augment"
 
     segments: Stage | Source
     model: Stage | Source  # M_yx
     tag: str
-    sampling: SamplingSettings
+    sampling: AugmentationSettings
     num_candidates: int
     long_prompts: LongPromptSettings
 
@@ -39,7 +39,11 @@ class Augment(GeneratingStage):
         return {"template": prompts.BACKWARD_TEMPLATE.template}
 
     def run(self, context: Context) -> Result:
-        """Write the candidates; a generation that failed is a row without an instruction."""
+        """Write the candidates; a generation that failed is a row without an instruction.
+
+        An instruction that was cut at the token limit stays in its row, and no rater is asked about
+        it.
+        """
         rows = context.path("rows")
         task = RowTask(
             model=self.served(context, self.model),
@@ -60,7 +64,17 @@ class Augment(GeneratingStage):
         )
         figures = generate(context, work)
         outcomes = tables.count_values(rows, "finish")
-        return Result(outcomes.total(), outcomes, {**tables.token_figures(rows), **figures})
+        num_cut = outcomes[Finish.LENGTH.value]
+        num_written = num_cut + outcomes[Finish.STOP.value]
+        cut_share = num_cut / num_written if num_written else 0.0
+        if cut_share > self.sampling.max_cut_share:
+            context.progress.note(
+                f"{cut_share:.1%} of the instructions are cut at {self.sampling.max_tokens} tokens "
+                f"(max_cut_share is {self.sampling.max_cut_share:.1%}); these pairs are not rated: "
+                "raise settings.augmentation.max_tokens"
+            )
+        figures = {"cut_share": round(cut_share, 4), **tables.token_figures(rows), **figures}
+        return Result(outcomes.total(), outcomes, figures)
 
     def to_request(self, row: dict[str, Any], tokenizer: Any) -> Request:
         """The backward prompt for a segment, exactly as M_yx saw it in training."""

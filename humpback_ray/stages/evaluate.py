@@ -23,13 +23,17 @@ from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
 from humpback_ray.stages.generating import GeneratingStage
 
+# A prompt that leaves less room for its answer is not asked. With half of the context instead, as
+# for other requests, the default of 2,048 tokens would refuse long prompts that have room enough.
+NEEDED_TOKENS = 512
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(GeneratingStage):
     """A model's answers to the evaluation prompts, and its loss on the held-out pairs."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     part: ClassVar[Part] = "evaluate"
     is_replaceable: ClassVar[bool] = True
 
@@ -90,6 +94,7 @@ class Evaluate(GeneratingStage):
         return Request(
             ids,
             max_tokens=self.sampling.max_tokens,
+            needed_tokens=min(self.sampling.max_tokens, NEEDED_TOKENS),
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
             seed=row_seed(self.random_seed, row["task_id"], "evaluate"),

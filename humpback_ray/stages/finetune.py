@@ -10,6 +10,7 @@ from humpback_ray.execution.gauges import OF_TRAINING, Gauges
 from humpback_ray.execution.metrics import TensorBoard
 from humpback_ray.execution.stage import NOT_HASHED, Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts
+from humpback_ray.method.schedule import passes_line
 from humpback_ray.training.records import StepRecord
 from humpback_ray.training.task import BaseModel, TrainingTask
 from humpback_ray.training.wrapping import Wrapping, write_wrapping
@@ -26,7 +27,7 @@ class Finetune(Stage):
     """
 
     kind: ClassVar[str] = "finetune"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     part: ClassVar[Part] = "finetune"
 
     base: Stage | Source
@@ -80,6 +81,7 @@ class Finetune(Stage):
             "truncated": result.num_truncated,
             "dropped": result.num_dropped,
         }
+        context.progress.note(passes_line(result.num_examples, result.batch_size, result.num_steps))
         return Result(sum(outcomes.values()), outcomes, asdict(result))
 
     def task(self, context: Context) -> TrainingTask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import LongPromptSettings, RatingSettings
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
-from humpback_ray.method import prompts, rating, tokens
+from humpback_ray.method import prompts, rating, selection, tokens
 from humpback_ray.rows import Finish, RatedPair, RatingOutcome
 from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_endpoint
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
@@ -28,7 +28,9 @@ from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
 from humpback_ray.stages.generating import GeneratingStage
 
 # Outcomes of pairs that no rater could have scored; they do not speak against the rater.
-NOT_PUT_TO_RATER = (RatingOutcome.NO_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG)
+NOT_PUT_TO_RATER = (
+    RatingOutcome.NO_INSTRUCTION, RatingOutcome.CUT_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG,
+)  # fmt: skip
 NUM_SHOWN_FAILURES = 5
 # Room for `Score: N` with some Markdown around it, where an endpoint writes the `Score:` too.
 MAX_SCORE_TOKENS = 16
@@ -40,7 +42,7 @@ class Rate(GeneratingStage):
     """One RatedPair per Candidate, scored by M_(t-1) or by the model behind an endpoint."""
 
     kind: ClassVar[str] = "rate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     part: ClassVar[Part] = "rate"
 
     candidates: Stage | Source
@@ -85,7 +87,7 @@ class Rate(GeneratingStage):
         )
         figures = generate(context, work)
         if is_mean:
-            _write_means(work.folders, context.path("rows"))
+            _write_means(work.folders, context.path("rows"), self.settings.min_scored_samples)
         return _result(context.path("rows"), self.settings, figures)
 
     def row_task(self, context: Context) -> RowTask:
@@ -93,8 +95,10 @@ class Rate(GeneratingStage):
         quantization = None if self.settings.weights == "as_stored" else self.settings.weights
         # Behind an endpoint no model is served here.
         rater = self.rater or Source("", None)
+        served = self.served(context, rater, quantization)
         return RowTask(
-            model=self.served(context, rater, quantization),
+            # Logits of 16 bits have steps of an eighth of a nat between 16 and 32.
+            model=replace(served, head_dtype="float32"),
             id_column="candidate_id",
             row_type=RatedPair,
             to_request=self.to_request,
@@ -126,7 +130,7 @@ class Rate(GeneratingStage):
 
     def to_request(self, row: dict[str, Any], tokenizer: Any) -> Request:
         """The rating prompt of a pair; with `expected` it continues to the rater's `Score:`."""
-        if not row["instruction"]:
+        if _missing_instruction(row):
             return Request([], 1)
         ids = tokens.rating_ids(
             tokenizer,
@@ -149,7 +153,7 @@ class Rate(GeneratingStage):
 
     def to_chat_request(self, row: dict[str, Any]) -> ChatRequest | None:
         """The rating prompt of a pair for a server that renders its own chat template."""
-        if not row["instruction"]:
+        if _missing_instruction(row):
             return None
         text = prompts.rating_prompt(
             string.Template(self.template),
@@ -176,13 +180,19 @@ class Rate(GeneratingStage):
         """A pair and the rater's answer as the fields of a `RatedPair`."""
         score: float | None = None
         probabilities: list[float] | None = None
+        mass: float | None = None
         grades = self.settings.grades
-        if generation.finish is Finish.EMPTY_PROMPT:
+        if missing := _missing_instruction(row):
+            outcome = missing
+        elif generation.finish is Finish.EMPTY_PROMPT:
             outcome = RatingOutcome.NO_INSTRUCTION
         elif not self.reasons and generation.wanted_logprobs:
             probabilities = rating.grade_probabilities(generation.wanted_logprobs)
-            outcome = RatingOutcome.SCORED if probabilities else RatingOutcome.NO_SCORE_LINE
-            score = rating.expected_grade(probabilities, grades) if probabilities else None
+            mass = rating.grade_mass(generation.wanted_logprobs)
+            is_grade = probabilities is not None and mass >= self.settings.min_grade_mass
+            outcome = RatingOutcome.SCORED if is_grade else RatingOutcome.NO_GRADE
+            if probabilities is not None and is_grade:
+                score = rating.expected_grade(probabilities, grades)
         else:
             score, outcome = rating.parse_rating(generation.text, generation.finish, grades)
         is_beside_grade = outcome is RatingOutcome.SCORED and not self.reasons
@@ -193,6 +203,8 @@ class Rate(GeneratingStage):
             "response": row["response"],
             "score": None if score is None else float(score),
             "probabilities": probabilities,
+            "grade_mass": mass,
+            "num_scored_samples": int(score is not None),
             "outcome": outcome.value,
             # An engine's word on its own failure is kept, text beside a grade is not.
             "rationale": "" if is_beside_grade else generation.text.strip(),
@@ -245,6 +257,16 @@ def rating_template(path: str | None, rubric: str) -> str:
         raise UserError(f"rating template {path}: {error}") from error
 
 
+def _missing_instruction(row: dict[str, Any]) -> RatingOutcome | None:
+    """The outcome of a candidate without a whole instruction: no rater is asked about it."""
+    if not row["instruction"]:
+        return RatingOutcome.NO_INSTRUCTION
+    # Half a sentence or an endless loop, which no model must learn from.
+    if row.get("finish") == Finish.LENGTH:
+        return RatingOutcome.CUT_INSTRUCTION
+    return None
+
+
 def _repeated(table: pa.Table, num_samples: int) -> pa.Table:
     """Every candidate `num_samples` times, under ids of their own: resume needs unique ids."""
     column = table.column_names.index("candidate_id")
@@ -258,34 +280,39 @@ def _repeated(table: pa.Table, num_samples: int) -> pa.Table:
     )
 
 
-def _write_means(samples: RowFolders, target: str) -> None:
+def _write_means(samples: RowFolders, target: str, min_scored: int) -> None:
     """The samples of each candidate as one row: the mean score, the first scored rationale.
 
     All samples of a candidate lie in one shard, so a task holds one shard and the driver none.
     """
     shards = samples.answers_by_shard()
-    ray.get([_write_means_of_shard.remote(samples, *shard, target) for shard in shards])
+    ray.get([_write_means_of_shard.remote(samples, *shard, target, min_scored) for shard in shards])
 
 
 @ray.remote
 def _write_means_of_shard(
-    samples: RowFolders, key: str, files: tuple[str, ...], target: str
+    samples: RowFolders, key: str, files: tuple[str, ...], target: str, min_scored: int
 ) -> None:
     filesystem, _ = storage.arrow_filesystem(samples.target)
     table = pa.concat_tables(tables.read_file(filesystem, file) for file in files)
     by_candidate: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in table.sort_by("candidate_id").to_pylist():
         by_candidate[row["candidate_id"].rpartition("/")[0]].append(row)
-    rows = (_mean(candidate_id, group) for candidate_id, group in by_candidate.items())
+    rows = (_mean(candidate_id, group, min_scored) for candidate_id, group in by_candidate.items())
     tables.write_rows(target, rows, RatedPair, name=key)
 
 
-def _mean(candidate_id: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
+def _mean(candidate_id: str, samples: list[dict[str, Any]], min_scored: int) -> dict[str, Any]:
     scored = [row for row in samples if row["score"] is not None]
     first = (scored or samples)[0]
+    is_scored = len(scored) >= min_scored
+    # Without a single score the first failure is the pair's outcome.
+    outcome = RatingOutcome.TOO_FEW_SAMPLES.value if scored and not is_scored else first["outcome"]
     return first | {
         "candidate_id": candidate_id,
-        "score": sum(row["score"] for row in scored) / len(scored) if scored else None,
+        "score": sum(row["score"] for row in scored) / len(scored) if is_scored else None,
+        "outcome": outcome,
+        "num_scored_samples": len(scored),
         "was_cut": any(row["was_cut"] for row in samples),
         "num_prompt_tokens": sum(row["num_prompt_tokens"] for row in samples),
         "num_cached_tokens": sum(row["num_cached_tokens"] for row in samples),
@@ -298,29 +325,58 @@ def _result(folder: str, settings: RatingSettings, figures: dict[str, Any]) -> R
     num_rated = outcomes.total() - sum(outcomes[outcome.value] for outcome in NOT_PUT_TO_RATER)
     num_scored = outcomes[RatingOutcome.SCORED.value]
     share = num_scored / num_rated if num_rated else 0.0
+    of_scores = ray.get(_score_figures.remote(folder))
     if share < settings.required_scored_share:
-        raise UserError(_too_few_scores(folder, outcomes, share, settings))
-    histogram: Counter[str] = Counter()
-    sum_of_scores = 0.0
-    for batch in tables.scan(folder, ["score"]):
-        scores = batch["score"].drop_null()
-        sum_of_scores += pc.sum(scores).as_py() or 0.0
-        histogram.update(f"from_{int(score)}" for score in scores.to_pylist())
+        median_mass = of_scores.get("median_grade_mass")
+        raise UserError(_too_few_scores(folder, outcomes, share, settings, median_mass))
     return Result(
         outcomes.total(),
         {name: count for name, count in outcomes.items() if count},
         {
             "scored_share": round(share, 4),
-            "mean_score": round(sum_of_scores / num_scored, 4) if num_scored else None,
-            "scores": dict(sorted(histogram.items())),
+            **of_scores,
             **tables.token_figures(folder),
             **figures,
         },
     )
 
 
+@ray.remote
+def _score_figures(folder: str) -> dict[str, Any]:
+    """What a person chooses k from. In a task: the driver holds no list of all pairs."""
+    histogram: Counter[int] = Counter()
+    sum_of_scores = 0.0
+    best: dict[str, float] = {}
+    masses: list[float] = []
+    for batch in tables.scan(folder, ["segment_id", "score", "grade_mass"]):
+        masses += batch["grade_mass"].drop_null().to_pylist()
+        for row in batch.select(["segment_id", "score"]).to_pylist():
+            if (score := row["score"]) is not None:
+                sum_of_scores += score
+                histogram[rating.tenths(score)] += 1
+                best[row["segment_id"]] = max(score, best.get(row["segment_id"], score))
+    num_scored = histogram.total()
+    found: dict[str, Any] = {
+        "mean_score": round(sum_of_scores / num_scored, 4) if num_scored else None,
+        # By the first score of a bin that is a tenth of a grade wide.
+        "scores": {f"{tenth / 10:.1f}": histogram[tenth] for tenth in sorted(histogram)},
+        # Of the best candidates of the segments, among which a selection chooses.
+        "thresholds": selection.thresholds(list(best.values())),
+    }
+    if masses:
+        # Four significant digits and not decimals: a mass may be 1e-26.
+        for name, share in (("median_grade_mass", 0.5), ("grade_mass_5_percent", 0.05)):
+            quantile = pc.quantile(pa.array(masses), share)[0].as_py()
+            found[name] = float(f"{quantile:.4g}")
+    return found
+
+
 def _too_few_scores(
-    folder: str, outcomes: Counter[str], share: float, settings: RatingSettings
+    folder: str,
+    outcomes: Counter[str],
+    share: float,
+    settings: RatingSettings,
+    median_mass: float | None,
 ) -> str:
     passed = {RatingOutcome.SCORED.value, *(outcome.value for outcome in NOT_PUT_TO_RATER)}
     batches = tables.scan(folder, ["candidate_id", "outcome", "rationale"])
@@ -331,11 +387,17 @@ def _too_few_scores(
     examples = "; ".join(
         f"{row['outcome']} ({row['candidate_id']}): {row['rationale'][-120:]!r}" for row in shown
     )
+    hint = ""
+    if outcomes[RatingOutcome.NO_GRADE.value] and median_mass is not None:
+        hint = (
+            f"A grade follows `Score:` with a probability of {median_mass:.2g} (median), "
+            f"settings.rating.min_grade_mass asks for {settings.min_grade_mass:g}. "
+        )
     return (
         f"only {share:.1%} of the pairs put to the rater have a score, "
         f"{settings.required_scored_share:.0%} are asked for "
         f"({', '.join(f'{count} {name}' for name, count in sorted(outcomes.items()) if count)}). "
-        f"Some failures: {examples}. The ratings are kept: lower "
+        f"{hint}Some failures: {examples}. The ratings are kept: lower "
         "settings.rating.min_scored_share to go on with them, or choose another "
         "settings.rating.method"
     )

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from humpback_ray import storage
+from humpback_ray.method import prompts
 from humpback_ray.training.lora import base_name
 from humpback_ray.training.task import BaseModel
 from humpback_ray.training.wrapping import without_sampling
@@ -29,6 +30,18 @@ from humpback_ray.training.wrapping import without_sampling
 # transformers recognises a model folder by its config.json, so that file is put in place last.
 LAST_FILE = "config.json"
 PARTIAL = ".export-in-progress"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# The files of transformers' tokenizers; a class may name more (`vocab_files_names`).
+TOKENIZER_FILES = (
+    TOKENIZER_CONFIG, "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model*", "vocab.json", "vocab.txt", "merges.txt", "*.tiktoken", "spiece.model",
+    "sentencepiece.bpe.model", "tekken.json",
+)  # fmt: skip
+# Turn markers, spaces, digits, line breaks, bytes outside of ASCII: where tokenizers differ.
+PROBE_TEXTS = (
+    prompts.render("Name a fruit.", "A tag."),
+    " two  spaces\n\n\tnaïve 12345 日本 \U0001f40b <|im_start|> </s>",
+)
 SHARD_BYTES = 5 * 10**9  # of one file of weights; save_pretrained's default was this for years
 # Names of dtypes in a safetensors header, https://huggingface.co/docs/safetensors.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -78,12 +91,61 @@ def export_model(
             _write_weights(folder, stored)
         AutoConfig.from_pretrained(base.location, **base.load_options).save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(base.location, **base.load_options)
-        tokenizer.chat_template = None  # the training has not seen the base's own template
-        tokenizer.save_pretrained(folder)
+        copy_tokenizer(base, tokenizer, folder)
+        check_same_ids(tokenizer, folder, base)
         generation_config(model.generation_config, tokenizer).save_pretrained(folder)
         _put_in_place(folder, output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy_tokenizer(base: BaseModel, tokenizer: Any, folder: str) -> None:
+    """Copy the base's tokenizer files, and leave out the base's own chat template.
+
+    `save_pretrained` would write them anew and lose what it does not know: without `legacy: true`
+    of a LlamaTokenizer the first token of every prompt is another one.
+    """
+    names = {*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}
+    if base.trust_remote_code:
+        names.add("*.py")  # code of the tokenizer's class
+    source = base.location
+    if not os.path.isdir(source):
+        source = snapshot_download(source, revision=base.revision, allow_patterns=sorted(names))
+    for path in sorted({path for n in names for path in glob.glob(os.path.join(source, n))}):
+        shutil.copyfile(path, os.path.join(folder, os.path.basename(path)))
+    path = os.path.join(folder, TOKENIZER_CONFIG)
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as stream:
+        content = json.load(stream)
+    # The training has not seen the base's own template.
+    if content.pop("chat_template", None) is not None:
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=2, ensure_ascii=False)
+
+
+def check_same_ids(tokenizer: Any, folder: str, base: BaseModel) -> None:
+    """Compare the ids of probe texts with those that the tokenizer in `folder` gives.
+
+    Raises:
+        AssertionError: they differ, so the model would be asked with other ids than it is trained
+            on. It must not count as written.
+    """
+    copied = AutoTokenizer.from_pretrained(folder, trust_remote_code=base.trust_remote_code)
+    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    for text in PROBE_TEXTS:
+        for probe in (text, f"{bos}{text}{eos}"):
+            trained, served = (
+                t.encode(probe, add_special_tokens=False) for t in (tokenizer, copied)
+            )
+            assert trained == served, (
+                f"the tokenizer of {base.location} gives other ids once it is copied to a model's "
+                f"folder: {trained[:8]} and {served[:8]} for {probe[:40]!r}"
+            )
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (
+        copied.bos_token_id,
+        copied.eos_token_id,
+    ), f"the tokenizer of {base.location} has another begin or end token once it is copied"
 
 
 def base_dtypes(base: BaseModel) -> dict[str, torch.dtype]:

@@ -28,7 +28,7 @@ from humpback_ray import storage
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.config.placement import EnginePlacement, TrainingPlacement
 from humpback_ray.errors import UserError
-from humpback_ray.method.schedule import schedule
+from humpback_ray.method.schedule import num_passes, schedule
 from humpback_ray.sizing.architecture import find_architecture
 from humpback_ray.sizing.memory import NUM_CHECKPOINTS_KEPT, fit_workers
 from humpback_ray.training import loop, lora
@@ -56,6 +56,7 @@ class TrainingResult:
     num_target_tokens: int  # those of them that carry loss
     num_steps: int
     batch_size: int
+    num_passes: float  # over the set; below 1 the share of it that was seen
     first_loss: float  # mean nats per target token of the first step's batch, before any update
     last_loss: float
 
@@ -130,6 +131,7 @@ def finetune(
         num_target_tokens=tokenized.num_target_tokens(),
         num_steps=job.num_steps,
         batch_size=job.batch_size,
+        num_passes=round(num_passes(tokenized.num_examples, job.batch_size, job.num_steps), 4),
         **losses,
     )
 

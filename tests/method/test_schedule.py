@@ -12,6 +12,8 @@ from humpback_ray.method.schedule import (
     epoch_order,
     has_diverged,
     learning_rate,
+    num_passes,
+    passes_line,
     schedule,
 )
 from tests.support.training import SEED
@@ -24,10 +26,13 @@ from tests.support.training import SEED
     [
         (1, (8, 30)),
         (100, (8, 30)),
-        (450, (8, 165)),
+        (450, (8, 152)),
         (800, (8, 300)),
         (1_600, (8, 600)),
-        (2_400, (8, 550)),
+        (2_400, (8, 1_200)),
+        (2_999, (8, 1_780)),
+        (3_000, (32, 445)),
+        (4_800, (32, 600)),
         (3_200, (32, 500)),
         (6_400, (32, 600)),
         (12_800, (32, 600)),
@@ -46,6 +51,28 @@ def test_schedule_takes_what_the_settings_fix() -> None:
     assert schedule(3_000, TrainingSettings())[0] == 32
     assert schedule(100, TrainingSettings(batch_size=6)) == (6, 30)
     assert schedule(100, TrainingSettings(num_steps=5)) == (8, 5)
+
+
+def test_passes_over_the_data_do_not_jump_where_the_batch_changes() -> None:
+    def passes(num_examples: int) -> float:
+        return num_passes(num_examples, *schedule(num_examples, TrainingSettings()))
+
+    found = [passes(n) for n in range(1_600, 3_201, 50)]
+    assert found == sorted(found), "three passes at 1,600 and five at 3,200, and up in between"
+    assert (found[0], found[-1]) == (3.0, 5.0)
+    assert passes(2_999) == pytest.approx(passes(3_000), abs=0.02)
+    assert passes(2_400) == 4.0
+
+
+def test_a_training_says_how_many_passes_it_makes_and_what_it_leaves_out() -> None:
+    assert passes_line(3_200, 32, 500) == "500 steps of 32 examples are 5.00 passes over the data"
+    line = passes_line(512_000, *schedule(512_000, TrainingSettings()))
+    assert line == (
+        "1,600 steps of 32 examples are 0.10 passes over the data: 51,200 of 512,000 examples are "
+        "seen (10.0%); the paper's Table 18 ends at 51,200, num_steps sets more"
+    )
+    assert "Table 18" not in passes_line(1_000, 8, 5)
+    assert "40 of 1,000 examples are seen (4.0%)" in passes_line(1_000, 8, 5)
 
 
 def test_batches_walk_through_whole_epochs() -> None:

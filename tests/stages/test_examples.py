@@ -20,8 +20,8 @@ def pair(segment: int, candidate: int, score: float | None) -> RatedPair:
     outcome = RatingOutcome.EMPTY if score is None else RatingOutcome.SCORED
     name = f"s{segment}-{candidate}"
     return RatedPair(
-        name, f"s{segment}", f"x of {name}", f"y of s{segment}", score, None, outcome, "", False,
-        9, 0, 1,
+        name, f"s{segment}", f"x of {name}", f"y of s{segment}", score, None, None,
+        int(score is not None), outcome, "", False, 9, 0, 1,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from humpback_ray import tables
 from humpback_ray.config.placement import EnginePlacement, Placement
-from humpback_ray.config.settings import LongPromptSettings, RatingSettings, SamplingSettings
+from humpback_ray.config.settings import AugmentationSettings, LongPromptSettings, RatingSettings
 from humpback_ray.execution import metrics, progress
 from humpback_ray.execution.stage import Context, Result, Source
 from humpback_ray.method import prompts
@@ -44,7 +44,7 @@ def augment_stage(
     """Augmentation of the segments in a folder."""
     return Augment(
         path="candidates", segments=Source(str(folder / "segments"), "segments"),
-        model=Source(model, "model"), tag="A tag.", sampling=SamplingSettings(max_tokens=32),
+        model=Source(model, "model"), tag="A tag.", sampling=AugmentationSettings(max_tokens=32),
         num_candidates=num_candidates, long_prompts=long_prompts or LongPromptSettings(),
         context_length=context_length, dtype="float32", random_seed=0,
     )  # fmt: skip
