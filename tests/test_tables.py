@@ -35,7 +35,7 @@ def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
         return RatedPair(
             name, "s", "x", "y", score, probabilities, 0.9, 1, RatingOutcome.SCORED, "", False, 1,
             0, 1,
-        )
+        )  # fmt: skip
 
     tables.write_rows(str(tmp_path), [rated("a", None, None)], RatedPair, name="nulls")
     tables.write_rows(str(tmp_path), [rated("b", 4.5, [0.5, 0.5])], RatedPair, name="values")

@@ -8,8 +8,10 @@ from humpback_ray.method.rating import (
     AnswerToken,
     expected_grade,
     grade_logprobs,
+    grade_mass,
     grade_probabilities,
     parse_rating,
+    tenths,
 )
 from humpback_ray.rows import Finish, RatingOutcome
 
@@ -105,6 +107,20 @@ def test_probabilities_are_conditional_on_a_grade():
     probabilities = grade_probabilities([-1000.0, -1000.0, -1000.0, -1000.0, -math.inf])
     assert probabilities == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.0])
     assert expected_grade(probabilities) == pytest.approx(2.5)
+
+
+def test_grade_mass_is_the_probability_that_a_grade_follows():
+    assert grade_mass([math.log(p) for p in (0.1, 0.05, 0.05, 0.1, 0.1)]) == pytest.approx(0.4)
+    assert grade_mass([-60, -61, -62, -63, -64]) == pytest.approx(1.376e-26, rel=1e-3)
+    assert grade_mass([-math.inf] * 5) == 0.0
+    assert grade_mass([math.log(0.2)] * 5 + [1e-12]) == 1.0, "rounding gives no more than 1"
+
+
+@pytest.mark.parametrize(
+    ("score", "tenth"), [(4.5, 45), (4.6, 46), (4.5999, 45), (1.0, 10), (5.0, 50), (0.0, 0)]
+)
+def test_tenths_of_a_score_are_rounded_down(score, tenth):
+    assert tenths(score) == tenth
 
 
 def test_no_probability_at_all_is_no_score():

@@ -3,7 +3,7 @@
 import pytest
 
 from humpback_ray.config.settings import SelectionSettings
-from humpback_ray.method.selection import select
+from humpback_ray.method.selection import select, thresholds
 
 SCORED = [("a", 4.6), ("b", 4.5), ("c", 4.49), ("d", 1.0), ("e", 4.5), ("f", 3.0), ("g", 2.0),
           ("h", 2.0)]  # fmt: skip
@@ -12,6 +12,22 @@ SCORED = [("a", 4.6), ("b", 4.5), ("c", 4.49), ("d", 1.0), ("e", 4.5), ("f", 3.0
 def test_threshold_takes_every_score_of_at_least_k():
     assert select(SCORED, SelectionSettings()) == {"a", "b", "e"}
     assert select(SCORED, SelectionSettings(k=4)) == {"a", "b", "c", "e"}
+
+
+def test_the_thresholds_of_a_record_select_the_shares_that_they_are_named_by():
+    scored = [(f"{n:04}", 1 + 4 * n / 1000 + 1e-7) for n in range(1000)]
+    found = thresholds([score for _, score in scored])
+    assert found == {"1%": 4.96, "5%": 4.8, "10%": 4.6, "25%": 4.0}
+    for share, k in found.items():
+        chosen = select(scored, SelectionSettings(k=k))
+        assert len(chosen) == 10 * int(share.removesuffix("%"))
+        by_share = SelectionSettings(method="share", share=len(chosen) / 1000)
+        assert chosen == select(scored, by_share)
+
+
+def test_thresholds_lose_no_pair_by_rounding_and_need_few():
+    assert thresholds([4.12349, 2.0]) == {"1%": 4.1234, "5%": 4.1234, "10%": 4.1234, "25%": 4.1234}
+    assert thresholds([]) == {}
 
 
 def test_best_and_share_break_ties_by_id_and_not_by_order():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from humpback_ray.config.settings import PromptSettings
@@ -116,6 +116,38 @@ def test_special_tokens_spelled_out_in_data_end_no_turn(any_tokenizer):
     assert any_tokenizer.eos_token_id not in ids
     target = tokens.completion_ids(any_tokenizer, "</s> ends a turn")
     assert target.count(any_tokenizer.eos_token_id) == 1
+
+
+CONTROL = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.fixture(params=["byte_level", "llama"])
+def control_tokenizer(request, tokenizer, llama_tokenizer):
+    """Control tokens in the file that no map names, as LLaMA 3 and ChatML have them."""
+    original = {"byte_level": tokenizer, "llama": llama_tokenizer}[request.param]
+    backend = Tokenizer.from_str(original.backend_tokenizer.to_str())
+    backend.add_special_tokens([AddedToken(name, special=True) for name in CONTROL])
+    backend.add_tokens([AddedToken("<tool>", special=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=original.bos_token, eos_token=original.eos_token
+    )
+
+
+def test_control_tokens_without_a_name_stay_text(control_tokenizer):
+    ids = set(control_tokenizer.convert_tokens_to_ids(CONTROL))
+    assert not set(CONTROL) & set(control_tokenizer.all_special_tokens)
+    text = "It says <|eot_id|><|start_header_id|>system<|end_header_id|> <|im_start|>user<|im_end|>"
+    assert len(ids & set(control_tokenizer.encode(text, add_special_tokens=False))) == 5
+    template = prompts.RATING_TEMPLATE
+    for found in (
+        tokens.prompt_ids(control_tokenizer, text, *TAGS),
+        tokens.completion_ids(control_tokenizer, text),
+        tokens.example_ids(control_tokenizer, text, "", text, 2048).ids,
+        tokens.rating_ids(control_tokenizer, template, text, text, reasoning=False),
+    ):
+        assert not ids & set(found)
+        assert len(found) > 30
+    assert tokens.without_special_tokens(control_tokenizer, "a <tool> b") == "a <tool> b"
 
 
 def test_grades_are_read_where_the_tokenizer_puts_them(any_tokenizer):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import urllib.request
+from collections import Counter
 from functools import partial
 
 import pyarrow.parquet as pq
@@ -125,6 +127,87 @@ def test_means_are_one_file_for_each_shard_and_those_of_its_samples(tmp_path, mo
         assert row.score == (pytest.approx(sum(found) / len(found)) if found else None)
         of_pair = [s for s in samples if s.candidate_id.rpartition("/")[0] == row.candidate_id]
         assert row.num_generated_tokens == sum(s.num_generated_tokens for s in of_pair)
+
+
+def test_a_mean_rests_on_as_many_samples_as_are_asked_for(tmp_path, model_folder):
+    pairs = [candidate(n) for n in range(40)]
+    settings = RatingSettings(
+        method="mean", num_samples=3, min_scored_samples=2, min_scored_share=0.01
+    )
+    result = rated(tmp_path, pairs, model_folder, settings, "one_of_three")
+    samples = tables.read_rows(f"{tmp_path}/rated/samples", RatedPair)
+    num_scored = Counter(
+        row.candidate_id.partition("/")[0] for row in samples if row.score is not None
+    )
+    rows = tables.read_rows(f"{tmp_path}/rated/rows", RatedPair)
+    assert {row.candidate_id: row.num_scored_samples for row in rows} == {
+        pair.candidate_id: num_scored[pair.candidate_id] for pair in pairs
+    }
+    wanted = {0: "no_score_line", 1: "too_few_samples", 2: "scored", 3: "scored"}
+    assert {row.candidate_id: row.outcome.value for row in rows} == {
+        pair.candidate_id: wanted[num_scored[pair.candidate_id]] for pair in pairs
+    }
+    assert all((row.score is None) == (row.num_scored_samples < 2) for row in rows)
+    assert min(result.outcomes[name] for name in wanted.values()) > 0
+
+
+def test_a_rater_whose_mass_lies_elsewhere_stops_the_run_and_says_how_much_it_has(
+    tmp_path, model_folder
+):
+    pairs = [candidate(n) for n in range(50)]
+    with pytest.raises(ValueError, match=r"only \d+\.\d% of the pairs") as stopped:
+        rated(tmp_path, pairs, model_folder, RatingSettings(), "little_mass")
+    assert "with a probability of 0.08 (median)" in str(stopped.value)
+    assert "settings.rating.min_grade_mass asks for 0.5" in str(stopped.value)
+    rows = tables.read_rows(f"{tmp_path}/rated/rows", RatedPair)
+    assert {(row.outcome.value, round(row.grade_mass, 2)) for row in rows} == {
+        ("scored", 0.8), ("no_grade", 0.08)
+    }  # fmt: skip
+    result = rated(
+        tmp_path / "lower", pairs, model_folder, RatingSettings(min_scored_share=0.0), "little_mass"
+    )
+    assert result.figures["median_grade_mass"] == 0.08
+    assert result.figures["grade_mass_5_percent"] == 0.08
+
+
+def test_the_record_of_a_rating_has_tenths_and_thresholds(tmp_path, model_folder):
+    pairs = [candidate(n) for n in range(50)]
+    figures = rated(tmp_path, pairs, model_folder, RatingSettings(), "grades").figures
+    rows = tables.read_rows(f"{tmp_path}/rated/rows", RatedPair)
+    counted = Counter(f"{round(row.score, 4):.2f}"[:3] for row in rows)
+    assert figures["scores"] == dict(sorted(counted.items()))
+    assert set(figures["scores"]) == {"1.5", "2.2", "3.0", "3.7", "4.5"}
+    assert figures["thresholds"].keys() == {"1%", "5%", "10%", "25%"}
+    best = sorted((row.score for row in rows), reverse=True)
+    assert figures["thresholds"]["1%"] == pytest.approx(best[0], abs=1e-4)
+    assert figures["thresholds"]["25%"] == pytest.approx(best[11], abs=1e-4)
+    assert figures["median_grade_mass"] == figures["grade_mass_5_percent"] == 1.0
+
+
+def test_cut_instructions_are_counted_named_and_not_rated(tmp_path, model_folder):
+    segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
+    printed = io.StringIO()
+    result = augmented(tmp_path, segments, model_folder, script="cut", printed=printed)
+    num_cut = result.outcomes["length"]
+    assert 5 < num_cut < 30
+    assert result.figures["cut_share"] == pytest.approx(num_cut / 60, abs=1e-4)
+    (line,) = printed.getvalue().splitlines()
+    assert f"{num_cut / 60:.1%} of the instructions are cut at 32 tokens" in line
+    assert "raise settings.augmentation.max_tokens" in line
+    candidates = tables.read_rows(f"{tmp_path}/candidates/rows", Candidate)
+    ratings = rated(tmp_path / "rate", candidates, model_folder, RatingSettings(), "grades")
+    assert ratings.outcomes == {"scored": 60 - num_cut, "cut_instruction": num_cut}
+    assert ratings.figures["scored_share"] == 1.0
+    rows = tables.read_rows(f"{tmp_path}/rate/rated/rows", RatedPair)
+    cut = {row.candidate_id for row in candidates if row.finish is Finish.LENGTH}
+    assert {row.candidate_id for row in rows if row.score is None} == cut
+
+
+def test_few_cut_instructions_are_no_line(tmp_path, model_folder):
+    printed = io.StringIO()
+    segments = [segment(n, f"A text about topic {n}.") for n in range(20)]
+    result = augmented(tmp_path, segments, model_folder, printed=printed)
+    assert (result.figures["cut_share"], printed.getvalue()) == (0.0, "")
 
 
 def test_rates_and_engines_are_on_rays_prometheus_endpoint(tmp_path, model_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from humpback_ray import tables
 from humpback_ray.config.placement import Placement
+from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LongPromptSettings, RatingSettings, SamplingSettings
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Result, Source
 from humpback_ray.method import rating
 from humpback_ray.rows import Candidate, Finish, RatedPair
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
+from humpback_ray.serving.requests import Generation
 from humpback_ray.stages import rate
 from humpback_ray.stages.rate import Rate
 from tests.support.chat_server import SHARES, ChatServer, chat_server, limits
@@ -164,6 +167,85 @@ def test_an_answer_without_log_probabilities_is_no_expected_grade(server):
     assert "settings.rating.method=text" in by_probabilities.text
     by_text = rate.generation_of(reply, settings_for(server, method="text"))
     assert rating.parse_rating(by_text.text, by_text.finish)[0] == 4
+
+
+ROW = {
+    "candidate_id": "a", "segment_id": "s", "instruction": "Say.", "response": "Good.",
+    "finish": "stop",
+}  # fmt: skip
+
+
+def engine_stage(**settings) -> Rate:
+    return replace(stage(RatingSettings(**settings)), rater=Source("model", "model"))
+
+
+def graded(*logprobs: float) -> Generation:
+    return Generation("", Finish.LENGTH, 9, 1, wanted_logprobs=logprobs)
+
+
+@pytest.mark.parametrize(
+    ("mass", "least", "outcome", "score"),
+    [
+        (0.8, 0.5, "scored", 3.0),
+        (0.5001, 0.5, "scored", 3.0),
+        (0.4, 0.5, "no_grade", None),
+        (0.4, 0.05, "scored", 3.0),
+        (1e-26, 0.5, "no_grade", None),
+        (1e-26, 0.0, "scored", 3.0),
+    ],
+)
+def test_a_rater_whose_mass_lies_elsewhere_gives_no_grade(mass, least, outcome, score):
+    row = engine_stage(min_grade_mass=least).to_rated_pair(ROW, graded(*[math.log(mass / 5)] * 5))
+    assert (row["outcome"], row["score"]) == (outcome, pytest.approx(score) if score else None)
+    assert row["grade_mass"] == pytest.approx(mass)
+    assert row["num_scored_samples"] == (score is not None)
+    assert row["probabilities"] == pytest.approx([0.2] * 5)
+
+
+def test_a_rater_without_any_probability_gives_no_grade():
+    row = engine_stage(min_grade_mass=0.0).to_rated_pair(ROW, graded(*[-math.inf] * 5))
+    assert (row["outcome"], row["score"], row["grade_mass"]) == ("no_grade", None, 0.0)
+    assert row["probabilities"] is None
+
+
+def test_half_of_the_mass_is_asked_for_unless_a_setting_says_otherwise():
+    assert RatingSettings().min_grade_mass == 0.5
+    assert load_recipe("llama-7b").settings.rating.min_grade_mass == 0.5
+    assert 0 < load_recipe("tiny").settings.rating.min_grade_mass < 0.27, "of its raters' pairs"
+    identities = [RatingSettings(min_grade_mass=mass).identity() for mass in (0.5, 0.4)]
+    assert identities[0] != identities[1]
+    by_text = [RatingSettings(method="text", min_grade_mass=m).identity() for m in (0.5, 0.4)]
+    assert by_text[0] == by_text[1]
+
+
+@pytest.mark.parametrize("method", ["expected", "text", "mean"])
+def test_a_cut_instruction_is_an_outcome_and_no_rater_is_asked(tokenizer, method):
+    rating_stage = engine_stage(method=method)
+    cut = ROW | {"finish": "length"}
+    assert rating_stage.to_request(cut, tokenizer).prompt_ids == []
+    assert rating_stage.to_request(ROW, tokenizer).prompt_ids
+    row = rating_stage.to_rated_pair(cut, Generation("", Finish.EMPTY_PROMPT, 0))
+    assert (row["outcome"], row["score"]) == ("cut_instruction", None)
+    row = rating_stage.to_rated_pair(
+        cut | {"instruction": ""}, Generation("", Finish.EMPTY_PROMPT, 0)
+    )
+    assert row["outcome"] == "no_instruction"
+
+
+def test_a_cut_instruction_is_not_asked_of_an_endpoint(server):
+    rating_stage = stage(settings_for(server))
+    assert rating_stage.to_chat_request(ROW | {"finish": "length"}) is None
+    assert rating_stage.to_chat_request(ROW) is not None
+
+
+def test_the_raters_model_has_its_logits_in_32_bits(tmp_path):
+    task = engine_stage().row_task(context(tmp_path / "rated"))
+    assert task.model.head_dtype == "float32"
+
+
+def test_more_scored_samples_than_samples_are_refused():
+    with pytest.raises(ValueError, match="min_scored_samples 4 is above num_samples 3"):
+        RatingSettings(method="mean", num_samples=3, min_scored_samples=4)
 
 
 def test_a_failure_stays_what_it_is_whatever_the_method(server):

@@ -25,12 +25,14 @@ def segment(number: int, text: str) -> Segment:
                    "kept")  # fmt: skip
 
 
-def context(folder: Path, rows_per_batch: int = 16, make_engine=None, **engine) -> Context:
+def context(
+    folder: Path, rows_per_batch: int = 16, make_engine=None, printed=None, **engine
+) -> Context:
     """What a stage with this folder gets; the folder above it is the run."""
     engine = EnginePlacement(
         rows_per_batch=rows_per_batch, **{"device": "cpu", "max_concurrent_batches": 2, **engine}
     )
-    console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(file=printed or open(os.devnull, "w"))  # noqa: SIM115
     return Context(
         str(folder.parent), folder.name, Placement(engine=engine),
         progress.StageProgress(console, "test"), metrics.Metrics(str(folder / "metrics.jsonl")),
@@ -52,16 +54,19 @@ def augment_stage(
 
 def augmented(
     folder: Path, segments: list[Segment], model: str, *, num_candidates=1, long_prompts=None,
-    context_length=1024, engine=None, make_engine=ScriptedEngine, **script,
+    context_length=1024, engine=None, make_engine=ScriptedEngine, printed=None, **script,
 ) -> Result:  # fmt: skip
-    """Segments through augmentation with a scripted engine."""
+    """Segments through augmentation with a scripted engine; `printed` takes the terminal's text."""
     tables.write_rows(str(folder / "segments"), segments, Segment)
     stage = augment_stage(
         folder, model, num_candidates=num_candidates, long_prompts=long_prompts,
         context_length=context_length,
     )  # fmt: skip
     make_engine = partial(make_engine, **script) if script else make_engine
-    return stage.run(context(folder / "candidates", make_engine=make_engine, **(engine or {})))
+    where = context(
+        folder / "candidates", make_engine=make_engine, printed=printed, **(engine or {})
+    )
+    return stage.run(where)
 
 
 def rate_stage(folder: Path, model: str, settings: RatingSettings) -> Rate:

@@ -98,6 +98,25 @@ def _grades(request, text):
     return "", Finish.LENGTH, wanted
 
 
+def _little_mass(request, text):
+    """Four of five pairs whose mass lies on other tokens than the grades."""
+    share = 0.16 if _of(request) % 5 == 0 else 0.016
+    return "", Finish.LENGTH, [math.log(share)] * len(request.wanted_ids)
+
+
+def _one_of_three(request, text):
+    return (_rating_text if request.seed % 3 == 0 else _prose)(request, text)
+
+
+def _cut(request, text):
+    """Every fourth answer runs into the token limit."""
+    return (
+        f"What is {_of(request)} and",
+        Finish.LENGTH if _of(request) % 4 == 0 else Finish.STOP,
+        [],
+    )
+
+
 def _prose(request, text):
     return "I think that this is quite a good answer.", Finish.STOP, []
 
@@ -130,6 +149,9 @@ def _dies(request, text):
 SCRIPTS = {
     "answer": _answer,
     "grades": _grades,
+    "little_mass": _little_mass,
+    "one_of_three": _one_of_three,
+    "cut": _cut,
     "prose": _prose,
     "rating_text": _rating_text,
     "some_prose": _some_prose,

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 from humpback_ray.config.settings import LoraSettings
 from humpback_ray.method import prompts
-from humpback_ray.method.tokens import prompt_ids
+from humpback_ray.method.tokens import completion_ids, prompt_ids
+from humpback_ray.serving.requests import ServedModel, load_tokenizer
 from humpback_ray.training import lora
 from humpback_ray.training.deepspeed_engine import gathered_weights
-from humpback_ray.training.export import export_model
+from humpback_ray.training.export import check_same_ids, export_model
 from humpback_ray.training.task import BaseModel
 from humpback_ray.training.wrapping import Wrapping, write_wrapping
 from tests.support.training import TAG, make_base
@@ -156,6 +165,80 @@ def test_chat_template_gives_the_ids_of_training(tmp_path: Path) -> None:
             assert ids == prompt_ids(tokenizer, text, *tags), (text, tags)
             assert ids[0] == tokenizer.bos_token_id
             assert len(ids) > 10
+
+
+def sentencepiece_base(folder: Path, legacy: bool | None) -> str:
+    """A base with a real SentencePiece model of LLaMA's kind, and `legacy` as its file says it."""
+    base = make_base(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    package = importlib.util.find_spec("mistral_common").submodule_search_locations[0]
+    shutil.copyfile(f"{package}/data/tokenizer.model.v1", folder / "tokenizer.model")
+    entries = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+               "unk_token": "<unk>"}  # fmt: skip
+    entries |= {} if legacy is None else {"legacy": legacy}
+    (folder / "tokenizer_config.json").write_text(json.dumps(entries))
+    return base
+
+
+def control_token_base(folder: Path) -> str:
+    """A base with control tokens that no map names, and a chat template, as LLaMA 3 has them."""
+    base = make_base(folder)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    backend = tokenizer.backend_tokenizer
+    backend.add_special_tokens(["<|eot_id|>", "<|start_header_id|>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template="{{ 'base' }}"
+    )
+    tokenizer.save_pretrained(base)
+    # Older transformers write the template into this file.
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "base"}))
+    return base
+
+
+BASES = {
+    "legacy": lambda folder: sentencepiece_base(folder, True),
+    "not_legacy": lambda folder: sentencepiece_base(folder, False),
+    "legacy_not_said": lambda folder: sentencepiece_base(folder, None),
+    "byte_level": make_base,
+    "control_tokens": control_token_base,
+}
+
+
+@pytest.mark.parametrize("family", BASES)
+def test_an_exported_tokenizer_gives_the_ids_of_its_base(tmp_path: Path, family: str) -> None:
+    base = BASES[family](tmp_path / "base")
+    export(base, str(tmp_path / "out"))
+    write_wrapping(str(tmp_path / "out"), Wrapping(prompts.chat_template(TAG), 0.7, 0.9))
+    trained = AutoTokenizer.from_pretrained(base)
+    served = load_tokenizer(ServedModel(str(tmp_path / "out"), 2048, "auto"))
+    for text in ("Hi", "What is a whale?", "  two  spaces\n", "naïve 12345 日本", "a <|eot_id|>"):
+        assert prompt_ids(served, text, TAG) == prompt_ids(trained, text, TAG)
+        assert completion_ids(served, text) == completion_ids(trained, text)
+        assert served.encode(text) == trained.encode(text)
+        turn = [{"role": "user", "content": text.replace("<|eot_id|>", "end")}]
+        by_template = served.apply_chat_template(
+            turn, add_generation_prompt=True, return_dict=False
+        )
+        assert by_template == prompt_ids(trained, turn[0]["content"], TAG)
+    for path in (tmp_path / "base").iterdir():
+        if path.name in ("tokenizer.json", "tokenizer.model"):
+            assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert served.chat_template == prompts.chat_template(TAG)
+    assert "chat_template" not in json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+
+
+def test_a_tokenizer_with_other_ids_stops_the_export_before_config_json(tmp_path: Path) -> None:
+    base = sentencepiece_base(tmp_path / "base", True)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    other = tmp_path / "other"
+    # As the library writes it: without `legacy`.
+    tokenizer.save_pretrained(other)
+    AutoConfig.from_pretrained(base).save_pretrained(other)
+    with pytest.raises(AssertionError, match="gives other ids once it is copied"):
+        check_same_ids(tokenizer, str(other), BaseModel(base))
+    check_same_ids(tokenizer, base, BaseModel(base))
 
 
 def test_other_files_stay_and_a_broken_attempt_is_replaced(tmp_path: Path) -> None:
