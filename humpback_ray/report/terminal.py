@@ -75,9 +75,15 @@ def _models(recipe: Recipe, stages: Mapping[str, StageFacts]) -> Table:
         loss = stages[f"evaluation/{name}"].figures["held_out_loss"]
         # The run does not train a pretrained base model.
         training = stages.get(path)
-        examples = f"{training.figures['num_examples']} examples" if training else "-"
-        table.add_row(name, examples, "-" if loss is None else f"{loss:.3f} nats")
+        trained_on = _trained_on(training.figures) if training else "-"
+        table.add_row(name, trained_on, "-" if loss is None else f"{loss:.3f} nats")
     return table
+
+
+def _trained_on(figures: Mapping[str, Any]) -> str:
+    passes = figures.get("num_passes")  # which older records do not have
+    seen = "" if passes is None else f", {passes:.2f} passes"
+    return f"{figures['num_examples']} examples{seen}"
 
 
 def _self_curation(recipe: Recipe, stages: Mapping[str, StageFacts]) -> Table:

@@ -81,8 +81,9 @@ class Finetune(Stage):
             "truncated": result.num_truncated,
             "dropped": result.num_dropped,
         }
+        figures = asdict(result) | {"num_passes": round(result.num_passes, 4)}
         context.progress.note(passes_line(result.num_examples, result.batch_size, result.num_steps))
-        return Result(sum(outcomes.values()), outcomes, asdict(result))
+        return Result(sum(outcomes.values()), outcomes, figures)
 
     def task(self, context: Context) -> TrainingTask:
         """Everything that decides the weights."""

@@ -56,9 +56,13 @@ class TrainingResult:
     num_target_tokens: int  # those of them that carry loss
     num_steps: int
     batch_size: int
-    num_passes: float  # over the set; below 1 the share of it that was seen
     first_loss: float  # mean nats per target token of the first step's batch, before any update
     last_loss: float
+
+    @property
+    def num_passes(self) -> float:
+        """Passes over the set; below 1 the share of it that was seen."""
+        return num_passes(self.num_examples, self.batch_size, self.num_steps)
 
 
 def finetune(
@@ -131,7 +135,6 @@ def finetune(
         num_target_tokens=tokenized.num_target_tokens(),
         num_steps=job.num_steps,
         batch_size=job.batch_size,
-        num_passes=round(num_passes(tokenized.num_examples, job.batch_size, job.num_steps), 4),
         **losses,
     )
 

@@ -37,7 +37,7 @@ def test_the_summary_shows_models_selections_and_the_next_commands(tmp_path, mon
         stages += [
             done(f"iter-{t}/rated", num_scored=30 + t, mean_score=3.25),
             done(f"iter-{t}/examples", num_selected=10 + t, lowest_selected_score=4.5),
-            done(f"iter-{t}/model", num_examples=50 + t),
+            done(f"iter-{t}/model", num_examples=50 + t, num_passes=t / 8),
         ]
     losses = {"base": None, "M_0": 2.0, "M_1": 1.5, "M_2": 1.25}
     stages += [done(f"evaluation/{name}", held_out_loss=loss) for name, loss in losses.items()]
@@ -45,7 +45,7 @@ def test_the_summary_shows_models_selections_and_the_next_commands(tmp_path, mon
     terminal.print_summary(load_recipe("tiny"), str(tmp_path / "runs/x"), facts)
     output = capsys.readouterr().out
     assert cells(output, "base") == ["base", "9 examples", "-"]
-    assert cells(output, "M_2") == ["M_2", "52 examples", "1.250 nats"]
+    assert cells(output, "M_2") == ["M_2", "52 examples, 0.25 passes", "1.250 nats"]
     assert cells(output, "2") == ["2", "32", "3.25", "12", "4.50"]
     assert "The run lies in runs/x (12:00 of work)" in output
     assert "look runs/x/iter-2/rated -n 3" in output
