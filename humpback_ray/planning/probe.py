@@ -115,7 +115,9 @@ def shortened(recipe: Recipe) -> Recipe:
         "iterations": 1,
         "backward_training": _cut(settings.backward_training),
         "forward_training": _cut(settings.forward_training),
-        "rating": settings.rating.model_copy(update={"min_scored_share": 0.0}),
+        "rating": settings.rating.model_copy(
+            update={"min_scored_share": 0.0, "min_grade_mass": 0.0, "min_scored_samples": 1}
+        ),
         "selection": settings.selection.model_copy(update={"method": "share", "share": 1.0}),
     }
     if isinstance(settings.base, ScratchBase):

@@ -13,7 +13,9 @@ OVERRIDES = [
     "settings.backward_training.num_steps=6",
     "settings.forward_training.num_steps=6",
     "settings.forward_training.batch_size=4",
-    "settings.augmentation.max_tokens=16",
+    # Models of so few steps put little probability on grades, and end few instructions early.
+    "settings.rating.min_grade_mass=0",
+    "settings.augmentation.max_tokens=48",
     "settings.evaluation.sampling.max_tokens=8",
     "settings.seed.num_held_out=8",
     "settings.seed.max_pairs=40",
