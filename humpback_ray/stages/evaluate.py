@@ -18,7 +18,7 @@ from humpback_ray.config.settings import SamplingSettings
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, tokens
-from humpback_ray.rows import Evaluated, SeedPair, Task, TaskKind
+from humpback_ray.rows import Evaluated, Finish, SeedPair, Task, TaskKind
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
 from humpback_ray.stages.generating import GeneratingStage
@@ -156,6 +156,8 @@ def to_evaluated(row: dict[str, Any], generation: Generation) -> dict[str, Any]:
     """A task and what was generated or scored for it as the fields of an `Evaluated`."""
     logprobs = generation.prompt_logprobs
     is_loss = row["kind"] == TaskKind.LOSS
+    # A pair is scored with one token asked for, which always ends as LENGTH: nothing was cut.
+    finish = Finish.STOP if is_loss and logprobs else generation.finish
     return {
         "task_id": row["task_id"],
         "kind": row["kind"],
@@ -164,5 +166,5 @@ def to_evaluated(row: dict[str, Any], generation: Generation) -> dict[str, Any]:
         "output": row["response"] if is_loss else generation.text.strip(),
         "loss": -sum(logprobs) / len(logprobs) if logprobs else None,
         "num_loss_tokens": len(logprobs),
-        "finish": generation.finish.value,
+        "finish": finish.value,
     }

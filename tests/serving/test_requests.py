@@ -10,9 +10,15 @@ from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.config.settings import Settings
 from humpback_ray.execution.stage import Source
 from humpback_ray.rows import Candidate, Finish, TaskKind
-from humpback_ray.serving.requests import Request, RowTask, ServedModel, prepare_request
+from humpback_ray.serving.requests import (
+    Generation,
+    Request,
+    RowTask,
+    ServedModel,
+    prepare_request,
+)
 from humpback_ray.serving.vllm_engine import arguments
-from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.evaluate import Evaluate, to_evaluated
 
 CONTEXT = 2048
 
@@ -98,3 +104,19 @@ def test_a_raters_logits_are_computed_in_32_bits():
     served = ServedModel("model", CONTEXT, "bfloat16", head_dtype="float32")
     assert arguments(served, placement)["hf_overrides"] == {"head_dtype": "float32"}
     assert "hf_overrides" not in arguments(replace(served, head_dtype=None), placement)
+
+
+@pytest.mark.parametrize(
+    ("kind", "finish", "logprobs", "stored"),
+    [
+        (TaskKind.LOSS, Finish.LENGTH, (-1.0, -2.0), "stop"),
+        (TaskKind.LOSS, Finish.PROMPT_TOO_LONG, (), "prompt_too_long"),
+        (TaskKind.ANSWER, Finish.LENGTH, (), "length"),
+        (TaskKind.ANSWER, Finish.STOP, (), "stop"),
+    ],
+)
+def test_only_answers_that_were_cut_count_as_cut(kind, finish, logprobs, stored):
+    row = {"task_id": "a", "kind": kind, "dataset": "d", "instruction": "x", "response": "y"}
+    found = to_evaluated(row, Generation("z", finish, 9, prompt_logprobs=logprobs))
+    assert found["finish"] == stored
+    assert found["loss"] == (1.5 if logprobs else None)
