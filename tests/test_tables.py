@@ -50,6 +50,7 @@ def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
 def test_conform_gives_an_all_null_column_its_type():
     table = pa.table({"candidate_id": ["a"], "segment_id": ["s"], "instruction": ["x"],
                       "response": ["y"], "score": [None], "probabilities": [None],
+                      "grade_mass": [None], "num_scored_samples": [0],
                       "outcome": ["empty"], "rationale": [""], "was_cut": [False],
                       "num_prompt_tokens": [1], "num_cached_tokens": [0],
                       "num_generated_tokens": [0], "extra": [1]})  # fmt: skip

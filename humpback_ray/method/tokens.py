@@ -35,7 +35,7 @@ def prompt_ids(tokenizer: Any, prompt: str, *tags: str) -> list[int]:
     the begin token is part of the string and the string is tokenized once.
     """
     return _ids_from_begin(
-        tokenizer, prompts.render(without_special_tokens(tokenizer, prompt), *tags)
+        tokenizer, prompts.render(_without_special_tokens(tokenizer, prompt), *tags)
     )
 
 
@@ -49,8 +49,8 @@ def rating_ids(
     prefix cache are shared. A prompt that cannot be cut is tokenized in one piece.
     """
     prompt = prompts.rating_prompt(template, instruction, response, reasoning=reasoning)
-    text = prompts.render(without_special_tokens(tokenizer, prompt))
-    shared = without_special_tokens(
+    text = prompts.render(_without_special_tokens(tokenizer, prompt))
+    shared = _without_special_tokens(
         tokenizer, prompts.shared_rating_text(template, reasoning=reasoning)
     )
     if shared and text.startswith(shared):
@@ -108,7 +108,7 @@ def _line_break_ids(tokenizer: Any) -> tuple[int, ...]:
 
 def completion_ids(tokenizer: Any, completion: str) -> list[int]:
     """Token ids of a completion and the end token."""
-    text = without_special_tokens(tokenizer, completion)
+    text = _without_special_tokens(tokenizer, completion)
     return [*_encode(tokenizer, text), tokenizer.eos_token_id]
 
 
@@ -160,7 +160,12 @@ def _grade_ids(tokenizer: Any, grades: range) -> tuple[tuple[int, ...], tuple[in
     return tuple(start), tuple(line[-1] for line in lines)
 
 
-def without_special_tokens(tokenizer: Any, text: str) -> str:
+def plain_text(tokenizer: Any, text: str) -> str:
+    """A text of a person for a caller that renders the prompt itself, such as a chat template."""
+    return _without_special_tokens(tokenizer, text)
+
+
+def _without_special_tokens(tokenizer: Any, text: str) -> str:
     """Break up special tokens spelled out in data: a web page that quotes `</s>` ends no turn."""
     found, special_tokens = _special_tokens(tokenizer)
     # Some tokenizers have hundreds of them, and nearly no text has one.

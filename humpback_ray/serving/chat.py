@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
-from humpback_ray.method.tokens import without_special_tokens
+from humpback_ray.method.tokens import plain_text
 from humpback_ray.model_folders import local_folder
 
 
@@ -27,7 +27,7 @@ class Chat:
     def answer(self, text: str) -> Iterator[str]:
         """The model's answer to the next turn, piece by piece as it is generated."""
         # As in training: a person who quotes `</s>` ends no turn.
-        text = without_special_tokens(self._tokenizer, text)
+        text = plain_text(self._tokenizer, text)
         self._turns.append({"role": "user", "content": text})
         inputs = self._tokenizer.apply_chat_template(
             self._turns, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -147,7 +147,7 @@ def test_control_tokens_without_a_name_stay_text(control_tokenizer):
     ):
         assert not ids & set(found)
         assert len(found) > 30
-    assert tokens.without_special_tokens(control_tokenizer, "a <tool> b") == "a <tool> b"
+    assert tokens.plain_text(control_tokenizer, "a <tool> b") == "a <tool> b"
 
 
 def test_grades_are_read_where_the_tokenizer_puts_them(any_tokenizer):
