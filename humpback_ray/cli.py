@@ -1,7 +1,7 @@
 """`humpback`: the method from the command line. Every command is a few calls.
 
-Exit codes: 0 done; 2 the user's mistake, in one line on stderr; 1 a bug, in one line that names the
-file of its traceback; 130 stopped.
+Exit codes: 0 success; 2 the user's mistake, as one line on stderr; 1 a bug, as one line that names
+the file with its traceback; 130 stopped.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ SetOption = Annotated[
     typer.Option("--set", help="Override a setting or placement: a.b=c. May be repeated."),
 ]
 UntilOption = Annotated[str | None, typer.Option(help="Stop after this stage.")]
-PriceOption = Annotated[str | None, typer.Option(help="Of one GPU, as 2.5/gpu-hour.")]
+PriceOption = Annotated[str | None, typer.Option(help="Price of one GPU, as 2.5/gpu-hour.")]
 AddressOption = Annotated[
     str | None,
     typer.Option(
         help="Dashboard of the cluster, as http://HEAD:8265. [RAY_API_SERVER_ADDRESS, RAY_ADDRESS]"
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
@@ -134,7 +134,7 @@ def status(
 
 
 def _job_of(run: str, address: str | None, hidden: UserError | None) -> dict[str, Any] | None:
-    """The job of a run; without one, the error that hides the run's folder is raised."""
+    """The job of a run; None without one. Raises `hidden`, if given, where no job can be shown."""
     from humpback_ray.cluster import jobs
 
     if hidden and not address and not jobs.address_in_environment():
@@ -152,7 +152,7 @@ def _job_of(run: str, address: str | None, hidden: UserError | None) -> dict[str
 @explained
 def look(
     stage: Annotated[str, typer.Argument(help="RUN/STAGE, for example runs/tiny/candidates.")],
-    number: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 5,
+    number: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 5,
     where: Annotated[
         list[str] | None, typer.Option(help="Only rows with field=value. May be repeated.")
     ] = None,
@@ -160,7 +160,7 @@ def look(
         bool, typer.Option(help="The best, the middle and the worst by score, N of each.")
     ] = False,
 ) -> None:
-    """Show rows of a stage as a person wants to read them."""
+    """Show rows of a stage in a readable form."""
     from humpback_ray.report.look import select_rows
 
     terminal.print_rows(select_rows(storage.absolute(stage), number, where or [], ranked=ranked))
@@ -174,7 +174,7 @@ def chat(
     ],
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
 ) -> None:
-    """Talk to the last model of a run. An empty line ends the talk."""
+    """Talk to the last model of a run; an empty line ends the talk."""
     from humpback_ray.serving.chat import Chat
 
     folder = last_model(storage.absolute(run_folder))
@@ -198,7 +198,7 @@ def plan(
     overrides: SetOption = None,
     hardware: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_hardware)] = None,
 ) -> None:
-    """Show every stage of a recipe: its fingerprint, found or to do."""
+    """Show every stage of a recipe: its fingerprint and its state in the run folder."""
     from humpback_ray.planning.plan import plan_run
 
     loaded = load_recipe(recipe, overrides)
@@ -211,7 +211,7 @@ def plan(
 def estimate(
     recipe: RecipeArgument,
     hardware: Annotated[str, typer.Option(help="GPUs of one node, as 8xH100.", show_default=False)],
-    nodes: Annotated[int, typer.Option(help="How many such nodes.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Number of such nodes.")] = 1,
     price: PriceOption = None,
     rows: Annotated[
         int | None, typer.Option(help="Segments. [the run's own, or the paper's 502,133]")
@@ -219,7 +219,7 @@ def estimate(
     run_folder: RunOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Estimate what fits on which GPUs, hours and money of a recipe, stage by stage."""
+    """Estimate a recipe's memory, hours and money on given GPUs, stage by stage."""
     from humpback_ray.planning.plan import estimate_run
 
     machines = parse_hardware(hardware, nodes)
@@ -238,7 +238,7 @@ def probe(
     rows: Annotated[int, typer.Option(help="Segments to draw.")] = 256,
     price: PriceOption = None,
 ) -> None:
-    """Measure what a run will take on this cluster: a sample goes through its stages."""
+    """Measure the time of a run on this cluster by a sample through its stages."""
     from humpback_ray.planning.extrapolate import RESULT
     from humpback_ray.planning.probe import probe_run
 
@@ -258,7 +258,7 @@ def doctor(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at a cluster and say what is missing for a recipe; exit code 2 if something is."""
+    """Report what a cluster lacks for a recipe; exit code 2 if it lacks something."""
     from humpback_ray import pipeline
     from humpback_ray.cluster import connect, nodes
     from humpback_ray.cluster.doctor import exit_code, find_problems, paths_to_see
@@ -289,9 +289,9 @@ def submit(
     address: AddressOption = None,
     until: UntilOption = None,
     overrides: SetOption = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave it at once.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
 ) -> None:
-    """Run a recipe on a cluster, as a Ray job, and show its log. Ctrl-C leaves it running."""
+    """Run a recipe on a cluster as a Ray job and follow its log. Ctrl-C leaves it running."""
     from humpback_ray.cluster import jobs
     from humpback_ray.cluster.submission import prepare
 
@@ -317,10 +317,10 @@ def logs(
     run_folder: RunOrJobArgument,
     address: AddressOption = None,
     no_follow: Annotated[
-        bool, typer.Option("--no-follow", help="Print the log so far, and do not wait.")
+        bool, typer.Option("--no-follow", help="Print the log so far and return.")
     ] = False,
 ) -> None:
-    """Show the log of a submitted run from its beginning, and follow it while it runs."""
+    """Show the log of a submitted run from its beginning, and follow it until the run ends."""
     from humpback_ray.cluster import jobs
 
     server = jobs.connect(address)
@@ -347,7 +347,7 @@ def stop(run_folder: RunOrJobArgument, address: AddressOption = None) -> None:
 
 
 def _watch(server: Any, run_folder: str, job: Any) -> None:
-    """Show a job's log to its end, and exit with the job's exit code."""
+    """Follow a job's log to its end, and exit with the job's exit code."""
     from humpback_ray.cluster import jobs
 
     try:
@@ -365,7 +365,7 @@ def _watch(server: Any, run_folder: str, job: Any) -> None:
 
 def main() -> None:
     """Entry point of `humpback`."""
-    # A cp1252 or C locale must not stop a run over an arrow in a message.
+    # An arrow in a message must not end a run under a cp1252 or C locale.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     app()

@@ -1,4 +1,4 @@
-"""Model folders: where a model is on this node, and what identifies it."""
+"""Models on this node: local copies of model folders at URLs, and work that a node does once."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ BACK_OFF_SECONDS = (1.0, 4.0, 16.0)
 
 
 def local_folder(model: str, *, weights: bool = True) -> str:
-    """A model as transformers loads it: a local folder or hub id as it is, a URL copied here once.
+    """A model as transformers loads it: a local folder or hub id unchanged, a URL's local copy.
 
-    What has been copied is copied again when it has changed at the URL.
+    A node copies a URL once, and again after the files at the URL change.
 
     Args:
         model: local folder, hub id, or fsspec URL of a model folder.
-        weights: whether the weights are wanted too, and not only configuration and tokenizer.
+        weights: copy the weights too, and not only configuration and tokenizer.
     """
     if "://" not in model:
         return model
     place = _node_path("models", f"{model} {'full' if weights else 'light'}")
-    # Many workers of a node ask at once; one copies and the others wait for it.
+    # Many workers of a node call this at once; one copies while the others wait.
     with FileLock(f"{place}.lock"):
         for seconds in BACK_OFF_SECONDS:
             try:
                 return _copy(model, place, weights)
             except storage.errors():
-                # A whole cluster that starts asks one store for the same files.
+                # A starting cluster overloads the store: all nodes read the same files at once.
                 time.sleep(seconds * (1 + random.random()))
         return _copy(model, place, weights)
 
 
 @contextmanager
 def first_alone(work: str) -> Iterator[None]:
-    """Let the first process of this node do `work` alone; when it is done, all others at once.
+    """Let the first process of this node do `work` alone, and all others together after it.
 
-    For caches that the first fills and the others read: eight engines that compile one model at a
-    time do it eight times over and write into each other's files.
+    The first process fills a cache that the others read. Without it, eight engines that compile one
+    model at the same time compile it eight times and write into each other's files.
     """
     mark = _node_path("done", work)
     with FileLock(f"{mark}.lock") as lock:
@@ -58,24 +58,25 @@ def first_alone(work: str) -> Iterator[None]:
 
 
 def _node_path(kind: str, name: str) -> str:
-    """A place for something on this node, the same for all of a user's processes."""
+    """A path on this node, the same for all of a user's processes."""
     folder = os.path.join(tempfile.gettempdir(), f"humpback-{os.getuid()}", kind)
     os.makedirs(folder, exist_ok=True)
     return os.path.join(folder, sha256(name.encode()).hexdigest()[:16])
 
 
 def _copy(model: str, place: str, weights: bool) -> str:
-    """The folder below `place` with what is at the URL now; older copies go."""
+    """The folder below `place` with the URL's present files; deletes older copies."""
     filesystem, path = storage.locate(model)
-    found = sorted(filesystem.ls(path, detail=True), key=lambda entry: entry["name"])
-    found = [entry for entry in found if entry["type"] == "file"]
-    # With sizes, and times or hashes of the contents: a run may have been made anew at its place.
-    folder = os.path.join(place, sha256(repr(found).encode()).hexdigest()[:16])
+    entries = sorted(filesystem.ls(path, detail=True), key=lambda entry: entry["name"])
+    files = [entry for entry in entries if entry["type"] == "file"]
+    # The entries have sizes, and times or content hashes, so a new run at the same URL has another
+    # folder name.
+    folder = os.path.join(place, sha256(repr(files).encode()).hexdigest()[:16])
     if os.path.exists(folder):
         return folder
     shutil.rmtree(place, ignore_errors=True)
     os.makedirs(partial := f"{folder}.partial")
-    for name in (entry["name"] for entry in found):
+    for name in (entry["name"] for entry in files):
         if weights or not name.endswith(".safetensors"):
             filesystem.get_file(name, os.path.join(partial, os.path.basename(name)))
     os.rename(partial, folder)

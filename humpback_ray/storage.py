@@ -1,8 +1,9 @@
-"""Files of a run on a local path or any fsspec URL (s3://, gs://, memory://, ...).
+"""Files on a local path or any fsspec URL (s3://, gs://, memory://, ...).
 
-How stores are spoken to is set here for every process that imports this, and everything of ours
-goes through fsspec, also where a library has a client of its own. What a user has set (fsspec's
-files and FSSPEC_ variables, AWS_ENDPOINT_URL, AWS_RETRY_MODE, AWS_MAX_ATTEMPTS) goes before it.
+Importing this module sets fsspec's defaults for object stores. The user's own configuration takes
+precedence: fsspec's files and FSSPEC_ variables, AWS_ENDPOINT_URL, AWS_RETRY_MODE and
+AWS_MAX_ATTEMPTS. The package reads and writes through fsspec alone, even where a library brings
+another client, so one configuration covers everything.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from fsspec.implementations.local import LocalFileSystem
 from humpback_ray.errors import UserError
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
-# About half a minute of waiting, longer each time, before a request that is refused with 503 or
-# cut off is given up. By default it is five tries within about three seconds
+# A request that the store refuses with 503 or cuts off is retried for about half a minute, with
+# growing pauses. The client's default is five attempts within about three seconds
 # (https://docs.aws.amazon.com/boto3/latest/guide/retries.html).
 S3_RETRIES = {"mode": "standard", "max_attempts": 8}
 
-PROBE_BYTES = 1 << 18  # an empty file may be written to a full disk too
+PROBE_BYTES = 1 << 18  # not 0, because creating an empty file succeeds on a full disk
 
 
 def _set_defaults() -> None:
     for protocol in OBJECT_STORES:
-        # A kept listing does not show what other processes have written since.
+        # A cached listing would hide the files that other processes write later.
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
     if not os.environ.keys() & {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"}:
         config = fsspec.config.conf["s3"].setdefault("config_kwargs", {})
@@ -44,9 +45,9 @@ _set_defaults()
 
 
 def errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """What is raised when a store refuses, fails or does not answer, and `more`: for `except`."""
-    # Those of client libraries that are no OSError; only a loaded library can have raised one.
-    beside = (
+    """Exceptions of a store that refuses, fails or does not answer, and `more`, for `except`."""
+    # Client libraries whose exceptions are no OSError; only a loaded library can have raised one.
+    client_errors = (
         ("botocore.exceptions", "BotoCoreError"),
         ("google.auth.exceptions", "GoogleAuthError"),
         ("azure.core.exceptions", "AzureError"),
@@ -54,15 +55,16 @@ def errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     return (
         *more,
         OSError,
-        *(getattr(sys.modules[m], name) for m, name in beside if m in sys.modules),
+        *(getattr(sys.modules[m], name) for m, name in client_errors if m in sys.modules),
     )
 
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn the failure of a store, while the block reads or writes below `url`, into a UserError.
+    """Turn a store's failure inside the block into a UserError about `url`.
 
-    For blocks that do nothing but that: any other OSError in them would look like the store's.
+    The block must do nothing but read and write there, because any other OSError inside it would
+    look like the store's.
     """
     try:
         yield
@@ -94,7 +96,7 @@ def is_url(location: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """A URL as it is; a local path made absolute, because Ray's workers run in other folders."""
+    """A URL unchanged; a local path made absolute, because Ray's workers run in other folders."""
     return url if is_url(url) else os.path.abspath(os.path.expanduser(url))
 
 
@@ -109,9 +111,10 @@ def name(url: str) -> str:
 
 
 def is_object_store(filesystem: Any) -> bool:
-    """Whether folders are but the beginnings of names, and a file is there only when whole."""
-    found = filesystem.protocol
-    return any(name in OBJECT_STORES for name in ([found] if isinstance(found, str) else found))
+    """True where folders are mere prefixes of names and a file appears only once it is whole."""
+    protocol = filesystem.protocol
+    protocols = [protocol] if isinstance(protocol, str) else protocol
+    return any(name in OBJECT_STORES for name in protocols)
 
 
 def arrow_filesystem(url: str) -> tuple[arrow_fs.FileSystem, str]:
@@ -123,13 +126,13 @@ def arrow_filesystem(url: str) -> tuple[arrow_fs.FileSystem, str]:
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder is there."""
+    """True if the file or folder exists."""
     filesystem, path = locate(url)
     return bool(filesystem.exists(path))
 
 
 def read_json(url: str) -> Any:
-    """The content of a JSON file; None when there is no such file."""
+    """The content of a JSON file; None if the file does not exist."""
     if not exists(url):
         return None
     with fsspec.open(url, "rt", encoding="utf-8") as file:
@@ -140,7 +143,8 @@ def size(url: str, what: str, key: str) -> int:
     """Size of a file in bytes.
 
     Raises:
-        UserError: there is no such file; `what` it should be and the setting `key` are named.
+        UserError: the file does not exist. The message says `what` it should be and names the
+            setting `key`.
     """
     try:
         filesystem, path = locate(url)
@@ -165,7 +169,7 @@ def read_text(url: str, what: str, key: str) -> str:
 
 
 def names(url: str) -> set[str]:
-    """Names of the files and folders in a folder; empty when there is no such folder."""
+    """Names of the files and folders in a folder; empty if the folder does not exist."""
     filesystem, path = locate(url)
     if not filesystem.exists(path):
         return set()
@@ -173,15 +177,15 @@ def names(url: str) -> set[str]:
 
 
 def write_bytes(url: str, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing, also where two write it at once."""
+    """Write a file atomically: a reader sees all of it or nothing, even with two writers."""
     filesystem, path = locate(url)
     if is_object_store(filesystem):
-        # An object is there when it is whole. To make a folder for it might make a bucket.
+        # An object appears only once it is whole. Making a folder for it might create a bucket.
         filesystem.pipe_file(path, content)
         return
     parent, _, name = path.rpartition("/")
     filesystem.makedirs(parent, exist_ok=True)
-    # The dot keeps it out of the rows of a folder, and no other writer has the same name.
+    # The dot hides the file from readers of the folder; the random part keeps writers apart.
     partial = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         with filesystem.open(partial, "wb") as file:
@@ -191,19 +195,19 @@ def write_bytes(url: str, content: bytes) -> None:
                 os.fsync(file.fileno())
         filesystem.mv(partial, path)
     except OSError:
-        # On a full disk the half of a file would keep the room that others need.
+        # On a full disk the partial file would keep space that other writers need.
         with suppress(OSError):
             filesystem.rm(partial)
         raise
 
 
 def write_text(url: str, text: str) -> None:
-    """Write a small file, whole or not at all."""
+    """Write a small text file atomically, as UTF-8."""
     write_bytes(url, text.encode("utf-8"))
 
 
 def append_text(url: str, text: str) -> None:
-    """Add to the end of a small file; where files cannot grow, it is written again as a whole."""
+    """Append to a small file; rewrites it where the store cannot append."""
     filesystem, path = locate(url)
     if isinstance(filesystem, LocalFileSystem):
         filesystem.makedirs(filesystem._parent(path), exist_ok=True)
@@ -215,19 +219,19 @@ def append_text(url: str, text: str) -> None:
 
 
 def write_json(url: str, content: Any) -> None:
-    """Write a JSON file, atomically, for people to read."""
+    """Write an indented JSON file atomically."""
     write_text(url, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def delete(url: str) -> None:
-    """Delete a file or folder with all that is in it; nothing happens when it is not there."""
+    """Delete a file, or a folder with its contents; does nothing if it does not exist."""
     filesystem, path = locate(url)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
 
 
 def move(url: str, target: str) -> None:
-    """Move a folder to a place below another parent, which is made where it is missing."""
+    """Move a folder to `target`; creates the parent of `target` if necessary."""
     filesystem, path = locate(url)
     _, new = locate(target)
     if not is_object_store(filesystem):
@@ -236,10 +240,10 @@ def move(url: str, target: str) -> None:
 
 
 def check_writable(url: str) -> None:
-    """Find out before any work, or after a failure, whether a folder can be written.
+    """Check by a small file that a folder can be written, before any work or after a failure.
 
     Raises:
-        UserError: it cannot, with the reason.
+        UserError: the write fails; the message has the reason.
     """
     probe = join(url, ".write-probe")
     try:

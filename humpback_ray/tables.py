@@ -1,7 +1,7 @@
-"""Row types as Arrow schemas as Parquet folders.
+"""Row types as Arrow schemas and Parquet folders.
 
-One schema for each row type, derived once from its annotations. Reading and writing both use it, so
-a batch of all nulls cannot change a column's type.
+Each row type has one schema, derived from its annotations. Reading and writing both use it, so a
+batch of nulls cannot change a column's type.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ARROW_TYPES: dict[Any, pa.DataType] = {
 
 @cache
 def arrow_schema(row_type: type) -> pa.Schema:
-    """The Arrow schema of a row type: `X | None` is a nullable column, an enum is a string."""
+    """The Arrow schema of a row type: `X | None` is a nullable column, an enum a string column."""
     hints = typing.get_type_hints(row_type)
     return pa.schema([_arrow_field(f.name, hints[f.name]) for f in dataclasses.fields(row_type)])
 
@@ -53,7 +53,7 @@ def _arrow_field(name: str, annotation: Any) -> pa.Field:
 
 
 def to_table(rows: Iterable[Any], row_type: type) -> pa.Table:
-    """Rows, or mappings with a row type's fields, as a table of that type's schema."""
+    """Rows, or mappings with a row type's fields, as a table with that type's schema."""
     schema = arrow_schema(row_type)
     records = [r if isinstance(r, Mapping) else as_dict(r) for r in rows]
     return pa.table({name: [r[name] for r in records] for name in schema.names}, schema=schema)
@@ -70,45 +70,46 @@ def write_rows(folder: str, rows: Iterable[Any], row_type: type, name: str = "pa
 
 
 def write_table(folder: str, table: pa.Table, name: str) -> None:
-    """Write one Parquet file of a folder, whole or not at all."""
-    # In memory first: a client that is interrupted in a file may close it, and so save half of it.
+    """Write one Parquet file into a folder, atomically."""
+    # In memory first, because a client that is interrupted while it writes may close the file and
+    # so save half of it.
     content = pa.BufferOutputStream()
     pq.write_table(table, content)
     storage.write_bytes(storage.join(folder, f"{name}.parquet"), content.getvalue().to_pybytes())
 
 
 def write_dataset(folder: str, dataset: Any) -> None:
-    """Write a Ray dataset as the Parquet files of a folder; no row, no folder."""
+    """Write a Ray dataset as the Parquet files of a folder; without rows it writes no folder."""
     filesystem, path = storage.arrow_filesystem(folder)
-    # Ray deletes a folder that it made for nothing, and stops where it then finds none.
+    # Ray deletes the folder again if no row comes, which fails on a store without folders.
     has_folders = not storage.is_object_store(storage.locate(folder)[0])
     dataset.write_parquet(path, filesystem=filesystem, try_create_dir=has_folders)
 
 
 def read_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a folder, or only some columns of them. No order is promised."""
+    """All rows of a folder, or some of their columns, in no particular order."""
     filesystem, path = storage.arrow_filesystem(folder)
     files = parquet_files(filesystem, path)
     return pads.dataset(files, filesystem=filesystem, format="parquet").to_table(columns=columns)
 
 
 def parquet_files(filesystem: arrow_fs.FileSystem, path: str) -> list[str]:
-    """The finished Parquet files of a folder, by name; none where there is no such folder."""
+    """The finished Parquet files of a folder, sorted; empty if the folder does not exist."""
     if isinstance(filesystem, arrow_fs.PyFileSystem):
-        # Not Arrow's way, fsspec's `find`, which takes a listing that failed for an empty folder.
+        # Arrow would call fsspec's `find`, which takes a failed listing for an empty folder.
         try:
-            found = filesystem.handler.fs.ls(path, detail=False)
+            files = filesystem.handler.fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
     else:
         selector = arrow_fs.FileSelector(path, allow_not_found=True)
-        found = [info.path for info in filesystem.get_file_info(selector)]
-    names = [file for file in found if file.endswith(".parquet")]
-    return sorted(file for file in names if not file.rpartition("/")[2].startswith("."))
+        files = [info.path for info in filesystem.get_file_info(selector)]
+    finished = [file for file in files if file.endswith(".parquet")]
+    return sorted(file for file in finished if not file.rpartition("/")[2].startswith("."))
 
 
 def read_rows(folder: str, row_type: type[Row]) -> list[Row]:
-    """All rows of a small folder as objects, in the order of their first column."""
+    """All rows of a small folder as objects, sorted by their first column."""
     hints = typing.get_type_hints(row_type)
     table = read_table(folder).select(list(hints))
     enums = {
@@ -131,16 +132,16 @@ def read_column(filesystem: arrow_fs.FileSystem, file: str, column: str) -> pa.A
 
 
 def scan(folder: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a folder in pieces, so that no more than a few of them are in memory."""
+    """The rows of a folder in record batches, so that memory holds only a few rows at a time."""
     filesystem, path = storage.arrow_filesystem(folder)
-    # File by file: a data set keeps the footer of each of its files, 120 MiB of two thousand.
+    # File by file, because a dataset keeps every file's footer: 120 MiB for 2,000 files.
     for file in parquet_files(filesystem, path):
         with filesystem.open_input_file(file) as source:
             yield from pq.ParquetFile(source).iter_batches(columns=columns)
 
 
 def num_rows(folder: str) -> int:
-    """How many rows the files of a folder hold, read from their footers."""
+    """Number of rows in a folder, read from its files' footers."""
     filesystem, path = storage.arrow_filesystem(folder)
     return sum(
         pq.read_metadata(file, filesystem=filesystem).num_rows
@@ -149,13 +150,13 @@ def num_rows(folder: str) -> int:
 
 
 def id_column(folder: str, column: str) -> pa.Array:
-    """One column of strings of all rows, as often as they stand there."""
+    """One string column of all rows, repetitions included."""
     batches = [batch[column] for batch in scan(folder, [column])]
     return pa.concat_arrays(batches) if batches else pa.array([], pa.string())
 
 
 def assert_unique(folder: str, column: str) -> int:
-    """That no id of a folder's rows comes twice; returns how many there are."""
+    """Assert that no value of an id column repeats; returns the number of rows."""
     ids = id_column(folder, column)
     assert pc.count_distinct(ids).as_py() == len(ids), f"{column} is not unique in {folder}"
     return len(ids)
@@ -165,25 +166,25 @@ TOKEN_COLUMNS = ["num_prompt_tokens", "num_cached_tokens", "num_generated_tokens
 
 
 def token_figures(folder: str) -> dict[str, float]:
-    """Totals of the token columns of generated rows, and the share that the prefix cache served."""
-    found: dict[str, float] = dict.fromkeys(TOKEN_COLUMNS, 0)
+    """Totals of the token columns of generated rows, and the share from the prefix cache."""
+    totals: dict[str, float] = dict.fromkeys(TOKEN_COLUMNS, 0)
     for batch in scan(folder, TOKEN_COLUMNS):
         for name in TOKEN_COLUMNS:
-            found[name] += pc.sum(batch[name]).as_py() or 0
-    num_prompt = found["num_prompt_tokens"]
-    share = found.pop("num_cached_tokens") / num_prompt if num_prompt else 0.0
-    return found | {"prefix_cache_share": round(share, 4)}
+            totals[name] += pc.sum(batch[name]).as_py() or 0
+    num_prompt = totals["num_prompt_tokens"]
+    share = totals.pop("num_cached_tokens") / num_prompt if num_prompt else 0.0
+    return totals | {"prefix_cache_share": round(share, 4)}
 
 
 def count_values(folder: str, column: str) -> Counter[str]:
-    """How often each value of a column occurs, from the rows on disk."""
-    found: Counter[str] = Counter()
+    """The number of rows with each value of a column, counted on disk."""
+    counts: Counter[str] = Counter()
     for batch in scan(folder, [column]):
         entries = batch[column].value_counts().to_pylist()
-        found.update({entry["values"]: entry["counts"] for entry in entries})
-    return found
+        counts.update({entry["values"]: entry["counts"] for entry in entries})
+    return counts
 
 
 def conform(table: pa.Table, row_type: type) -> pa.Table:
-    """A table with exactly a row type's columns and types: what Ray Data writes goes through it."""
+    """A table with exactly a row type's columns and types, as Ray Data must write it."""
     return table.select(arrow_schema(row_type).names).cast(arrow_schema(row_type))
