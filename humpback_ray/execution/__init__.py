@@ -1,1 +1,1 @@
-"""What makes any stage resumable and visible: records, leases, progress, logs, metrics."""
+"""Makes any stage resumable and visible: records, leases, progress, logs, metrics."""

@@ -1,4 +1,4 @@
-"""Times as records and people have them."""
+"""Times for records and for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a stage for Ray's Prometheus endpoint, beside those that its engines export."""
+"""Gauges of a stage for Ray's Prometheus endpoint, beside the counters of its engines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ray.util import metrics
 
 TAGS = ("run", "stage")
 OF_GENERATION = {
-    "rows_saved": "Rows that are on disk",
-    "rows_wanted": "Rows that the stage is to make",
+    "rows_saved": "Rows on disk",
+    "rows_wanted": "Rows of the finished stage",
     "engines_running": "Engines that have started",
-    "engines_wanted": "Engines that are asked for",
+    "engines_wanted": "Engines that the pool requests",
 }
 OF_TRAINING = {
     "step": "Optimizer steps done",
@@ -28,7 +28,7 @@ class Gauges:
     """Gauges `ray_humpback_NAME` of one stage of one run.
 
     Args:
-        figures: name of each, and what it is.
+        figures: descriptions by name.
         run: name of the run.
         stage: path of the stage.
     """
@@ -42,6 +42,6 @@ class Gauges:
             gauge.set_default_tags({"run": run, "stage": stage})
 
     def set(self, values: Mapping[str, float]) -> None:
-        """Show those of the values that have a gauge."""
+        """Export the values that have a gauge."""
         for name in self._gauges.keys() & values.keys():
             self._gauges[name].set(values[name])

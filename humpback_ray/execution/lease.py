@@ -1,4 +1,4 @@
-"""One driver for each stage: a driver shows that it lives, another one looks before it begins."""
+"""One driver for each stage: a driver writes heartbeats, and another looks before it begins."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rich.console import Console
 from humpback_ray import storage
 from humpback_ray.execution.clock import duration
 
-STATE_SECONDS = 10.0  # how often it is written for those who look from elsewhere
-PATIENCE_SECONDS = 3 * STATE_SECONDS  # without another sign of life, until a driver counts as gone
+STATE_SECONDS = 10.0  # interval at which a driver writes its stage's state
+PATIENCE_SECONDS = 3 * STATE_SECONDS  # a driver that writes no state for this long counts as dead
 
 
 def this_driver() -> dict[str, Any]:
-    """This process, by what tells it from all others: process numbers come again."""
+    """The identity of this process; its start time is part of it, because process ids repeat."""
     started = psutil.Process().create_time()
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
 
 
 def other_driver(url: str, console: Console) -> dict[str, Any] | None:
-    """Another process that lives and keeps a stage's state in this file, as `this_driver` has it.
+    """The identity of another live process that writes a stage's state to this file, or None.
 
-    One of this machine is looked up. Of any other machine the file is watched, whether it changes:
-    so no two clocks are compared.
+    A process of this machine is looked up by its id. For a process of another machine this waits
+    for the file to change, because the clocks of two machines cannot be compared.
     """
     state = storage.read_json(url)
     driver = (state or {}).get("driver")
@@ -40,8 +40,8 @@ def other_driver(url: str, console: Console) -> dict[str, Any] | None:
             return None
         return driver if abs(started - driver["started"]) < 1 else None
     console.print(
-        f"  a driver on {driver['host']} was at work here: waiting "
-        f"{duration(PATIENCE_SECONDS)} for a sign of life",
+        f"  a driver on {driver['host']} has worked on this stage: waiting "
+        f"{duration(PATIENCE_SECONDS)} for its heartbeat",
         highlight=False,
         soft_wrap=True,
     )

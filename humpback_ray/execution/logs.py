@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from humpback_ray import storage
 
 logger = logging.getLogger("humpback_ray")
-# Before a run has a log file, nothing is logged: the terminal is for what a person must know.
+# Without a run's log file, log lines go nowhere: the terminal shows only what a person must know.
 logger.addHandler(logging.NullHandler())
 logger.propagate = False
 RETRY_SECONDS = 120.0  # between two attempts to write to a store that fails
 
 
 class BufferedLines:
-    """Lines for the end of a file, local or at a URL, written at most every `seconds`."""
+    """Lines to append to a file, local or at a URL, written at most every `seconds`."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url, self._seconds = url, seconds
@@ -82,7 +82,7 @@ class JsonLines(logging.Formatter):
 
 
 class _RunLog(logging.Handler):
-    """The log file of a run, on any path or URL. Lines are few, so each is written at once."""
+    """The log file of a run, on any path or URL. Lines are few, so it writes each at once."""
 
     def __init__(self, url: str, run: str, attempt: int) -> None:
         super().__init__()
@@ -107,14 +107,14 @@ def _run_logs() -> list[_RunLog]:
 
 
 def log_to(url: str, run: str, attempt: int) -> None:
-    """Send the project's log to this file, and no longer to that of an earlier run."""
+    """Send the project's log to this file alone."""
     close_run_log()
     logger.addHandler(_RunLog(url, run, attempt))
     logger.setLevel(logging.INFO)
 
 
 def close_run_log() -> None:
-    """Send the project's log to no file any more."""
+    """Stop sending the project's log to a file."""
     for log in _run_logs():
         logger.removeHandler(log)
         log.close()
@@ -128,7 +128,7 @@ def log_stage(path: str) -> None:
 
 @contextmanager
 def end_logged() -> Iterator[None]:
-    """Log the exception that ends the block, for those who look from elsewhere."""
+    """Log the exception that ends the block, so that `humpback status` can show it."""
     try:
         yield
     except BaseException:
@@ -156,7 +156,7 @@ def keep_traceback(error: BaseException) -> str:
 
 
 def last_error(log: str) -> str | None:
-    """The last error in the lines of a run's log, with its time; None if there is none."""
+    """The last error in the lines of a run's log, with its time; None without an error."""
     for line in reversed(log.splitlines()):
         record = json.loads(line)
         if record["level"] in ("ERROR", "CRITICAL"):

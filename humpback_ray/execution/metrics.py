@@ -14,7 +14,7 @@ from humpback_ray import storage
 from humpback_ray.execution.clock import utc_now
 from humpback_ray.execution.logs import BufferedLines
 
-URL_SECONDS = 30.0  # how often files that grow are written again where they cannot grow
+URL_SECONDS = 30.0  # interval of rewriting a growing file on a store that cannot append
 
 
 class Metrics:
@@ -28,7 +28,7 @@ class Metrics:
         self._lines.add(json.dumps({"time": utc_now(), **values}))
 
     def flush(self) -> None:
-        """Append what has come since the last time."""
+        """Append the lines that the file does not have yet."""
         self._lines.flush()
 
 
@@ -45,7 +45,7 @@ class TensorBoard:
         self._uploaded = time.monotonic()
 
     def add(self, values: dict[str, Any]) -> None:
-        """One point of each value, at `values["step"]`."""
+        """Add one point of each value, at `values["step"]`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, values["step"])
         if self._url and time.monotonic() - self._uploaded > URL_SECONDS:
@@ -54,7 +54,7 @@ class TensorBoard:
                 self._upload()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining points."""
         self._writer.close()
         if self._url:
             try:

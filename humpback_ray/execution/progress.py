@@ -1,4 +1,4 @@
-"""Progress of a stage, for the terminal and for those who look from elsewhere."""
+"""Progress of a stage, on the terminal and in a file that `humpback status` reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from humpback_ray.execution.clock import duration, utc_now
 from humpback_ray.execution.lease import STATE_SECONDS, this_driver
 from humpback_ray.execution.logs import logger
 
-PLAIN_LINE_SECONDS = 10.0  # how often progress is printed where there is no terminal
+PLAIN_LINE_SECONDS = 10.0  # interval of progress lines without a terminal
 
 
 class StageProgress:
@@ -49,7 +49,7 @@ class StageProgress:
 
     @contextmanager
     def shown(self) -> Iterator[StageProgress]:
-        """Show what `say` and `update` were last told, again and again, until the block ends."""
+        """Show the latest state from `say` and `update` repeatedly until the block ends."""
         if self._console.is_terminal:
             with self._bar, polling(self._refresh, 0.5):
                 yield self
@@ -58,13 +58,13 @@ class StageProgress:
                 yield self
 
     def say(self, detail: str, expected_seconds: float | None = None) -> None:
-        """What goes on where there are no units to count, and how long that usually takes."""
+        """Set a phase without units to count, and its usual duration."""
         if detail != self._detail:
             self._phase_started = time.monotonic()
         self._detail, self._expected_seconds, self._total = detail, expected_seconds, 0
 
     def update(self, done: int, total: int, detail: str = "") -> None:
-        """That `done` of `total` units are finished."""
+        """Set the number of finished units."""
         if self._first is None and done:
             # Time to the first unit is start-up and would spoil the estimate.
             self._first = (time.monotonic(), done)
@@ -75,7 +75,7 @@ class StageProgress:
         self._console.print(f"  {self._name}: {text}", highlight=False, soft_wrap=True)
 
     def state(self) -> dict[str, Any]:
-        """What is shown now, for those who look from elsewhere; no total where nothing counts."""
+        """The state to write for other processes; `total` is None in a phase without units."""
         return {
             "time": utc_now(),
             "done": self._done if self._total else None,
@@ -86,7 +86,7 @@ class StageProgress:
         }
 
     def _seconds_left(self) -> float | None:
-        """None while nobody can tell."""
+        """Estimated seconds to the end of the stage or phase; None while unknown."""
         now = time.monotonic()
         if not self._total:
             if self._expected_seconds is None:
@@ -125,12 +125,12 @@ class StageProgress:
 
 @contextmanager
 def polling(poll: Callable[[], None], seconds: float = 1.0, *, last: bool = True) -> Iterator[None]:
-    """Call `poll` again and again in a thread while a blocking call runs, and once after it."""
+    """Call `poll` repeatedly in a thread while the block runs, and once after it if `last`."""
     done = threading.Event()
 
     def loop() -> None:
         while not done.wait(seconds):
-            # A store that fails for a moment must not end this; work that needs it fails itself.
+            # A brief failure of a store must not end the polling.
             with suppress(*storage.errors()):
                 poll()
 
@@ -147,12 +147,12 @@ def polling(poll: Callable[[], None], seconds: float = 1.0, *, last: bool = True
 
 @contextmanager
 def state_written(progress: StageProgress, url: str) -> Iterator[None]:
-    """Keep a file with the stage's state while the block runs: also the sign that it is alive."""
+    """Write the stage's state to a file while the block runs, as its driver's heartbeat."""
 
     def write() -> None:
         try:
             storage.write_json(url, progress.state())
-        except storage.errors() as error:  # failing for a while must not end the sign of life
+        except storage.errors() as error:  # a failing store must not end the heartbeat
             logger.warning("the stage's state is not written: %s", error)
 
     write()

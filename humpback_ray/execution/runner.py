@@ -1,4 +1,4 @@
-"""A run: its stages one after the other, each skipped, refused, resumed or run."""
+"""Runs stages one after the other: skips, refuses, resumes or runs each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from humpback_ray.execution.stage import (
     read_record,
 )
 
-SET_ASIDE = "superseded"  # folder of results that were made again under other settings
+SET_ASIDE = "superseded"  # folder for results that newer settings have replaced
 
 
 def run(
@@ -43,18 +43,18 @@ def run(
     only: Collection[str] | None = None,
     make_engine: Callable[..., Any] | None = None,
 ) -> dict[str, StageRecord]:
-    """Run the stages of a run in order; this function alone decides what becomes of each.
+    """Run the stages of a run in order. Only this function decides what happens to a stage.
 
     | found in the stage's folder | what happens |
     |---|---|
     | a record, same fingerprint | skipped |
     | begun, not finished, same fingerprint | resumed |
     | another fingerprint, and other stages read the result | refused, before anything is written |
-    | another fingerprint, and nobody reads the result | set aside and run |
+    | another fingerprint, and no stage reads the result | set aside and run |
 
     Args:
         stages: all of the run.
-        recipe: where they come from; its placement says where they run.
+        recipe: declares the stages; its placement says where they run.
         run_folder: absolute path or URL.
         console: for progress.
         until: path of the last stage to run.
@@ -65,20 +65,20 @@ def run(
         The records of the chosen stages by path.
 
     Raises:
-        UserError: a source is missing, a stage was made under other settings, another driver is at
-            work on one, or what a stage or the cluster's checks raise.
+        UserError: a source is missing, a stage has other settings in the folder, another driver
+            works on a stage, or a stage or a check of the cluster raises one.
     """
     chosen = _chosen(stages, until, only)
     if problems := [line for stage in stages for line in stage.problems]:
         raise UserError(problems[0])
     with storage.explained(run_folder):
-        found = {stage.path: stage.find(run_folder) for stage in chosen}
+        states = {stage.path: stage.find(run_folder) for stage in chosen}
     for stage in chosen:
-        state, begun = found[stage.path]
+        state, begun = states[stage.path]
         if state is State.CHANGED and not stage.is_replaceable:
             assert begun is not None
             raise UserError(_refusal(stage, begun, run_folder))
-    to_do = [stage for stage in chosen if found[stage.path][0] is not State.DONE]
+    to_do = [stage for stage in chosen if states[stage.path][0] is not State.DONE]
     if to_do:
         storage.check_writable(run_folder)
         with storage.explained(run_folder):
@@ -94,7 +94,7 @@ def run(
             )
         for number, stage in enumerate(chosen, start=1):
             heading = f"[{number:>2}/{len(chosen)}] {stage.path}"
-            state, record = found[stage.path]
+            state, record = states[stage.path]
             if state is State.DONE:
                 assert isinstance(record, StageRecord)
                 _say(console, f"{heading}: done before, {record.counts}")
@@ -130,9 +130,9 @@ def _at_work(
     console: Console,
     make_engine: Callable[..., Any] | None,
 ) -> Iterator[Context]:
-    """Hold the stage's folder as its one driver, and show and write what goes on there."""
+    """Hold the stage's folder as its only driver, and show and write the stage's progress."""
     folder = storage.join(run_folder, stage.path)
-    # After an error the stage's name stays: what is logged last is about the stage that failed.
+    # After an error the stage's name stays, because the last log line is about the failed stage.
     logs.log_stage(stage.path)
     logger.info("%s %s, fingerprint %s", verb, stage.path, stage.fingerprint[:12])
     stage.begin(run_folder)
@@ -147,13 +147,12 @@ def _at_work(
                     run_folder, stage.path, recipe.placement, progress, metrics, make_engine
                 )
         except UserError:
-            # A mistake that left nothing behind must not stand in the way of the next attempt under
-            # other settings.
+            # A stage without a result must not keep the next attempt from other settings.
             if storage.names(folder) <= {STARTED, METRICS, PROGRESS}:
                 storage.delete(folder)
             raise
         except BaseException:
-            # Steps that a stopped training has reported; a store that is gone must not hide why.
+            # Keep the steps of a stopped training; a store that is gone must not hide the cause.
             with suppress(*storage.errors()):
                 metrics.flush()
             raise
@@ -164,16 +163,17 @@ def _refuse_second_driver(stage: Stage, run_folder: str, console: Console) -> No
     folder = storage.join(run_folder, stage.path)
     if other := lease.other_driver(storage.join(folder, PROGRESS), console):
         raise UserError(
-            f"{folder} is being written by another driver, process {other['pid']} on "
-            f"{other['host']}: wait for its end, or stop it, and give the same command again"
+            f"another driver writes to {folder}, process {other['pid']} on {other['host']}: wait "
+            "for its end, or stop it, and give the same command again"
         )
 
 
 @contextmanager
 def _store_errors_explained(run_folder: str) -> Iterator[None]:
-    """Raise one line where a stage fails because the run folder cannot be written any more.
+    """Raise a UserError if a stage fails because the run folder can no longer be written.
 
-    By then each library has wrapped the store's error in errors of its own.
+    Each library wraps the store's error in another exception, so this tries a write instead of
+    inspecting the exception.
     """
     from ray.exceptions import RayError
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -218,7 +218,7 @@ def _refusal(stage: Stage, begun: Any, run_folder: str) -> str:
 
 
 def _set_aside(stage: Stage, old_fingerprint: str, run_folder: str) -> str:
-    """Move a stage's folder out of the way; returns where it is now."""
+    """Move a stage's folder out of the way; returns its new place."""
     kept = storage.join(run_folder, SET_ASIDE, old_fingerprint[:12], stage.path)
     storage.move(storage.join(run_folder, stage.path), kept)
     return kept

@@ -1,4 +1,4 @@
-"""Inputs from outside of a run, identified by their content."""
+"""A run's inputs from outside, identified by their content."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 
 
 def file_source(path: str, what: str, key: str) -> Source:
-    """A single file by its content: its name and place do not matter.
+    """A single file by its content; its name and location do not matter.
 
     Args:
         path: local path or URL.
-        what: what the file should be, for people.
+        what: description of the file, for people.
         key: the setting that names it.
     """
 

@@ -1,13 +1,13 @@
-"""A stage: its fields decide its result, its fingerprint hashes them, a record ends it.
+"""A stage: its fields decide its result, its fingerprint hashes them, its record marks it done.
 
 A subclass declares one kind of stage once. Its fields are the identity: settings as values, other
-stages and sources as inputs. Fields marked with `NOT_HASHED` change where or how it runs, or files
-that `refresh` rewrites. `run` reads fields and placement only, so it cannot depend on anything that
-the fingerprint misses.
+stages and sources as inputs. Fields marked with `NOT_HASHED` change only the place or the way it
+runs, or files that `refresh` rewrites. `run` reads fields and placement only, so its result cannot
+depend on anything that the fingerprint misses.
 
-No path, host, time or library version enters a fingerprint, so a run may be moved, resumed
-elsewhere and placed differently. `record.json` is written last and atomically: a stage that has one
-is done.
+No path, host, time or library version enters a fingerprint, so a user may move a run, resume it
+elsewhere, and change its placement. `finish` writes `record.json` last and atomically, so a stage
+with a record is done.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ PROGRESS = "progress.json"  # while the stage runs
 
 NOT_HASHED = {"hashed": False}  # metadata of a field that is not part of the identity
 
-# Parts of a run that a job of its own can do.
+# Parts of a run that a separate job can run.
 Part = Literal["prepare", "finetune", "augment", "rate", "evaluate"]
 
 
 class State(StrEnum):
-    """What a stage's folder holds."""
+    """The state of a stage's folder."""
 
     DONE = "done"  # a record with the same fingerprint
-    STARTED = "started"  # begun under the same fingerprint and not finished: will be resumed
+    STARTED = "started"  # begun under the same fingerprint and not finished, so resumable
     TO_DO = "to do"
     CHANGED = "changed"  # begun or finished under other settings or inputs
 
@@ -50,8 +50,8 @@ class State(StrEnum):
 class Source:
     """An input from outside of the run: a corpus, a seed file, a base model.
 
-    `identity` hashes the content, so the same data at another place is the same source. It is None
-    where the location holds nothing that can be used; `problem` then says so in one line.
+    `identity` hashes the content, so the same data at another location is the same source. It is
+    None if the location has nothing usable; `problem` then gives the reason in one line.
     """
 
     location: str
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Context:
-    """What a running stage gets: its folder, the placement, and ways to report."""
+    """The surroundings of a running stage: its folder, its placement, and its reports."""
 
     run_folder: str
     stage: str  # path of the stage below the run's folder: its name in logs, metrics, dashboards
@@ -90,7 +90,7 @@ class Context:
         return storage.join(self.folder, *parts)
 
     def of(self, made: Stage | Source, *parts: str) -> str:
-        """A path in another stage's folder; a source's location as it is."""
+        """A path in another stage's folder, or a source's location."""
         if isinstance(made, Source):
             return made.location
         return storage.join(self.run_folder, made.path, *parts)
@@ -98,7 +98,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage made, for its record and for people. Outcomes add up to `num_rows`."""
+    """The counts and figures of a stage's result. Outcomes add up to `num_rows`."""
 
     num_rows: int
     outcomes: Mapping[str, int]
@@ -110,7 +110,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Begun:
-    """The mark of a begun stage: the identity under which it was begun."""
+    """The mark of a begun stage: its identity at the time it began."""
 
     fingerprint: str
     identity: dict[str, Any]
@@ -118,7 +118,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class StageRecord(Begun):
-    """What `record.json` says of a finished stage."""
+    """The content of a finished stage's `record.json`."""
 
     num_rows: int
     outcomes: dict[str, int]
@@ -138,32 +138,32 @@ class Stage:
     """One step of the method. A subclass adds its fields, class variables and `run`."""
 
     kind: ClassVar[str]
-    version: ClassVar[int]  # raised by hand when the meaning of the code changes
+    version: ClassVar[int]  # raise it by hand when the meaning of the code changes
     part: ClassVar[Part]
-    # A result that no other stage reads: under other settings it is set aside and made again.
+    # True if no other stage reads the result; under other settings the runner sets it aside.
     is_replaceable: ClassVar[bool] = False
 
     path: str = field(metadata=NOT_HASHED)  # below the run's folder; slashes nest
 
     @property
     def uses_engines(self) -> bool:
-        """The stage generates on engines."""
+        """True if the stage generates on engines."""
         return False
 
     @property
     def uses_workers(self) -> bool:
-        """The stage trains on training workers."""
+        """True if the stage trains on training workers."""
         return False
 
     def run(self, context: Context) -> Result:
-        """Make the result, or the rest of it, in the stage's folder."""
+        """Write the result, or the missing rest of it, into the stage's folder."""
         raise NotImplementedError
 
     def refresh(self, context: Context) -> None:
-        """Rewrite cheap files beside the result that no fingerprint covers, where they differ."""
+        """Rewrite cheap files that no fingerprint covers, if their content differs."""
 
     def wording(self) -> dict[str, str]:
-        """Texts out of the code on which the result depends: a change of wording is a change."""
+        """Texts in the code on which the result depends, by name, for the fingerprint."""
         return {}
 
     @cached_property
@@ -197,15 +197,15 @@ class Stage:
 
     @cached_property
     def problems(self) -> tuple[str, ...]:
-        """A line for each source behind this stage that cannot be used; empty when it is known."""
-        found: dict[str, None] = {}
+        """A line for each unusable source behind this stage; empty if the identity is known."""
+        problems: dict[str, None] = {}
         for source in self.inputs.values():
             lines = source.problems if isinstance(source, Stage) else (source.problem,)
-            found |= dict.fromkeys(line for line in lines if line)
-        return tuple(found)
+            problems |= dict.fromkeys(line for line in lines if line)
+        return tuple(problems)
 
     def find(self, run_folder: str) -> tuple[State, StageRecord | Begun | None]:
-        """The state of this stage in a run; its record if it is done, its mark if it changed."""
+        """The state of this stage in a run; with its record if done, with its mark if changed."""
         folder = storage.join(run_folder, self.path)
         record = read_record(folder)
         begun: Begun | None = record
@@ -233,7 +233,7 @@ class Stage:
             storage.write_json(mark, {"fingerprint": self.fingerprint, "identity": self.identity})
 
     def finish(self, run_folder: str, result: Result, seconds: float, ran: dict[str, Any]) -> None:
-        """Write the record and remove what only an unfinished stage has."""
+        """Write the record and remove the files of an unfinished stage."""
         record = StageRecord(
             self.fingerprint,
             self.identity,
@@ -266,7 +266,7 @@ def fingerprint(content: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A field's value as JSON; settings say themselves what their result depends on."""
+    """A field's value as JSON; a settings object decides which of its fields to include."""
     return value.identity() if isinstance(value, Frozen) else value
 
 

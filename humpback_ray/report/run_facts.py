@@ -178,7 +178,7 @@ def describe_unfinished(stage: StageFacts) -> str:
     if "rows_per_second" in metrics:
         parts.append(f"{metrics['rows_per_second']:,.1f} rows/s")
     if stage.state is not StageState.RUNNING:
-        parts.append(f"no sign of life for {clock.duration(_age(progress['time']))}")
+        parts.append(f"no heartbeat for {clock.duration(_age(progress['time']))}")
     elif progress["seconds_left"] is not None:
         parts.append(f"{clock.duration(progress['seconds_left'])} left")
     return ", ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""A talk with a model folder, through transformers and the model's own chat template."""
+"""A talk with a model through transformers and the model's chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from humpback_ray.model_folders import local_folder
 
 
 class Chat:
-    """Keeps the turns of one talk. Sampling follows the model's generation_config.json."""
+    """One talk with a model. Sampling follows the model's generation_config.json."""
 
     def __init__(self, model: str, max_tokens: int) -> None:
         folder = local_folder(model)
@@ -25,7 +25,7 @@ class Chat:
         self._turns: list[dict[str, str]] = []
 
     def answer(self, text: str) -> Iterator[str]:
-        """The model's answer to the next turn, piece by piece as it is generated."""
+        """The model's answer to the next turn, piece by piece as the model generates it."""
         # As in training: a person who quotes `</s>` ends no turn.
         text = plain_text(self._tokenizer, text)
         self._turns.append({"role": "user", "content": text})

@@ -3,8 +3,8 @@
     blocks of rows ──► one actor: rows to requests ─► all rows of all blocks at once, under one
                        (several blocks at once)       pace ─► answers to rows ─► saved
 
-Not the HTTP stage of `ray.data.llm` (2.60): it spaces out neither batches nor retries, waits by its
-own clock whatever Retry-After says, and ends the dataset at the first request that fails for good.
+`ray.data.llm` (2.60) has an HTTP stage, but it spaces out neither batches nor retries, ignores
+Retry-After, and ends the dataset at the first request that fails for good.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from humpback_ray.rows import Finish
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest, EndpointClient, NoAnswer
 from humpback_ray.serving.engine_registry import Engine
 
-# Blocks of placement.engine.rows_per_batch rows that are in the actor at a time, so that the last
-# rows of one do not leave it idle.
+# Blocks of placement.engine.rows_per_batch rows in the actor at a time, so that it is not idle
+# while one block waits for its last rows.
 NUM_CONCURRENT_BLOCKS = 4
 
 
 @dataclass(frozen=True)
 class EndpointTask:
-    """The way from a table's rows to requests and from replies to another table's rows."""
+    """Functions from a table's rows to requests, and from replies to another table's rows."""
 
-    # None: the row has nothing to ask and finishes as EMPTY_PROMPT.
+    # None if the row has nothing to ask; it then finishes as EMPTY_PROMPT.
     to_request: Callable[[dict[str, Any]], ChatRequest | None]
     to_row: Callable[[dict[str, Any], ChatReply], dict[str, Any]]
-    row_type: type  # of the rows that come out
+    row_type: type  # of `to_row`'s rows
 
 
 class EndpointPool:
-    """An endpoint in the place of a `pool.EnginePool`. A context manager.
+    """An endpoint in place of a `pool.EnginePool`. A context manager.
 
     Raises:
-        UserError: on entry, the variable that should hold the key is not set or holds no key.
+        UserError: on entry, the key's environment variable is not set or holds no key.
     """
 
     num_wanted = 0  # engines
@@ -67,12 +67,12 @@ class EndpointPool:
     def through(
         self, rows: ray.data.Dataset, save: Callable[[pa.Table, pa.Table], pa.Table]
     ) -> ray.data.Dataset:
-        """Ask about rows, lazily; each block of rows is one batch.
+        """The saved answers of rows, computed lazily; each block of rows is one batch.
 
         Args:
-            rows: what to ask about.
-            save: called in the actor with each batch and its answers, columns of the row type; the
-                dataset holds what it returns.
+            rows: source rows.
+            save: called in the actor with each batch and its answers (columns of the row type);
+                the dataset holds its results.
         """
         return rows.map_batches(
             EndpointActor,
@@ -95,15 +95,15 @@ class EndpointPool:
         )
 
     def engines(self) -> list[Engine]:
-        """None: the server's engines are its own affair."""
+        """Always empty: the server alone knows its engines."""
         return []
 
     def num_restarts(self) -> int:
-        """None, as there are no engines."""
+        """Always 0, because the pool has no engines."""
         return 0
 
     def give_up_stranded(self) -> None:
-        """Nothing: no engine can lose its node."""
+        """Do nothing, because no engine can lose its node."""
 
 
 class EndpointActor:
@@ -121,13 +121,13 @@ class EndpointActor:
         self._client = EndpointClient(settings, limits, key)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        asked = [asyncio.create_task(self._answer(row)) for row in batch.to_pylist()]
+        requests = [asyncio.create_task(self._answer(row)) for row in batch.to_pylist()]
         try:
-            answers = tables.to_table(await asyncio.gather(*asked), self._task.row_type)
+            answers = tables.to_table(await asyncio.gather(*requests), self._task.row_type)
         finally:
-            for each in asked:  # those that one failure has left behind
-                each.cancel()
-        # In a thread: the other blocks' requests do not wait for a file.
+            for request in requests:  # one failure leaves the others running
+                request.cancel()
+        # In a thread, so that the other blocks' requests do not wait for the file.
         return await asyncio.to_thread(self._save, batch, answers)
 
     async def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -140,10 +140,10 @@ class EndpointActor:
 def try_endpoint(
     settings: EndpointSettings, limits: EndpointPlacement, request: ChatRequest
 ) -> ChatReply:
-    """Ask once before all rows: a wrong url, key or model is one line then, and not one a row.
+    """Send one request before the rows, so that a wrong url, key or model fails once, not per row.
 
     Raises:
-        UserError: the variable that should hold the key does not hold one.
+        UserError: the key's environment variable is not set or holds no key.
     """
 
     async def ask() -> ChatReply:
@@ -169,7 +169,7 @@ def _read_key(limits: EndpointPlacement) -> SecretStr | None:
             f"{variable} is not set: export the endpoint's key under that name where the run is "
             "started"
         )
-    # The error of a client that cannot send the key would show it.
+    # A client that cannot send the key would show it in its error.
     if not (key.isascii() and key.isprintable()):
         raise UserError(f"{variable} holds no key: a key is one line of ASCII characters")
     return SecretStr(key)

@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible chat endpoint, whatever they ask, on the `openai` client.
+"""Requests to an OpenAI-compatible chat endpoint through the `openai` client.
 
 (https://platform.openai.com/docs/api-reference/chat)
 """
@@ -23,47 +23,47 @@ from humpback_ray.serving.failures import EngineFailed
 
 LONGEST_RETRY_SECONDS = 600.0
 NUM_SHOWN_CHARACTERS = 300
-# Statuses below 500 that the same request may not meet again.
+# Statuses below 500 for which a retry of the same request may succeed.
 PASSING = (
     HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS,
 )  # fmt: skip
-# The words of OpenAI's and vLLM's servers for a prompt that does not fit.
+# Words in the errors of OpenAI's and vLLM's servers for a prompt that is too long.
 TOO_LONG = ("context_length_exceeded", "maximum context length", "maximum model length")
 FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One user turn. Text, not ids: the server renders its own chat template."""
+    """One user turn, as text and not token ids, because the server applies its chat template."""
 
     text: str
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    top_logprobs: int | None = None  # the number of likeliest tokens wanted at each place
+    top_logprobs: int | None = None  # number of likeliest tokens to return at each position
 
 
 class AnswerToken(BaseModel, frozen=True):
-    """A token of an answer with the likeliest tokens at its place."""
+    """A token of an answer with the likeliest tokens at its position."""
 
     text: str
     logprobs: dict[str, FiniteFloat]  # nats by text, the answer's own token included
 
 
 class ChatReply(BaseModel, frozen=True):
-    """The answer to one request, or the reason why there is none."""
+    """The answer to one request, or the reason why it failed."""
 
-    text: str  # with ENGINE_ERROR and PROMPT_TOO_LONG the reason
+    text: str  # the reason if `finish` is ENGINE_ERROR or PROMPT_TOO_LONG
     finish: Finish
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
-    num_cached_tokens: int = 0  # of the prompt, found in the server's prefix cache
-    tokens: tuple[AnswerToken, ...] | None = None  # None: the server gives no log-probabilities
+    num_cached_tokens: int = 0  # tokens of the prompt in the server's prefix cache
+    tokens: tuple[AnswerToken, ...] | None = None  # None if the server gives no log-probabilities
 
 
 class NoAnswer(Exception):
-    """A request has failed; where `is_passing`, the next try may succeed."""
+    """A failed request; if `is_passing`, a retry may succeed."""
 
     def __init__(
         self, reason: str, *, is_passing: bool, finish: Finish = Finish.ENGINE_ERROR
@@ -76,27 +76,27 @@ class NoAnswer(Exception):
 class EndpointClient:
     """All requests of one process to one endpoint: one rate, one limit, one count of failures.
 
-    The retries are ours. Those of the `openai` client (3.52) run inside a call, each by its own
-    clock: they pass the rate by, they let no other request wait when the server tells one to, and
-    they give up where Retry-After asks for more than two minutes.
+    This class retries, because the `openai` client (3.52) retries inside each call on a separate
+    clock: it bypasses the rate, lets no other request wait when the server asks one to, and gives
+    up when Retry-After asks for more than two minutes.
     """
 
     def __init__(
         self, settings: EndpointSettings, limits: EndpointPlacement, key: SecretStr | None
     ) -> None:
-        # Imported here, because it takes a second and few runs ask an endpoint.
+        # Imported here, because the import takes a second and few runs use an endpoint.
         from openai import AsyncOpenAI, omit
 
         self._settings, self._limits = settings, limits
-        # The client fills each gap from an OPENAI_... variable, and those may be meant for another
-        # server. So each has a value here, or a header of `_headers` in its place.
+        # The client would fill each missing argument from an OPENAI_... variable, which may belong
+        # to another server. So each has a value here or a header in `_headers`.
         self._client = AsyncOpenAI(
             api_key="",
             admin_api_key="",
             webhook_secret="",
             base_url=settings.url,
             max_retries=0,
-            timeout=None,  # it would be one for each read; `_send` limits the whole request
+            timeout=None,  # the client's limits each read; `_send` limits the whole request
         )
         self._headers = {
             "Authorization": f"Bearer {key.get_secret_value()}" if key else omit,
@@ -112,17 +112,17 @@ class EndpointClient:
         await self._client.close()
 
     async def ask(self, request: ChatRequest) -> ChatReply:
-        """The answer to a request, or the reason why there is none.
+        """The answer to a request, or the reason why it failed.
 
         Raises:
-            EngineFailed: too many requests in a row have failed for good. The server is gone, and
-                would cost every further row its answer.
+            EngineFailed: too many requests in a row failed for good. The server is gone, and every
+                further row would lose its answer.
         """
         try:
             reply = await self.answer(request)
         except NoAnswer as error:
             reply = error.reply
-            # A prompt that is too long says nothing against the server.
+            # A prompt that is too long does not count against the server.
             has_failed = reply.finish is Finish.ENGINE_ERROR
             self._num_failures_in_a_row = self._num_failures_in_a_row + 1 if has_failed else 0
         else:
@@ -136,10 +136,10 @@ class EndpointClient:
         return reply
 
     async def answer(self, request: ChatRequest) -> ChatReply:
-        """The answer to a request, after as many tries as it takes.
+        """The answer to a request, after up to `max_retries` retries.
 
         Raises:
-            NoAnswer: of the last try.
+            NoAnswer: the last attempt failed, or a failure that no retry can mend.
         """
         for num_retries in range(self._limits.max_retries):
             try:
@@ -182,7 +182,7 @@ class EndpointClient:
         return _read(completion)
 
     def _failure(self, response: Any) -> NoAnswer:
-        """The failure that a status of 400 or above stands for; everybody waits if it says so."""
+        """The failure behind a status of at least 400; Retry-After holds all requests."""
         if (seconds := retry_after(response.headers.get("Retry-After"))) is not None:
             self._pace.hold(seconds)
         status, body = response.status_code, response.text
@@ -193,7 +193,7 @@ class EndpointClient:
 
 
 class _Pace:
-    """Turns at a rate, one after the other, which all wait when the server asks for it."""
+    """Turns at a fixed rate; `hold` delays all of them."""
 
     def __init__(self, per_second: float | None) -> None:
         self._interval = 1 / per_second if per_second else 0.0
@@ -216,8 +216,7 @@ def _read(completion: Any) -> ChatReply:
     Raises:
         NoAnswer: it is no completion.
     """
-    # The client makes its types without looking at the values, and leaves anything that is no
-    # object as it is: a proxy's page is a str, and a field that is missing is None.
+    # The client validates nothing: a proxy's page arrives as a str, a missing field as None.
     try:
         choice, usage = completion.choices[0], completion.usage
         tokens = choice.logprobs and choice.logprobs.content
@@ -231,24 +230,25 @@ def _read(completion: Any) -> ChatReply:
             num_prompt_tokens=(usage and usage.prompt_tokens) or 0,
             num_generated_tokens=(usage and usage.completion_tokens) or 0,
             num_cached_tokens=(details and details.cached_tokens) or 0,
-            tokens=None if tokens is None else tuple(_token(each) for each in tokens),
+            tokens=None if tokens is None else tuple(_token(token) for token in tokens),
         )
     except (AttributeError, IndexError, TypeError, ValidationError):
         raise _no_completion(completion) from None
 
 
 def _token(token: Any) -> AnswerToken:
-    # Not every server lists the token that it took.
-    likely = (token, *(token.top_logprobs or ()))
-    return AnswerToken(text=token.token, logprobs={each.token: each.logprob for each in likely})
+    # Not every server lists the sampled token among the likeliest.
+    candidates = (token, *(token.top_logprobs or ()))
+    logprobs = {candidate.token: candidate.logprob for candidate in candidates}
+    return AnswerToken(text=token.token, logprobs=logprobs)
 
 
-def _no_completion(found: object) -> NoAnswer:
-    return NoAnswer(f"no chat completion: {str(found)[:NUM_SHOWN_CHARACTERS]!r}", is_passing=True)
+def _no_completion(reply: object) -> NoAnswer:
+    return NoAnswer(f"no chat completion: {str(reply)[:NUM_SHOWN_CHARACTERS]!r}", is_passing=True)
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds that a server asks to wait: it gives them, or a date (RFC 9110, section 10.2.3)."""
+    """Seconds to wait by a Retry-After header of seconds or a date (RFC 9110, section 10.2.3)."""
     if header is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""One engine in an actor of Ray Data: batches in, one thread steps the engine, answers out."""
+"""One engine in a Ray Data actor: batches come in, one thread steps the engine, answers go out."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from humpback_ray.serving.requests import (
 from humpback_ray.serving.watchdog import Watchdog
 
 HEARTBEAT_SECONDS = 1.0
-# A batch that was inside when an engine died may have had nothing to do with it. After as many
-# deaths it is asked alone, and after one more in parts, until the row that ends engines is found.
+# A batch inside a dying engine may not be the cause. After this many deaths the engine answers the
+# batch alone, and after one more in parts, until it has isolated the row that kills engines.
 KILLS_BEFORE_ALONE = 2
 NUM_PARTS = 8
 
@@ -48,7 +48,7 @@ logger = logging.getLogger("humpback_ray.engine")
 
 
 class EngineActor:
-    """One engine in an actor of Ray Data, which calls it from several threads, a batch each."""
+    """One engine in a Ray Data actor; Ray Data calls it from several threads, one batch each."""
 
     def __init__(
         self,
@@ -81,29 +81,29 @@ class EngineActor:
         if self._failure:
             return
         self._watchdog = Watchdog(placement.stall_seconds)
-        threading.Thread(target=self._send_heartbeats, name="beat", daemon=True).start()
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
         self._failure = self._start(make_engine)
 
     def _start(self, make_engine: Callable[..., Any]) -> str:
-        """Start the engine in the thread that will step it; returns why it cannot start, if so."""
+        """Start the engine in the thread that steps it; returns the reason if it cannot start."""
         ready: Future[None] = Future()
-        # Threads of PyTorch's pool belong to the thread that first used them: an engine stepped by
-        # another one than has built it is 7% slower on CPUs (benchmarks/LOG.md, "The thread that
-        # builds an engine must step it").
+        # PyTorch ties its thread pool to the thread that first used it. So the same thread builds
+        # and steps the engine; with two threads it is 7% slower on CPUs (benchmarks/LOG.md, "The
+        # thread that builds an engine must step it").
         threading.Thread(
             target=self._build_and_step, args=(make_engine, ready), name="engine", daemon=True
         ).start()
         try:
             ready.result()
-        except Exception as error:  # whatever an engine dies of at its start is said
+        except Exception as error:  # the user sees the cause of any failed start
             logger.exception("the engine cannot start")
             message = f"the engine cannot start on {socket.gethostname()}: {_one_line(error)}"
             ray.get(self._registry.not_started.remote(self._id, message))
-            # An engine on a good node takes longer to start than one on a bad node to fail.
+            # A good node takes longer to start an engine than a bad node takes to fail.
             while (can_start := ray.get(self._registry.can_start.remote())) is None:
                 time.sleep(HEARTBEAT_SECONDS)
             if can_start:
-                # This is a matter of this node, and Ray starts the engine again.
+                # Only this node fails, so Ray restarts the engine.
                 os._exit(1)
             return message
         ray.get(self._registry.started.remote(self._id, time.monotonic() - self._began))
@@ -115,14 +115,14 @@ class EngineActor:
         if self._failure:
             raise EngineFailed(self._failure)
         rows = batch.to_pylist()
-        num_restarts = ray.get(self._registry.num_kills_with.remote(self._key(rows)))
-        if num_restarts < KILLS_BEFORE_ALONE:
+        num_kills = ray.get(self._registry.num_kills_with.remote(self._key(rows)))
+        if num_kills < KILLS_BEFORE_ALONE:
             with self._turns.together():
-                made = self._answer_inside(rows)
+                answered = self._answer_inside(rows)
         else:
             with self._turns.alone():
-                made = self._answer_in_parts(rows, num_restarts - KILLS_BEFORE_ALONE)
-        answers = tables.to_table(made, self._task.row_type)
+                answered = self._answer_in_parts(rows, num_kills - KILLS_BEFORE_ALONE)
+        answers = tables.to_table(answered, self._task.row_type)
         return self._save(batch, answers) if self._save else answers
 
     def _key(self, rows: Sequence[dict[str, Any]]) -> str:
@@ -130,31 +130,29 @@ class EngineActor:
         return hashlib.sha256(ids.encode()).hexdigest()
 
     def _answer_inside(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answer rows; the ledger knows that they, and no batch that waits, are in the engine."""
+        """Answer rows, and mark their batch in the registry as inside the engine."""
         key = self._key(rows)
         ray.get(self._registry.begin.remote(self._id, key))
-        made = self._answer(rows)
+        answers = self._answer(rows)
         ray.get(self._registry.end.remote(self._id, key, replace(self._counters)))
-        return made
+        return answers
 
-    def _answer_in_parts(
-        self, rows: list[dict[str, Any]], num_restarts: int
-    ) -> list[dict[str, Any]]:
-        """Answer rows with which engines have died: all at once, then in parts, to single rows."""
-        if not num_restarts:
+    def _answer_in_parts(self, rows: list[dict[str, Any]], num_kills: int) -> list[dict[str, Any]]:
+        """Answer rows that have killed engines: all at once, then in parts, down to one row."""
+        if not num_kills:
             return self._answer_inside(rows)
         if len(rows) == 1:
             return self._refuse(rows[0])
-        made = []
+        answers = []
         size = -(-len(rows) // NUM_PARTS)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            deaths_of_part = ray.get(self._registry.num_kills_with.remote(self._key(part)))
-            made += self._answer_in_parts(part, deaths_of_part)
-        return made
+            num_kills_of_part = ray.get(self._registry.num_kills_with.remote(self._key(part)))
+            answers += self._answer_in_parts(part, num_kills_of_part)
+        return answers
 
     def _refuse(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """A row that has ended engines is not asked again."""
+        """The ENGINE_ERROR of a row that has killed engines, without another request."""
         with self._tokenizing:
             prepared = prepare_request(row, self._task, self._tokenizer)
         generation = Generation("", Finish.ENGINE_ERROR, len(prepared.request.prompt_ids))
@@ -164,7 +162,7 @@ class EngineActor:
         task = self._task
         waiting: list[tuple[dict[str, Any], Future[Generation]]] = []
         for row in rows:
-            # One at a time: a tokenizer is not made for several threads.
+            # One thread at a time, because tokenizers are not thread-safe.
             with self._tokenizing:
                 prepared = prepare_request(row, task, self._tokenizer)
             if prepared.refusal is Finish.PROMPT_TOO_LONG and task.leave_long:
@@ -181,17 +179,17 @@ class EngineActor:
     # --- the engine's own thread --------------------------------------------------------------
 
     def _build_and_step(self, make_engine: Callable[..., Any], ready: Future[None]) -> None:
-        """Build, feed and step the engine for ever; if it breaks, Ray restarts the process."""
+        """Build, feed and step the engine for ever; if it breaks, exit so that Ray restarts it."""
         try:
             self._tokenizer = load_tokenizer(self._task.model)
             self._engine = make_engine(self._task.model, self._placement)
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
+        except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             ready.set_exception(error)
             return
         ready.set_result(None)
         try:
             self._loop()
-        except Exception as error:  # an engine that has raised can answer no more
+        except Exception as error:  # an engine cannot answer after it has raised
             logger.exception("the engine has died")
             ray.get(self._registry.failed.remote(_one_line(error)))
             os._exit(1)
@@ -226,10 +224,10 @@ class EngineActor:
             answers.pop(key).set_result(generation)
         self._num_steps += 1
 
-    # --- the beat -----------------------------------------------------------------------------
+    # --- the heartbeat ------------------------------------------------------------------------
 
     def _send_heartbeats(self) -> None:
-        """Tell the watchdog, the ledger and the metrics every second how far the engine is."""
+        """Report the engine's progress every second to watchdog, registry and metrics."""
         while True:
             num_requests = self._engine.num_unfinished if self._engine is not None else 0
             starting = self._engine is None
@@ -245,7 +243,7 @@ class EngineActor:
 
 
 class SharedOrExclusive:
-    """Many batches share the engine, or one has it alone."""
+    """A lock that many batches share, or one holds alone."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -279,7 +277,7 @@ class SharedOrExclusive:
 
 
 class _Metrics:
-    """What an engine does, for Ray's Prometheus endpoint, with run and stage as tags.
+    """An engine's counters for Ray's Prometheus endpoint, with run and stage as tags.
 
     (https://docs.ray.io/en/latest/ray-observability/user-guides/add-app-metrics.html)
     """
@@ -304,8 +302,8 @@ class _Metrics:
 
     def export(self, before: EngineCounters, now: EngineCounters, num_requests: int) -> None:
         for name, counter in self._counters.items():
-            if (more := getattr(now, name) - getattr(before, name)) > 0:
-                counter.inc(more)
+            if (increase := getattr(now, name) - getattr(before, name)) > 0:
+                counter.inc(increase)
         self._requests.set(num_requests)
 
 

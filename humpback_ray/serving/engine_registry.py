@@ -1,7 +1,7 @@
-"""What the engines of one pass have begun, finished and died of, kept outside of them.
+"""Registry of a pass's engines: their starts, batches in flight, counters and failures.
 
-One small Ray actor on the driver's node. It outlives every engine, so a restarted engine learns
-from it which batches it was holding when it died, and the driver reads from it what goes on.
+One small Ray actor on the driver's node. It outlives every engine, so it knows which batches an
+engine held when it died, and the driver reads the pass's progress from it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 @dataclass
 class EngineCounters:
-    """What one engine, or all of them, have done. Sums, so tallies can be added up."""
+    """Work of one engine or of several. All fields are sums, so counters can be added."""
 
     num_rows: int = 0
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     num_cached_tokens: int = 0
     busy_seconds: float = 0.0  # with at least one request in the engine
-    idle_seconds: float = 0.0  # started, with none
+    idle_seconds: float = 0.0  # without a request, after the start
 
     def __add__(self, other: EngineCounters) -> EngineCounters:
         return EngineCounters(
@@ -30,14 +30,14 @@ class EngineCounters:
 
     @property
     def idle_share(self) -> float:
-        """Share of the engines' time in which they had nothing to do."""
+        """Share of the engines' time without a request."""
         total = self.busy_seconds + self.idle_seconds
         return self.idle_seconds / total if total else 0.0
 
 
 @dataclass
 class Engine:
-    """One engine as the ledger knows it, over all its lives."""
+    """One engine's entry in the registry, over all its restarts."""
 
     engine_id: str  # of its Ray actor: the same after a restart
     host: str = ""
@@ -47,20 +47,20 @@ class Engine:
     is_starting: bool = False
     is_running: bool = False
     num_starts: int = 0
-    start_seconds: float = 0.0  # of its last life
-    before: EngineCounters = field(default_factory=EngineCounters)  # of earlier lives
-    now: EngineCounters = field(default_factory=EngineCounters)
-    num_requests: int = 0  # in the engine at the last beat
-    in_flight: dict[str, float] = field(default_factory=dict)  # batch to the time it was begun
+    start_seconds: float = 0.0  # of its last start
+    before: EngineCounters = field(default_factory=EngineCounters)  # up to its last restart
+    now: EngineCounters = field(default_factory=EngineCounters)  # since then
+    num_requests: int = 0  # in the engine at the last heartbeat
+    in_flight: dict[str, float] = field(default_factory=dict)  # batch to the time of its begin
 
     @property
     def counters(self) -> EngineCounters:
-        """What it has done in all its lives."""
+        """Work over all restarts."""
         return self.before + self.now
 
 
 class EngineRegistry:
-    """The ledger; `pool.py` runs it as an actor, tests call it as it is."""
+    """The registry; `pool.py` runs it as an actor, tests call it directly."""
 
     def __init__(self, max_restarts: int) -> None:
         self._max_restarts = max_restarts
@@ -74,10 +74,10 @@ class EngineRegistry:
     def starting(
         self, engine_id: str, host: str, pid: int, actor: Any = None, group: str = ""
     ) -> str:
-        """An engine's process begins; a second time for the same engine means that it died.
+        """Register an engine's process; a second process of an engine means that the first died.
 
         Returns:
-            Why it must not go on, or nothing.
+            The reason why the engine must not start; empty if it may.
         """
         engine = self._engines.setdefault(engine_id, Engine(engine_id))
         if engine.num_starts:
@@ -97,56 +97,56 @@ class EngineRegistry:
         return ""
 
     def started(self, engine_id: str, seconds: float) -> None:
-        """An engine takes rows from now on."""
+        """Note that an engine takes rows from now on."""
         self._has_started = True
         engine = self._engines[engine_id]
         engine.is_starting, engine.is_running = False, True
         engine.start_seconds = seconds
 
     def not_started(self, engine_id: str, error: str) -> None:
-        """An engine cannot start, because of this."""
+        """Note that an engine cannot start, and its error."""
         self._engines[engine_id].is_starting = False
         self._last_error = error
 
     def can_start(self) -> bool | None:
-        """Whether a failed start is that engine's own matter and not everybody's.
+        """True if any engine of the pass has started, so a failed start concerns one node alone.
 
         Returns:
-            True when an engine of this pass has ever come up, False when all that have begun have
-            failed, None as long as others are still starting.
+            True if an engine has started, False if every start has failed, None while engines are
+            still starting.
         """
         if self._has_started:
             return True
         return None if any(engine.is_starting for engine in self._engines.values()) else False
 
     def failed(self, error: str) -> None:
-        """An engine is about to die, of this."""
+        """Note the error that is about to end an engine's process."""
         self._last_error = error
 
     def num_kills_with(self, batch: str) -> int:
-        """How often an engine has died with a batch inside."""
+        """Number of times that an engine has died with this batch inside."""
         return self._kills_with[batch]
 
     def begin(self, engine_id: str, batch: str) -> None:
-        """A batch goes into an engine."""
+        """Note that a batch has entered an engine."""
         self._engines[engine_id].in_flight[batch] = time.time()
 
     def end(self, engine_id: str, batch: str, now: EngineCounters) -> None:
-        """A batch has come out of an engine, which has done this much in this life."""
+        """Note that a batch has left an engine, and the engine's counters since its last start."""
         engine = self._engines[engine_id]
         engine.in_flight.pop(batch, None)
         engine.now = now
         self._restarts_in_a_row = 0
 
     def heartbeat(self, engine_id: str, now: EngineCounters, num_requests: int) -> None:
-        """An engine is alive and has done this much in this life."""
+        """Store an engine's counters since its last start, and its number of requests."""
         engine = self._engines[engine_id]
         engine.now, engine.num_requests = now, num_requests
 
     def engines(self) -> list[Engine]:
-        """Every engine that has ever begun."""
+        """Every registered engine, running or not."""
         return list(self._engines.values())
 
     def num_restarts(self) -> int:
-        """Engines that died and were started again."""
+        """Number of restarts of all engines."""
         return self._num_restarts

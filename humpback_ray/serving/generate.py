@@ -1,8 +1,9 @@
-"""One pass of rows through engines or an endpoint, resumable row by row: read, ask, save.
+"""One pass of rows through engines or an endpoint: read the missing rows, answer, save.
 
-The rows on disk are the checkpoint (`missing_rows.py`). A pass asks for the rows without an answer,
-saves each batch where it is answered, and looks again until none is missing. benchmarks/LOG.md,
-"Ray Data's checkpointing was not enough", says why Ray Data's own checkpoints do not do this.
+The rows on disk are the checkpoint (`missing_rows.py`). A pass answers the rows that have no answer
+yet, saves each batch in the process that answered it, and repeats until no row is missing. Ray
+Data's checkpoints cannot replace this (benchmarks/LOG.md, "Ray Data's checkpointing was not
+enough").
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from humpback_ray.serving.requests import RowTask
 from humpback_ray.serving.vllm_engine import VLLMEngine
 
 DROP_LONG = LongPromptSettings()
-MAX_FAILURES = 5  # of the cluster, one after the other, that leave no new row behind
+MAX_FAILURES = 5  # failures of the cluster in a row without a new row
 
 
 @dataclass(frozen=True)
 class GenerationPass:
-    """Rows of one folder through engines into another, one row in, one row out."""
+    """Rows of a source folder, answered into a target folder, one row for each."""
 
     source: str
     target: str
     task: RowTask
     long_prompts: LongPromptSettings = DROP_LONG
-    expand: Expand | None = None  # source rows to the rows that are asked
+    expand: Expand | None = None  # turns source rows into the rows to answer
     endpoint: Callable[[Placement], EndpointPool] | None = None  # answers instead of engines
-    source_id: str = ""  # the column from which `expand` makes ids, where it is another one
+    source_id: str = ""  # the column from which `expand` makes ids, if not the id column
 
     @property
     def folders(self) -> RowFolders:
@@ -53,7 +54,7 @@ class GenerationPass:
         )
 
     def tasks(self) -> list[RowTask]:
-        """The first task, and one for the rows that it leaves out."""
+        """The tasks of the pass: a second one answers the prompts that the first leaves out."""
         if self.long_prompts.policy == "truncate_response":
             return [replace(self.task, cut_long=True)]
         if self.long_prompts.policy == "drop":
@@ -64,7 +65,7 @@ class GenerationPass:
 
 
 def generate(context: Context, work: GenerationPass) -> dict[str, Any]:
-    """Bring every row of the source into the target once; returns figures for the record.
+    """Answer every row of the source once into the target; returns figures for the record.
 
     Raises:
         UserError: the engines cannot start, the cluster has no capacity for them, or the rows
@@ -87,11 +88,11 @@ def generate(context: Context, work: GenerationPass) -> dict[str, Any]:
             except RayError as error:
                 if line := explain(error):
                     raise UserError(line) from error
-                # Where nothing can be written, the next try would only start the engines once more.
+                # If the folder cannot be written, another try would only start the engines again.
                 storage.check_writable(context.folder)
-                # A node or an object was lost in a way that Ray Data does not mend. What is saved
-                # stays saved; the pass gives up only when nothing new comes.
-                logger.exception("the pass has failed and is tried again")
+                # Ray Data could not mend the loss of a node or an object. Saved rows stay saved, so
+                # the pass gives up only when tries add no row.
+                logger.exception("the pass failed; trying again with the missing rows")
                 if num_failures == MAX_FAILURES:
                     raise
             else:

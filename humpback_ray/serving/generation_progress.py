@@ -18,10 +18,10 @@ from humpback_ray.serving.pool import EnginePool
 CPU_ENGINE_START_SECONDS = 30.0  # of a small model on two cores, up to the first rows
 METRICS_SECONDS = 10.0
 STRAGGLER_SECONDS = 300.0
-TAIL_SHARE = 0.02  # of the rows: engines run empty at the end, which says nothing about feeding
+TAIL_SHARE = 0.02  # of the rows, left out because engines run empty at the end of any pass
 WHY_NOT_DETERMINISTIC = (
-    "each row has a seed of its own, but which rows share a step of the engine depends on time, "
-    "and the last bits of floating-point sums on which rows share it"
+    "each row has its seed, but time decides which rows share a step of the engine, and the last "
+    "bits of floating-point sums depend on which rows share it"
 )
 
 
@@ -30,7 +30,7 @@ class GenerationProgress:
 
     Args:
         context: of the stage.
-        pool: what answers the rows.
+        pool: engines or endpoint of the try.
         state: rows wanted and saved at the start of the try.
     """
 
@@ -43,11 +43,11 @@ class GenerationProgress:
         self.before_tail = EngineCounters()
 
     def end(self) -> None:
-        """Show that no engine is left; a gauge would keep its last value for ever."""
+        """Set the engines' gauges to 0, because a gauge keeps its last value for ever."""
         self._gauges.set({"engines_running": 0, "engines_wanted": 0})
 
     def poll(self) -> None:
-        """Show the present state, and give up engines that wait for a node in vain."""
+        """Show the present state, and kill engines that wait for a node in vain."""
         self._pool.give_up_stranded()
         engines, num_engines = self._pool.engines(), self._pool.num_wanted
         counters, num_running = total(engines), sum(engine.is_running for engine in engines)
@@ -63,7 +63,7 @@ class GenerationProgress:
             self.before_tail = counters
         if num_engines and not counters.num_rows:
             on_cpu = self._context.placement.engine.device == "cpu"
-            waiting = "" if engines else f"; waiting for a place with {self._pool.need}"
+            waiting = "" if engines else f"; waiting for a node with {self._pool.need}"
             self._context.progress.say(
                 f"{num_running} of {num_engines} engines started for {self._num_to_do} rows"
                 + waiting,
@@ -90,7 +90,7 @@ class GenerationProgress:
             )
 
     def _rates(self, counters: EngineCounters) -> dict[str, float]:
-        """Per second since the last line of metrics."""
+        """Rows and tokens per second since the last line of metrics."""
         then, num_saved, last = self._last
         seconds = max(time.monotonic() - then, 1e-3)
         num_generated = counters.num_generated_tokens - last.num_generated_tokens
@@ -103,7 +103,7 @@ class GenerationProgress:
 
 
 class GenerationReport:
-    """What the engines of a pass have done in this attempt of the run, for the record."""
+    """Work of a pass's engines in this attempt of the run, for the record."""
 
     def __init__(self) -> None:
         self._engines: list[Engine] = []
@@ -112,7 +112,7 @@ class GenerationReport:
 
     @contextmanager
     def of(self, pool: EnginePool | EndpointPool, progress: GenerationProgress) -> Iterator[None]:
-        """Add one try of the pass; of a try that fails nothing is counted."""
+        """Add the engines of one try of the pass; a failed try adds nothing."""
         try:
             yield
         finally:
@@ -126,9 +126,10 @@ class GenerationReport:
         determinism = {"is_deterministic": False, "because": WHY_NOT_DETERMINISTIC}
         if not self._engines:
             return determinism
-        done = total(self._engines)
+        counters = total(self._engines)
         start = max(engine.start_seconds for engine in self._engines)
-        speed = done.num_generated_tokens / done.busy_seconds if done.busy_seconds else 0.0
+        busy_seconds = counters.busy_seconds
+        speed = counters.num_generated_tokens / busy_seconds if busy_seconds else 0.0
         return {
             **determinism,
             "engines": {
@@ -136,14 +137,14 @@ class GenerationReport:
                 "num_restarts": self._num_restarts,
                 "longest_start_seconds": round(start, 1),
                 "idle_share_before_tail": round(self._before_tail.idle_share, 4),
-                "busy_seconds": round(done.busy_seconds, 2),
+                "busy_seconds": round(busy_seconds, 2),
                 "generated_tokens_per_busy_second": round(speed, 1),
             },
         }
 
 
 def straggler(engines: list[Engine], now: float) -> str:
-    """The engine with the oldest batch, named when that is older than a batch should become."""
+    """A note on the engine with the oldest batch; empty while that is younger than the limit."""
     batches = [
         (begun, engine.host, engine.pid)
         for engine in engines

@@ -1,7 +1,7 @@
-"""Which rows of a folder are not in another one yet: the checkpoint of every generating stage.
+"""Rows of a source folder that have no answer in the target yet: a generating stage's checkpoint.
 
 A *shard* is one Parquet file of the source. Every file of answers holds rows of one shard and its
-name begins with the shard's key, so each check compares one source file with its own answers: no
+name begins with the shard's key, so each check compares one source file with its answers. No
 process holds more ids than one shard has, and the driver holds file names alone.
 """
 
@@ -20,12 +20,10 @@ import ray.data
 
 from humpback_ray import storage, tables
 
-SHARD = (
-    "_shard"  # column with the key of the shard that a row comes from, on its way to the engines
-)
-SHARDS_PER_TASK = 16  # a task has its own cost, and a small shard is read in milliseconds
+SHARD = "_shard"  # column with the key of a row's shard, on its way to the engines
+SHARDS_PER_TASK = 16  # a task costs more than the milliseconds in which it reads a small shard
 
-Expand = Callable[[pa.Table], pa.Table]  # source rows to the rows that are asked
+Expand = Callable[[pa.Table], pa.Table]  # source rows to the rows to answer
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class PassState:
-    """Progress of a pass, from the rows on disk: numbers of different ids."""
+    """Progress of a pass, counted on disk: numbers of distinct ids."""
 
     num_wanted: int
     num_saved: int
@@ -51,15 +49,14 @@ class PassState:
 
 @dataclass(frozen=True)
 class RowFolders:
-    """A source folder, the folder of its answers, and the id that ties their rows together.
+    """A source folder, the folder of its answers, and the id that joins their rows.
 
     Args:
-        source: folder of the rows that are asked about.
+        source: folder of the source rows.
         target: folder of their answers.
-        id_column: unique, in what is asked and in the answers.
-        expand: makes the rows that are asked of the source's.
-        source_id: the one column of the source from which `expand` makes ids; the id column itself
-            if empty.
+        id_column: unique among the rows to answer and among the answers.
+        expand: makes the rows to answer from the source rows.
+        source_id: the column of the source from which `expand` makes ids; the id column if empty.
     """
 
     source: str
@@ -83,10 +80,10 @@ class RowFolders:
         return shards
 
     def state(self) -> PassState:
-        """Compare all ids, in tasks; drop rows that two writers have both saved.
+        """Compare all ids, in tasks, and drop the rows that two writers have saved.
 
-        A row comes twice where the worker of a killed run wrote its last file after the next run
-        had looked.
+        A row is saved twice if a worker of a killed run writes its last file after the resumed run
+        has looked for missing rows.
         """
         shards = self.shards()
         parts = [shards[i : i + SHARDS_PER_TASK] for i in range(0, len(shards), SHARDS_PER_TASK)]
@@ -106,20 +103,20 @@ class RowFolders:
         rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
             self._missing_of, batch_size=None, batch_format="pyarrow"
         )
-        # A batch is the unit of resume: one block, one task, one file for each shard in it.
+        # A batch is the unit of resume: one block, one task, and one file per shard in it.
         return rows.repartition(target_num_rows_per_block=rows_per_batch)
 
     def save(self, batch: pa.Table, answers: pa.Table) -> pa.Table:
-        """Write the answers of a batch, one file for each shard, named by its ids.
+        """Write the answers of a batch, one file for each shard, named by the rows' ids.
 
-        The same batch, answered again, becomes the same files.
+        A second answer to the same batch overwrites the same files.
 
         Args:
-            batch: rows as `missing` gives them.
+            batch: rows as `missing` returns them.
             answers: rows of the target's type, for some or all rows of the batch.
 
         Returns:
-            The ids that are saved.
+            The saved ids.
         """
         shard_of = dict(
             zip(batch[self.id_column].to_pylist(), batch[SHARD].to_pylist(), strict=True)
@@ -135,7 +132,7 @@ class RowFolders:
         return answers.select([self.id_column])
 
     def answers_by_shard(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Key and answer files of every shard that has some."""
+        """Key and answer files of every shard with answers."""
         yield from ((shard.key, shard.answers) for shard in self.shards() if shard.answers)
 
     # --- in tasks -------------------------------------------------------------------------------
@@ -146,7 +143,7 @@ class RowFolders:
         return self.expand(rows) if self.expand else rows
 
     def _wanted_ids(self, source: str) -> pa.Array:
-        """The ids of a shard's rows; their texts stay on disk."""
+        """The ids of a shard's rows to answer, from the id column alone."""
         filesystem, _ = storage.arrow_filesystem(self.source)
         column = self.source_id or self.id_column
         rows = pa.table({column: tables.read_column(filesystem, source, column)})
@@ -159,13 +156,13 @@ class RowFolders:
         return [tables.read_column(filesystem, file, self.id_column) for file in answers]
 
     def _missing_of(self, shards: pa.Table) -> pa.Table:
-        found = []
+        missing = []
         for shard in shards.to_pylist():
             rows = self._wanted(shard["source"])
             rows = without(rows, self.id_column, _all(self._saved_ids(shard["answers"])))
             keys = pa.array([shard["key"]] * rows.num_rows, pa.string())
-            found.append(rows.append_column(SHARD, keys))
-        return pa.concat_tables(found)
+            missing.append(rows.append_column(SHARD, keys))
+        return pa.concat_tables(missing)
 
     def _state_of_shard(self, shard: Shard) -> PassState:
         wanted = self._wanted_ids(shard.source)
@@ -186,7 +183,7 @@ class RowFolders:
             saved = pc.unique(pa.concat_arrays([saved, ids]))
 
     def _drop_repeated(self, file: str, key: str, saved: pa.Array) -> None:
-        """Rewrite a file without the rows that are saved elsewhere or stand in it twice."""
+        """Rewrite a file without the rows that another file has, and without repetitions."""
         filesystem, _ = storage.arrow_filesystem(self.target)
         rows = without(tables.read_file(filesystem, file), self.id_column, saved)
         places = {row: i for i, row in reversed(list(enumerate(rows[self.id_column].to_pylist())))}
@@ -206,12 +203,12 @@ def _state_of(folders: RowFolders, shards: list[Shard]) -> PassState:
 
 
 def shard_key(source: str) -> str:
-    """The key of a source file: letters and digits, from its name alone, so a run may be moved."""
+    """The key of a source file, a hash of its name alone, so a moved run keeps its keys."""
     return hashlib.sha256(source.rpartition("/")[2].encode()).hexdigest()[:12]
 
 
 def without(table: pa.Table, id_column: str, ids: pa.Array) -> pa.Table:
-    """The rows whose id is none of `ids`."""
+    """The rows whose id is not in `ids`."""
     return table.filter(pc.invert(pc.is_in(table[id_column], value_set=ids)))
 
 

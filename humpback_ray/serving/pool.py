@@ -1,13 +1,14 @@
-"""Rows through a pool of engines: Ray Data streams the batches, each actor keeps one engine full.
+"""Rows through a pool of engines: Ray Data streams batches, and each actor keeps one engine full.
 
     blocks of rows ──► actor: rows to requests ─► one thread steps the engine ─► answers to rows
                        (several batches at once)    (continuous batching over all)   ─► saved
 
-One block is one batch is one task, so a task that Ray runs again gives the same one block again.
-The task that asks a batch saves it too: what is answered is never lost because it waited for that.
-Not `ray.data.llm`, which is no faster (benchmarks/LOG.md, "The remaining overhead is Ray's
-presence, and ray.data.llm pays it too"): neither its finish reasons nor its placement groups reach
-us, nor which rows were inside of an engine that died.
+Block, batch and task are one unit, so a retried task yields the same block. The task that answers a
+batch also saves it, so no answer is lost while it waits to be saved.
+
+`ray.data.llm` is no faster (benchmarks/LOG.md, "The remaining overhead is Ray's presence, and
+ray.data.llm pays it too"), and it hides finish reasons, placement groups, and the rows inside an
+engine that died.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class EnginePool:
     """The engines of one pass, from the first to the last row. A context manager.
 
     Args:
-        task: what the rows ask and become.
-        placement: how many engines, and where.
-        make_engine: builds the engine: `vllm_engine.VLLMEngine`, or a class with its members.
-        autoscaling: nodes come when engines ask for them; otherwise the pool asks for no more
-            engines than the cluster has capacity for.
+        task: turns rows into requests, and answers into rows.
+        placement: number of engines and their devices.
+        make_engine: builds an engine: `vllm_engine.VLLMEngine`, or a class with its members.
+        autoscaling: the cluster adds nodes for engines; otherwise the pool requests no more engines
+            than the cluster has capacity for.
         tags: of the metrics.
     """
 
@@ -62,10 +63,10 @@ class EnginePool:
         self._task, self._placement, self._make_engine = task, placement, make_engine
         self._tags = tags or {"run": "", "stage": ""}
         self._autoscaling = autoscaling
-        self.num_wanted = placement.max_engines  # engines that are asked for
+        self.num_wanted = placement.max_engines  # engines that the pool requests
         self._groups: list[Any] = []
         self._num_placed = 0
-        self._stranded: dict[str, float] = {}  # placement groups by when they lost their node
+        self._stranded: dict[str, float] = {}  # placement group to the time it lost its node
 
     def __enter__(self) -> EnginePool:
         if not self._autoscaling:
@@ -84,7 +85,7 @@ class EnginePool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Ray Data removes no placement group: without this the next stage finds the devices taken.
+        # Ray Data removes no placement group, so the devices would stay taken in the next stage.
         for group in self._groups:
             remove_placement_group(group)
         ray.kill(self._registry)
@@ -92,12 +93,12 @@ class EnginePool:
     def through(
         self, rows: ray.data.Dataset, save: Callable[[pa.Table, pa.Table], pa.Table] | None = None
     ) -> ray.data.Dataset:
-        """The rows' answers, lazily; each block of rows is one batch.
+        """The answers of rows, computed lazily; each block of rows is one batch.
 
         Args:
-            rows: what to ask about.
-            save: called in the engine's actor with each batch and its answers, columns of the row
-                type; the dataset holds what it returns. Without it the dataset holds the answers.
+            rows: source rows.
+            save: called in the engine's actor with each batch and its answers (columns of the row
+                type); the dataset holds its results. Without it the dataset holds the answers.
         """
         placement = self._placement
         batches = placement.max_concurrent_batches
@@ -115,16 +116,16 @@ class EnginePool:
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(
-                # All are asked for at once and kept to the end. Ray Data's own scaling adds an
-                # engine only when the cluster has its devices already, and an autoscaling cluster
-                # adds devices only when an engine asks for them (ray#59144); and the devices of an
-                # engine that it lets go stay taken by its placement group.
+                # The pool requests all engines at once and keeps them to the end. Ray Data would
+                # add an engine only when the cluster has its devices, and an autoscaling cluster
+                # adds devices only when an engine requests them (ray#59144). An engine that Ray
+                # Data removed would also leave its devices in its placement group.
                 size=self.num_wanted,
                 max_concurrent_calls_per_actor=batches,
                 max_tasks_in_flight_per_actor=batches + 1,
                 enable_true_multi_threading=True,
             ),
-            # What the engine takes is in its placement group; see `_place`.
+            # The placement group has the engine's CPUs and devices; see `_place`.
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
@@ -133,20 +134,21 @@ class EnginePool:
         )
 
     def _place(self) -> dict[str, Any]:
-        """A placement group for one more engine, and the actor's part of it.
+        """The Ray options of one more engine's actor, with a placement group.
 
-        Ray Data calls this on the driver for each actor, and once more only to look at it: never
-        more groups than engines, or a cluster would grow by one for nothing. It counts what is
-        given here as used, but not as a limit to how many actors there may be.
+        Ray Data calls this on the driver for each actor, and once more to inspect the options. So
+        this makes no more groups than engines, because an autoscaling cluster would add a node for
+        one more. Ray Data counts these resources as used, but they do not limit its actors.
         """
         bundles = capacity.engine_bundles(self._placement)
         if len(self._groups) < self.num_wanted:
-            # A model cut over devices talks between them at every layer: one node, unless told.
+            # A model on several devices communicates at every layer, so they share a node unless
+            # the placement allows otherwise.
             strategy = "PACK" if self._placement.across_nodes else "STRICT_PACK"
             self._groups.append(placement_group(bundles, strategy=strategy))
         group = self._groups[self._num_placed % self.num_wanted]
         self._num_placed += 1
-        # Over several devices vLLM's own Ray workers take the bundles' devices.
+        # With several devices, vLLM's Ray workers take those of the bundles.
         num_gpus = bundles[0].get("GPU", 0) if len(bundles) == 1 else 0
         return {
             "num_gpus": num_gpus,
@@ -156,35 +158,36 @@ class EnginePool:
         }
 
     def _num_engines_that_fit(self) -> int:
-        # An engine asked for without room for it would wait, and on CPUs keep the tasks that read
-        # and write from the last CPU.
+        # An engine without capacity would wait, and on a CPU cluster take the last CPU from the
+        # tasks that read and write.
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return capacity.check_engines(self._placement, nodes)
 
     @property
     def need(self) -> str:
-        """What one engine needs of the cluster, for people."""
+        """Resources that one engine needs, for people."""
         return capacity.describe(
             capacity.engine_bundles(self._placement), self._placement.across_nodes
         )
 
     def give_up_stranded(self) -> None:
-        """End engines that have lost their node and found no other for `stall_seconds`.
+        """Kill engines that lost their node and have found no other for `stall_seconds`.
 
-        Their rows would wait for a node for ever; so the pass fails and goes on with the others.
+        Their rows would wait for a node for ever. The kill fails the pass, and its next try gives
+        the rows to the other engines.
         """
         groups, now = placement_group_table(), time.monotonic()
         waiting = {name for name, group in groups.items() if group["state"] == "RESCHEDULING"}
         self._stranded = {name: self._stranded.get(name, now) for name in waiting}
         for engine in self.engines():
             if now - self._stranded.get(engine.group, now) > self._placement.stall_seconds:
-                # To remove the group would leave the actor restarting for ever.
+                # Removing the group instead would leave the actor restarting for ever.
                 ray.kill(engine.actor)
 
     def engines(self) -> list[Engine]:
-        """Every engine that has begun, with what it has done."""
+        """Every engine of the pass with its counters."""
         return ray.get(self._registry.engines.remote())
 
     def num_restarts(self) -> int:
-        """Engines that died and were started again."""
+        """Number of restarts of all engines."""
         return ray.get(self._registry.num_restarts.remote())

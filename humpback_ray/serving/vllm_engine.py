@@ -1,7 +1,6 @@
-"""One vLLM engine, fed and stepped by one thread of an actor (`pool.py`).
+"""One vLLM engine, fed and stepped by one thread of an actor (`engine_actor.py`).
 
-The synchronous engine and not the asynchronous one: what is wanted is whole answers, and nobody
-waits for a token of a row
+It wraps the synchronous `LLMEngine`, because a pass needs whole answers and streams no tokens
 (benchmarks/LOG.md, "The 5M model reaches 0.88 of the bare engine").
 (https://docs.vllm.ai/en/latest/api/vllm/v1/engine/llm_engine/)
 """
@@ -22,7 +21,7 @@ from humpback_ray.serving.requests import Generation, Request, ServedModel, load
 
 
 def environment(placement: EnginePlacement) -> dict[str, str]:
-    """Variables of the engine's process, which libraries read when they are imported."""
+    """Environment variables of the engine's process, which libraries read at import."""
     variables = {
         vllm_plugin.ENABLED: "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -30,9 +29,9 @@ def environment(placement: EnginePlacement) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     if placement.device == "cpu":
-        # `nobind` with an explicit thread count: the engine's own choice leaves out one core and
-        # binds every engine of the machine to the same ones. Then the worker needs no process of
-        # its own, which only serves the binding: one process and ten seconds less at each start.
+        # vLLM's default binding leaves out one core and binds every engine of the machine to the
+        # same cores, so `nobind` with an explicit thread count. The worker's separate process only
+        # serves the binding; without it each start takes ten seconds less.
         variables |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_KVCACHE_SPACE": str(placement.cpu_kv_cache_gib),
@@ -44,8 +43,8 @@ def environment(placement: EnginePlacement) -> dict[str, str]:
 
 def arguments(model: ServedModel, placement: EnginePlacement) -> dict[str, Any]:
     """vLLM's engine arguments for a model at a placement."""
-    parallel = placement.tensor_parallel_size * placement.pipeline_parallel_size
-    found: dict[str, Any] = {
+    num_devices = placement.tensor_parallel_size * placement.pipeline_parallel_size
+    values: dict[str, Any] = {
         "model": local_folder(model.location),
         "max_model_len": model.context_length,
         "dtype": model.dtype,
@@ -56,28 +55,28 @@ def arguments(model: ServedModel, placement: EnginePlacement) -> dict[str, Any]:
         "enforce_eager": placement.enforce_eager,
         "tensor_parallel_size": placement.tensor_parallel_size,
         "pipeline_parallel_size": placement.pipeline_parallel_size,
-        # Over several devices the workers are Ray's, in the bundles of the engine's placement
-        # group, which may lie on several nodes. One device needs no further process.
-        "distributed_executor_backend": "ray" if parallel > 1 else "uni",
-        "enable_prefix_caching": True,  # the rubric is computed once for all pairs
-        "disable_log_stats": True,  # what is reported is counted by us, from the answers
+        # With several devices the workers are Ray actors in the bundles of the engine's placement
+        # group, which may span nodes. One device needs no further process.
+        "distributed_executor_backend": "ray" if num_devices > 1 else "uni",
+        "enable_prefix_caching": True,  # computes the rubric once for all pairs
+        "disable_log_stats": True,  # the actor counts tokens from the answers
     }
     if model.head_dtype:
         found["hf_overrides"] = {"head_dtype": model.head_dtype}
     if placement.max_num_seqs:
-        found["max_num_seqs"] = placement.max_num_seqs
+        values["max_num_seqs"] = placement.max_num_seqs
     if placement.device == "cpu":
-        # After half a prompt vLLM 0.29 rewinds the request's generator, and a CPU generator cannot
-        # be rewound: a seeded request in a chunked prefill ends the engine.
-        found["enable_chunked_prefill"] = False
-        found["max_num_batched_tokens"] = max(model.context_length, 4096)
+        # vLLM 0.29 rewinds a request's generator after part of a prompt, which a CPU generator
+        # cannot do, so a seeded request in a chunked prefill would kill the engine.
+        values["enable_chunked_prefill"] = False
+        values["max_num_batched_tokens"] = max(model.context_length, 4096)
     else:
-        found["gpu_memory_utilization"] = placement.gpu_memory_utilization
-    return found
+        values["gpu_memory_utilization"] = placement.gpu_memory_utilization
+    return values
 
 
 class VLLMEngine:
-    """Takes requests at any time and gives whole answers back, in the order they are finished."""
+    """Takes requests at any time and returns whole answers in the order of their completion."""
 
     def __init__(self, model: ServedModel, placement: EnginePlacement) -> None:
         from vllm import EngineArgs, LLMEngine
@@ -85,11 +84,11 @@ class VLLMEngine:
 
         self._tokenizer = load_tokenizer(model)
         engine_arguments = EngineArgs(**arguments(model, placement))
-        # Engines of one node compile the same model into the same cache.
+        # The engines of a node compile the same model into one cache.
         turn = nullcontext() if placement.enforce_eager else first_alone(repr(engine_arguments))
         with turn:
-            # vLLM chooses how many requests and tokens a step takes by what it is used for: 1,024
-            # and 16,384 offline on an H100, and 128 and 2,048 where it is not told.
+            # vLLM's defaults for requests and tokens per step depend on the usage context: 1,024
+            # and 16,384 offline on an H100, 128 and 2,048 without a context.
             self._engine = LLMEngine.from_engine_args(engine_arguments, UsageContext.LLM_CLASS)
         self._score_from: dict[str, tuple[int, list[int]]] = {}
 
@@ -111,7 +110,7 @@ class VLLMEngine:
                 seed=request.seed if request.temperature else None,
                 logprob_token_ids=request.wanted_ids,
                 prompt_logprobs=None if request.score_from is None else 0,
-                # Once at the end and not token by token: no stop string needs the text before.
+                # `_generation` decodes once at the end, because no stop string needs the text.
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
@@ -122,11 +121,11 @@ class VLLMEngine:
 
     @property
     def num_unfinished(self) -> int:
-        """Requests that have been added and not given back."""
+        """Number of requests without an answer yet."""
         return len(self._score_from)
 
     def step(self) -> list[tuple[str, Generation]]:
-        """Run the model once; the answers that this has finished, by key."""
+        """Run the model once; returns the finished answers with their keys."""
         return [
             (output.request_id, self._generation(output))
             for output in self._engine.step()
@@ -145,10 +144,11 @@ class VLLMEngine:
             )
         wanted: tuple[float, ...] = ()
         if wanted_ids:
-            # The sampled token comes along where it is none of those asked for.
-            found = answer.logprobs[0]
+            # vLLM adds the sampled token if it is not among the wanted ones.
+            logprobs = answer.logprobs[0]
             wanted = tuple(
-                float(found[token].logprob) if token in found else -math.inf for token in wanted_ids
+                float(logprobs[token].logprob) if token in logprobs else -math.inf
+                for token in wanted_ids
             )
         return Generation(
             text=self._tokenizer.decode(answer.token_ids, skip_special_tokens=True),

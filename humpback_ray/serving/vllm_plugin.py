@@ -1,8 +1,8 @@
-"""A vLLM plugin: an engine process of ours ends when the actor that started it is gone.
+"""A vLLM plugin that ends an engine's process when the actor that started it has died.
 
 vLLM loads plugins in each of its processes (https://docs.vllm.ai/en/latest/design/plugin_system/).
 Without this one, an engine whose actor and raylet are killed waits for requests for ever, with its
-weights and cache in memory, and the resumed run finds the GPU full.
+weights and cache in memory, so the resumed run finds the GPU full.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import multiprocessing
 import os
 import threading
 
-ENABLED = "HUMPBACK_ENGINE"  # set in the engines' environment: nobody else's vLLM is touched
+ENABLED = "HUMPBACK_ENGINE"  # set in the engines' environment, so no other vLLM process ends
 
 
 def end_with_parent() -> None:
-    """Watch the parent from a thread, in processes that multiprocessing has started."""
+    """Watch the parent from a thread, in processes that multiprocessing started."""
     parent = multiprocessing.parent_process()
     if parent is None or os.environ.get(ENABLED) != "1":
         return

@@ -1,10 +1,10 @@
-"""Ends an engine's process when it has stopped making progress; Ray then starts it again.
+"""Kills an engine's process that makes no progress; Ray then restarts it.
 
-`python -m humpback_ray.engines.watchdog PID SECONDS` is a process of its own beside the engine,
-because a process that hangs, or was stopped by a signal, cannot watch itself. It reads lines of
-`STEPS REQUESTS` from the engine: how often the model has run, and how many requests are inside.
-When requests are inside and no step has been made for SECONDS, it has the engine write where each
-of its threads stands, and kills it with everything that it has started.
+`python -m humpback_ray.serving.watchdog PID SECONDS` runs beside the engine as a separate process,
+because a process that hangs, or that a signal has stopped, cannot watch itself. It reads lines
+`STEPS REQUESTS` from the engine: the number of model steps so far and of requests inside. If the
+engine holds requests and makes no step for SECONDS, the watchdog has it write the stacks of its
+threads and kills it with all its descendants.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import time
 
 import psutil
 
-STACKS = signal.SIGUSR1  # the engine's process answers it with the stacks of all its threads
+STACKS = signal.SIGUSR1  # makes the engine's process write the stacks of all its threads
 SECONDS_FOR_STACKS = 2.0
 
 
 class Watchdog:
-    """The engine's end: starts the watching process and tells it how far the engine is."""
+    """The engine's side: starts the watching process and reports the engine's progress to it."""
 
     def __init__(self, seconds: float) -> None:
         faulthandler.register(STACKS, all_threads=True)
@@ -36,22 +36,22 @@ class Watchdog:
             [sys.executable, "-m", __name__, str(os.getpid()), str(self._seconds)],
             stdin=subprocess.PIPE,
             bufsize=0,
-            # Out of reach of what is sent to the engine's process group.
+            # Signals to the engine's process group must not reach the watchdog.
             start_new_session=True,
         )
 
     def tell(self, num_steps: int, num_requests: int) -> None:
-        """The engine has made so many steps and holds so many requests."""
+        """Report the engine's steps so far and the requests inside; restarts a dead watchdog."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{num_steps} {num_requests}\n".encode())
-        except BrokenPipeError:  # somebody has killed it
+        except BrokenPipeError:  # the watchdog was killed
             self._process.wait()
             self._process = self._started()
 
 
 def watch(pid: int, seconds: float) -> None:
-    """Return when the engine's end of the pipe is closed, or end the engine."""
+    """Watch an engine until it closes its end of the pipe, or kill it if it stalls."""
     last_steps, since = -1, time.monotonic()
     pending = b""
     while True:
@@ -72,13 +72,13 @@ def watch(pid: int, seconds: float) -> None:
 
 def end(pid: int, reason: str) -> None:
     """Have a process write its stacks, then kill it and all its descendants."""
-    print(f"watchdog: engine {pid} is ended: {reason}; its stacks follow", file=sys.stderr)
+    print(f"watchdog: killing engine {pid}: {reason}; its stacks follow", file=sys.stderr)
     sys.stderr.flush()
     try:
         engine = psutil.Process(pid)
         family = [engine, *engine.children(recursive=True)]
         os.kill(pid, STACKS)
-        # A stopped process takes a signal only when it goes on.
+        # A stopped process handles the signal only after SIGCONT.
         os.kill(pid, signal.SIGCONT)
         time.sleep(SECONDS_FOR_STACKS)
     except (psutil.NoSuchProcess, ProcessLookupError):

@@ -86,7 +86,7 @@ def test_a_stage_without_a_sign_of_life_is_not_running(run_folder):
     storage.write_json(f"{run_folder}/a/{PROGRESS}", {**old, "seconds_left": 5.0})
     facts = run_facts.status_of(run_folder)
     assert (facts.state, states(facts)) == ("stopped", [("a", "started")])
-    assert "no sign of life for" in run_facts.describe_unfinished(facts.stages[0])
+    assert "no heartbeat for" in run_facts.describe_unfinished(facts.stages[0])
 
 
 def test_the_last_error_of_the_last_attempt(tmp_path):
