@@ -89,11 +89,11 @@ class Context:
         """A path in the stage's folder."""
         return storage.join(self.folder, *parts)
 
-    def of(self, made: Stage | Source, *parts: str) -> str:
+    def of(self, origin: Stage | Source, *parts: str) -> str:
         """A path in another stage's folder, or a source's location."""
-        if isinstance(made, Source):
-            return made.location
-        return storage.join(self.run_folder, made.path, *parts)
+        if isinstance(origin, Source):
+            return origin.location
+        return storage.join(self.run_folder, origin.path, *parts)
 
 
 @dataclass(frozen=True)

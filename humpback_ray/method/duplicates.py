@@ -14,7 +14,7 @@ from humpback_ray.rows import SegmentOutcome
 
 Key = TypeVar("Key", bound=Hashable)
 
-_SEED = 1  # of the permutations: signatures of different runs are comparable
+_SEED = 1  # of the permutations; fixed, so that signatures of different runs are comparable
 _SCHEME = "affine32"  # datasketch's permutation scheme, 4 bytes per permutation
 
 
@@ -37,13 +37,13 @@ def find_duplicates(
     """The outcome of every row, in the order given: KEPT, EXACT_DUPLICATE or NEAR_DUPLICATE.
 
     Args:
-        rows: (key, segment_id, signature); the first of several alike is kept.
+        rows: (key, segment_id, signature); the first of several duplicates is kept.
         threshold: least estimated Jaccard index of a near-duplicate and a kept row.
         num_permutations: of the signatures.
 
-    A row whose segment_id came before is an exact duplicate, also of a near-duplicate. A
-    near-duplicate is compared with kept rows only, so chains of small changes do not swallow
-    each other. Keys are unique.
+    A row that repeats an earlier segment_id is an exact duplicate, even if the earlier row is a
+    near-duplicate. Only kept rows have near-duplicates, so a chain of small changes does not drop
+    all its rows. Keys are unique.
 
     Raises:
         ValueError: fewer than 2 permutations, or a signature of another number of them.
@@ -71,9 +71,9 @@ def find_duplicates(
     return outcomes
 
 
-# The index only proposes candidates, so one that is missed costs more than one too many: at a
-# threshold of 0.8 and 128 permutations, pairs with Jaccard 0.8 are found with probability 0.87 and
-# pairs with 0.9 with 0.999. datasketch finds no such index for thresholds near 1.
+# The index only proposes candidates, so a missed candidate costs more than a superfluous one. At a
+# threshold of 0.8 and 128 permutations, it finds pairs with Jaccard 0.8 with probability 0.87, and
+# pairs with 0.9 with probability 0.999. datasketch has no such index for thresholds near 1.
 _INDEX_WEIGHTS = (0.1, 0.9)
 _HIGHEST_INDEX_THRESHOLD = 0.9
 

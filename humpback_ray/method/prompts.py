@@ -1,9 +1,9 @@
 """Every template of the method, in one place.
 
 Training, augmentation, rating, evaluation and the exported chat template all render through
-`render`. The two tags are settings (the paper's sentences are their defaults); all other wording
-is ours, because the paper's prompts are described in `Instruction Back-and-Forth Translation`
-(arXiv 2408.04614) and in the paper's appendix but are not copied here.
+`render`. The two tags are settings with the paper's sentences as defaults. All other wording is
+this project's: the paper's appendix and `Instruction Back-and-Forth Translation` (arXiv 2408.04614)
+describe the paper's prompts, and this file does not copy them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import lru_cache
 from humpback_ray.config.settings import PromptSettings
 from humpback_ray.errors import UserError
 
-# The turn markers are plain words and not special tokens, so that a base model of any tokenizer
-# can be finetuned without new embeddings. The line break before the answer is part of the prompt:
-# a completion then starts a fresh line and tokenizes the same wherever it stands.
+# The turn markers are plain words and not special tokens, so that a base model with any tokenizer
+# needs no new embeddings. The line break before the answer belongs to the prompt, so a completion
+# starts a fresh line and has the same tokens everywhere.
 USER_MARKER = "### Request\n"
 ASSISTANT_MARKER = "\n\n### Answer\n"
 
@@ -27,19 +27,19 @@ def render(prompt: str, *tags: str) -> str:
     """The text a model sees before its answer: the prompt, the tags as a suffix, the turn markers.
 
     Args:
-        prompt: what the user says.
-        tags: sentences appended after the prompt, in order; empty ones are left out (paper,
-            section 2.4: a suffix of the prompt, not a system role).
+        prompt: the user's words.
+        tags: sentences to append to the prompt, in order, without the empty ones (paper, section
+            2.4: a suffix of the prompt, not a system role).
     """
     sentences = [prompt.strip(), *filter(None, tags)]
     return f"{USER_MARKER}{chr(10).join(sentences)}{ASSISTANT_MARKER}"
 
 
 def chat_template(*tags: str) -> str:
-    """The Jinja template of an exported model: renders one user turn exactly as `render` does.
+    """The Jinja template of an exported model, which renders a user turn exactly as `render` does.
 
     A caller may pass `tags=[...]` (also through vLLM's `chat_template_kwargs`) to replace the
-    tags, or `tags=[]` for none. A system message is put before the first user message.
+    tags, or `tags=[]` for none. The template puts a system message before the first user message.
     """
     default = "[" + ", ".join(repr(tag) for tag in tags if tag) + "]"
     return (
@@ -62,7 +62,7 @@ def chat_template(*tags: str) -> str:
 
 
 def inference_tags(tags: PromptSettings) -> tuple[str, str]:
-    """Both tags, one after the other: how a finetuned model is asked (paper, section 2.4)."""
+    """Both tags in order, with which a finetuned model is prompted (paper, section 2.4)."""
     return tags.seed_tag, tags.web_tag
 
 
@@ -77,14 +77,14 @@ BACKWARD_TEMPLATE = string.Template(
 
 
 def backward_prompt(response: str) -> str:
-    """What M_yx is asked, in training and in augmentation: the text y, then the ask for x."""
+    """The prompt of M_yx in training and augmentation: the request for x, then the text y."""
     return BACKWARD_TEMPLATE.substitute(response=response.strip())
 
 
 # --- self-curation ------------------------------------------------------------------------------
 
-# The rubric stands first and the pair after it: the engines' prefix cache then computes the rubric
-# once for all pairs. The grades say what the paper's Table 19 says, in our words.
+# The rubric stands before the pair, so the engines' prefix cache computes it once for all pairs.
+# The grades paraphrase the paper's Table 19.
 RATING_TEMPLATE = string.Template(
     "You judge how good a training example an answer would make for an AI assistant. Give the "
     "answer one grade from 1 to 5:\n"
@@ -105,8 +105,8 @@ RATING_TEMPLATE = string.Template(
     "$answer_format"
 )
 
-# Points instead of grades: agreed with people on more pairs than the five grades did, the facts of
-# Self-Rewarding (arXiv 2401.10020) in our words. Without a point the grade is 0, so there are six.
+# Points instead of grades, a paraphrase of Self-Rewarding (arXiv 2401.10020), where they agreed
+# with people on more pairs than five grades. Without a point the grade is 0, so there are six.
 ADDITIVE_RATING_TEMPLATE = string.Template(
     "You judge how good a training example an answer would make for an AI assistant. Its grade is "
     "the sum of its points, from 0 to 5. These are the points; each counts 1 where what it says is "
@@ -127,8 +127,7 @@ ADDITIVE_RATING_TEMPLATE = string.Template(
     "$answer_format"
 )
 
-# By `settings.rating.rubric`. A template of the user's takes the place of either and gives the
-# grades of the first.
+# By `settings.rating.rubric`. A user's template replaces either and has the grades of the first.
 RUBRICS = {"five_grades": RATING_TEMPLATE, "additive": ADDITIVE_RATING_TEMPLATE}
 
 # `text`: the paper's way, a rationale and then the grade.
@@ -136,7 +135,7 @@ REASON_THEN_SCORE = (
     "First explain in a few sentences which grade fits and why. Then end with one last line of "
     f'the form "{SCORE_LINE} N", where N is the grade.'
 )
-# `expected`: the model is held to `Score:` and only the next token's probabilities are read.
+# `expected`: the prompt ends with `Score:`, and the rating reads the next token's probabilities.
 SCORE_ONLY = f'Reply with one line of the form "{SCORE_LINE} N", where N is the grade.'
 
 RATING_FIELDS = ("instruction", "response", "answer_format")
@@ -152,10 +151,10 @@ def rating_template(text: str) -> string.Template:
     template = string.Template(text)
     if not template.is_valid():
         raise UserError("a `$` that starts no placeholder: write a literal dollar sign as `$$`")
-    found = set(template.get_identifiers())
-    if missing := [name for name in RATING_FIELDS if name not in found]:
+    placeholders = set(template.get_identifiers())
+    if missing := [name for name in RATING_FIELDS if name not in placeholders]:
         raise UserError(f"the placeholder ${missing[0]} is missing")
-    if unknown := sorted(found - set(RATING_FIELDS)):
+    if unknown := sorted(placeholders - set(RATING_FIELDS)):
         raise UserError(
             f"unknown placeholder ${unknown[0]}: only "
             f"{', '.join('$' + name for name in RATING_FIELDS)} are filled in"
@@ -166,7 +165,7 @@ def rating_template(text: str) -> string.Template:
 def rating_prompt(
     template: string.Template, instruction: str, response: str, *, reasoning: bool
 ) -> str:
-    """What the rater M_(t-1) is asked about one pair; `reasoning` asks for a rationale first."""
+    """The prompt of the rater M_(t-1) for one pair; `reasoning` asks for a rationale first."""
     return template.substitute(
         instruction=instruction.strip(),
         response=response.strip(),
@@ -175,10 +174,10 @@ def rating_prompt(
 
 
 def shared_rating_text(template: string.Template, *, reasoning: bool) -> str:
-    """How `render(rating_prompt(...))` begins for every pair.
+    """The common beginning of `render(rating_prompt(...))` for all pairs.
 
     It ends with the last line break before the instruction or the response, because tokenizers do
-    not join words across one; it is empty where no line break stands there.
+    not join words across one. It is empty if the template has no such line break.
     """
     return _shared_rating_text(template.template, _answer_format(reasoning))
 

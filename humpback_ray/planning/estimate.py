@@ -1,4 +1,4 @@
-"""Estimates of a run before paying: the layout that fits on given GPUs, and the hours it takes.
+"""Estimates of a run before paying: the layout that fits on given GPUs, and its hours.
 
 Arithmetic over published architectures and data sheets, without a GPU, torch, Ray or vLLM. Units
 are bytes, tokens and seconds unless a name says otherwise; GiB is 2**30 bytes, GB is 10**9.
@@ -19,7 +19,7 @@ from humpback_ray.sizing.hardware import GIB, Hardware
 from humpback_ray.sizing.memory import ENGINE_WORKSPACE, fit_training, gib, smallest_engine
 from humpback_ray.sizing.time import GenerationWork, generation_seconds, step_seconds
 
-# For starting engines or workers, reading weights and writing the result; our own guess.
+# For starting engines or workers, reading weights and writing the result; a guess.
 STAGE_START_HOURS = 0.1
 
 # --- the paper's rows, for a run that has none yet ------------------------------------------------
@@ -32,7 +32,7 @@ SELECTED_SHARE = {4.5: 41_821 / NUM_SEGMENTS, 4.0: 195_043 / NUM_SEGMENTS}  # A_
 SEED_CHARACTERS = 148 + 1072
 SELECTED_CHARACTERS = 115 + 1663
 CANDIDATE_CHARACTERS = (352, 1722)
-CHARACTERS_PER_TOKEN = 4  # English prose; our own guess, like the next four
+CHARACTERS_PER_TOKEN = 4  # English prose; a guess, like the next four
 TEMPLATE_TOKENS = 70  # turn markers, tags and the backward request
 RUBRIC_TOKENS = 450  # shared by all rating prompts
 RATIONALE_TOKENS = 150
@@ -44,7 +44,7 @@ ANSWER_TOKENS = 400  # of an evaluation
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One stage as a person reads it. A stage that does not fit has no hours."""
+    """One stage's estimate for a person. A stage that does not fit has no hours."""
 
     path: str
     fits: str
@@ -168,8 +168,8 @@ class _Estimator:
         )
 
     def segments(self) -> int:
-        made = self.records.get("segments")
-        kept = made.outcomes.get("kept") if made else None
+        record = self.records.get("segments")
+        kept = record.outcomes.get("kept") if record else None
         return self.num_rows or kept or NUM_SEGMENTS
 
     def work(self, kind: str) -> GenerationWork:
@@ -194,7 +194,7 @@ class _Estimator:
         )
 
     def num_rows_of(self, path: str) -> int | None:
-        """Rows that a finished stage has made."""
+        """Number of rows of a finished stage."""
         record = self.records.get(path)
         return record.num_rows if record else None
 

@@ -135,7 +135,7 @@ def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> StageFo
     if kind != "evaluate":
         num_rows = sample.num_segments * recipe.settings.num_candidates
     engines = record.figures.get("engines")
-    # An endpoint has no engines that we see: rows come at its rate.
+    # An endpoint's engines are unknown, so its rows come at the measured rate.
     busy = min(engines["busy_seconds"] if engines else record.seconds, record.seconds)
     # An engine takes whole batches.
     num_engines = min(engine.max_engines, -(-num_rows // engine.rows_per_batch)) if engines else 1
@@ -214,7 +214,7 @@ def replace_by_probe(
     """Replace estimates by the hours in RUN/probe.json, with a line that says so.
 
     Estimates stay unless the probe had the same settings, engines and training workers and, on
-    GPUs, as many of them as `hardware`. Finished stages stay in any case.
+    GPUs, as many GPUs as `hardware`. Finished stages stay in any case.
     """
     result = storage.read_json(storage.join(run_folder, RESULT))
     if result is None:

@@ -14,7 +14,7 @@ from humpback_ray.sizing.hardware import Hardware
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a recipe, as a run's folder has it."""
+    """A stage of a recipe and its state in a run folder."""
 
     path: str
     kind: str
@@ -32,7 +32,7 @@ class Plan:
 
 
 def plan_run(recipe: Recipe, run_folder: str) -> Plan:
-    """Look up every stage of a recipe in a run's folder; nothing is written.
+    """Look up every stage of a recipe in a run folder, without writing anything.
 
     Raises:
         UserError: the folder cannot be read from here.

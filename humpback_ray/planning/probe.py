@@ -1,4 +1,4 @@
-"""Measures before paying: sends a sample of a run's segments through its stages.
+"""Measures a run before paying: sends a sample of its segments through its stages.
 
 The probe uses the finished CPU stages of the run. It draws segments and runs them in RUN/_probe,
 with the run's settings and placement except for one iteration, a few steps of each training, and

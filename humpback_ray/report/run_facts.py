@@ -80,7 +80,7 @@ def status_of(run_folder: str) -> RunFacts:
     """The facts about a run that its folder shows.
 
     Raises:
-        UserError: no run is there, or the folder cannot be read from here.
+        UserError: the folder has no run or cannot be read from here.
     """
     with storage.explained(run_folder):
         attempts = sorted(storage.names(storage.join(run_folder, "attempts")))
@@ -185,10 +185,10 @@ def describe_unfinished(stage: StageFacts) -> str:
 
 
 def last_model(folder: str) -> str:
-    """The model of a run's last finished iteration, or the folder itself if it is a model.
+    """The model folder of a run's last finished iteration, or `folder` if that is a model.
 
     Raises:
-        UserError: there is none, or the folder cannot be read from here.
+        UserError: the folder has no finished model or cannot be read from here.
     """
     with storage.explained(folder):
         names = storage.names(folder)

@@ -119,7 +119,7 @@ def print_plan(title: str, plan: Plan) -> None:
 def print_estimate(
     name: str, estimate: RunEstimate, hardware: Hardware, price: float | None
 ) -> None:
-    """Print hours and money by stage; all GPUs are paid for as long as a stage runs."""
+    """Print hours and money by stage; the price counts all GPUs for as long as a stage runs."""
 
     def money(hours: float | None) -> str:
         if hours is None or price is None:

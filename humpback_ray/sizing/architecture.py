@@ -33,7 +33,7 @@ class Architecture:
 
     @property
     def num_layer_parameters(self) -> int:
-        """Of all layers together, without embeddings and the last norm."""
+        """Parameters of all layers together, without embeddings and the last norm."""
         attention = 2 * self.hidden_size * self.head_size * (self.num_heads + self.num_kv_heads)
         mlp = 3 * self.hidden_size * self.intermediate_size
         return self.num_layers * (attention + mlp + 2 * self.hidden_size)
@@ -69,7 +69,7 @@ class Architecture:
         return (2 if dtype == "fp8" else bytes_of_dtype(dtype)) * values
 
     def attention_flops_per_token(self, sequence_length: float) -> float:
-        """Of one forward pass, for scores and their values over the whole sequence."""
+        """Flops of one token's attention in a forward pass: scores and values of all positions."""
         return 4 * self.num_layers * self.num_heads * self.head_size * sequence_length
 
 

@@ -16,10 +16,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class GpuModel:
-    """One kind of GPU as its data sheet has it."""
+    """One kind of GPU, by its data sheet."""
 
     name: str
-    memory_gib: float  # what PyTorch reports as total capacity, less than the round figure
+    memory_gib: float  # total capacity as PyTorch reports it, less than the round figure
     bf16_tflops: float  # dense; the sheets print twice that, with sparsity
     memory_gb_per_second: float
     link_gb_per_second: float  # to the other GPUs of a node, one direction

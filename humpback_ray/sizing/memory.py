@@ -1,4 +1,4 @@
-"""What fits where: memory of engines and of training workers."""
+"""Memory of engines and of training workers, and the layouts that fit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from humpback_ray.errors import UserError
 from humpback_ray.sizing.architecture import Architecture
 from humpback_ray.sizing.hardware import GIB, Hardware
 
-# Beside weights and KV cache: context, workspace, CUDA graphs. Ours, to be replaced by `probe`.
+# Beside weights and KV cache: context, workspace, CUDA graphs. A guess that `probe` replaces.
 ENGINE_WORKSPACE = 2 * GIB
-# Beside states and activations: context, communication buffers, fragmentation. Ours, likewise.
+# Beside states and activations: context, communication buffers, fragmentation. A guess likewise.
 TRAINING_WORKSPACE = 4 * GIB
-# Bytes of one trained parameter: fp32 master value and Adam's two moments; with its weight in 16
-# bits, as a checkpoint has them; and with its gradient in 16 bits too, as DeepSpeed offloads them.
+# Bytes of one trained parameter: fp32 master value and Adam's two moments; with its 16-bit weight,
+# as in a checkpoint; and with its 16-bit gradient too, as DeepSpeed offloads them.
 OPTIMIZER_BYTES, CHECKPOINT_BYTES, OFFLOADED_BYTES = 12, 14, 16
 NUM_CHECKPOINTS_KEPT = 2  # of a training, beside the one that is being written
-# Decoding reads all weights for each step. With room for fewer sequences of the full context than
-# this, more GPUs for each engine give more than more engines do. Ours.
+# Decoding reads all weights at each step. If the cache holds fewer sequences of the full context
+# than this, more GPUs per engine help more than more engines. A guess.
 MIN_SEQUENCES = 4
 
 
@@ -30,13 +30,13 @@ MIN_SEQUENCES = 4
 
 @dataclass(frozen=True)
 class EngineFit:
-    """How one engine lies on GPUs. Bytes are those of each GPU."""
+    """Layout of one engine on GPUs. Bytes are per GPU."""
 
     tensor_parallel_size: int
     pipeline_parallel_size: int
     weight_bytes: float
     kv_bytes: float
-    num_kv_tokens: int  # room of the KV cache for tokens of all sequences
+    num_kv_tokens: int  # capacity of the KV cache, in tokens of all sequences
 
     @property
     def num_gpus(self) -> int:
@@ -46,16 +46,16 @@ class EngineFit:
 def place_engine(
     architecture: Architecture, dtype: str, tensor: int, pipeline: int, usable: float
 ) -> EngineFit:
-    """What an engine of that layout leaves of `usable` bytes of each GPU for its KV cache.
+    """An engine with that layout on GPUs with `usable` bytes each.
 
-    Negative where the weights do not fit.
+    The bytes and tokens of its KV cache are negative if the weights do not fit.
     """
     weights = architecture.weight_bytes(dtype) / (tensor * pipeline)
-    room = usable - weights - ENGINE_WORKSPACE
-    # A KV head is never split: with more GPUs than heads it is kept several times.
+    cache = usable - weights - ENGINE_WORKSPACE
+    # vLLM never splits a KV head, so with more GPUs than heads several GPUs keep the same one.
     parts = min(tensor, architecture.num_kv_heads) * pipeline
-    num_tokens = math.floor(room * parts / architecture.kv_bytes_per_token(dtype))
-    return EngineFit(tensor, pipeline, weights, room, num_tokens)
+    num_tokens = math.floor(cache * parts / architecture.kv_bytes_per_token(dtype))
+    return EngineFit(tensor, pipeline, weights, cache, num_tokens)
 
 
 def smallest_engine(
@@ -68,19 +68,19 @@ def smallest_engine(
 ) -> EngineFit:
     """The layout with the fewest GPUs that holds MIN_SEQUENCES of the full context, or the largest.
 
-    Replicas before tensor parallelism, tensor parallelism within a node before pipelines across
-    nodes. Whether the largest holds one sequence is for the caller to see.
+    Prefers replicas to tensor parallelism, and tensor parallelism within a node to pipelines across
+    nodes. The caller must check that the largest holds one sequence.
     """
     sizes = [n for n in _tensor_parallel_sizes(architecture) if n <= hardware.gpus_per_node]
     layouts = [(n, 1) for n in sizes] + [(sizes[-1], n) for n in range(2, hardware.num_nodes + 1)]
     usable = hardware.gpu.memory * gpu_memory_utilization
     fits = [place_engine(architecture, dtype, *layout, usable) for layout in layouts]
-    roomy = (fit for fit in fits if fit.num_kv_tokens >= MIN_SEQUENCES * context_length)
-    return next(roomy, fits[-1])
+    large_enough = (fit for fit in fits if fit.num_kv_tokens >= MIN_SEQUENCES * context_length)
+    return next(large_enough, fits[-1])
 
 
 def _tensor_parallel_sizes(architecture: Architecture) -> list[int]:
-    """Powers of two that divide the attention heads, which vLLM asks for."""
+    """Powers of two that divide the attention heads, as vLLM requires."""
     return [2**n for n in range(7) if architecture.num_heads % 2**n == 0]
 
 
@@ -110,7 +110,8 @@ def check_engine_fits(
         gpu_memory: of one GPU, in bytes.
 
     Raises:
-        UserError: what is needed, what there is, and the settings that would make it fit.
+        UserError: the engine does not fit. The message has the needed and the usable bytes, and the
+            settings that would make it fit.
     """
     sizes = _tensor_parallel_sizes(architecture)
     tensor, pipeline = tensor_parallel_size, pipeline_parallel_size
@@ -125,8 +126,8 @@ def check_engine_fits(
     def num_tokens(tensor: int, dtype: str) -> int:
         return place_engine(architecture, dtype, tensor, pipeline, usable).num_kv_tokens
 
-    there_is = num_tokens(tensor, dtype)
-    if there_is >= context_length:
+    capacity = num_tokens(tensor, dtype)
+    if capacity >= context_length:
         return
     larger = [n for n in sizes if n > tensor and num_tokens(n, dtype) >= context_length]
     weights, cache = engine_bytes(architecture, dtype, context_length, tensor, pipeline)
@@ -134,7 +135,7 @@ def check_engine_fits(
     ways_out = [
         f"placement.engine.tensor_parallel_size to {larger[0]}" if larger
         else "placement.engine.pipeline_parallel_size higher (no tensor_parallel_size is enough)",
-        f"settings.context_length to at most {there_is}" if there_is > 0
+        f"settings.context_length to at most {capacity}" if capacity > 0
         else "no settings.context_length that would do (the weights alone do not fit)",
         "fp8 weights (they fit)" if dtype != "fp8" and num_tokens(tensor, "fp8") >= context_length
         else f"GPUs of at least {gib(needed / gpu_memory_utilization)} (fp8 weights do not fit)",
@@ -156,7 +157,7 @@ def gib(num_bytes: float) -> str:
 
 @dataclass(frozen=True)
 class TrainingFit:
-    """How a training lies on GPUs. Bytes are those of each GPU."""
+    """Layout of a training on GPUs. Bytes are per GPU."""
 
     zero_stage: int
     micro_batch_size: int  # examples of the full length
@@ -177,9 +178,8 @@ def state_bytes(
 ) -> float:
     """Parameters, gradients and optimizer of bf16 training on each GPU.
 
-    2 bytes of parameters, 2 + 4 of gradients (summed in fp32), 12 of master weights and Adam's
-    moments for each parameter that is trained; of a frozen one the first 2 alone. Stages 2 and 3
-    are DeepSpeed's estimators as they stand
+    A trained parameter takes 2 bytes, its gradient 2 + 4 (summed in fp32), its master weight and
+    Adam's moments 12; a frozen parameter takes 2 bytes. Stages 2 and 3 are DeepSpeed's estimators
     (https://deepspeed.readthedocs.io/en/latest/memory.html); 0 and 1 follow from the same parts.
     """
     trained = architecture.num_trained(lora)
@@ -198,10 +198,10 @@ def state_bytes(
 def activation_bytes(
     architecture: Architecture, tokens: int, *, gradient_checkpointing: bool
 ) -> float:
-    """Activations of a micro-batch of so many tokens, in 16 bits, with fused attention.
+    """Bytes of a micro-batch's activations in 16 bits, with fused attention.
 
     34 bytes for each token, hidden unit and layer (arXiv 2205.05198, equation 1, without the
-    scores); with checkpointing the inputs of all layers and one layer in full. Then the logits in
+    scores); with checkpointing, the inputs of all layers and one layer in full. Then the logits in
     16 and 32 bits and their gradient.
     """
     inner = tokens * architecture.hidden_size
@@ -219,7 +219,7 @@ def fit_training(
     gradient_checkpointing: bool,
     lora: LoraSettings | None = None,
 ) -> TrainingFit:
-    """How a training lies on hardware: `fit_workers` with as many workers as divide the batch."""
+    """Layout of a training on hardware: `fit_workers` with as many workers as divide the batch."""
     num_workers = max(n for n in range(1, hardware.num_gpus + 1) if batch_size % n == 0)
     return fit_workers(
         architecture, hardware.gpu.memory, num_workers, batch_size=batch_size,
@@ -240,8 +240,8 @@ def fit_workers(
 ) -> TrainingFit:
     """The lowest ZeRO stage that fits, with the largest micro-batch that then fits.
 
-    Where nothing fits: what needs least, which is for the caller to see. Every example is taken to
-    have the full length, because one may have it.
+    If none fits, the layout that needs least; the caller must check that. Assumes that every
+    example has the full length, because any example may have it.
     """
     share = -(-batch_size // num_workers)
     fits = [

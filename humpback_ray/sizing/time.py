@@ -21,16 +21,16 @@ TRAINING_MFU = 0.45
 # 70B on four A100 (github.com/vllm-project/vllm/pull/5046).
 PREFILL_MFU = 0.5
 DECODE_BANDWIDTH_SHARE = 0.6
-# Share of the link's rate that collective operations reach. Ours, to be replaced by `probe`.
+# Share of the link's rate that collective operations reach. A guess that `probe` replaces.
 COLLECTIVE_SHARE = 0.7
 
 
 @dataclass(frozen=True)
 class GenerationWork:
-    """Rows that go through engines, with mean tokens of each."""
+    """Rows to generate, with the mean tokens of each."""
 
     num_rows: int
-    prompt_tokens: float  # computed for every row
+    prompt_tokens: float  # computed anew for every row
     output_tokens: float
     shared_tokens: float = 0.0  # at the head of every prompt; computed once, read by every token
 
@@ -45,9 +45,9 @@ def generation_seconds(
     dtype: str = "auto",
     max_sequences: int | None = None,
 ) -> float:
-    """Prompts bound by compute, then decoding bound by memory bandwidth or compute.
+    """Seconds of compute-bound prompts, then of decoding bound by memory bandwidth or compute.
 
-    The first output token comes out of the prompt's own pass. Tensor parallelism adds two sums over
+    The pass over the prompt yields the first output token. Tensor parallelism adds two sums over
     its GPUs of every token's hidden vector in each layer.
     """
     flops = gpu.bf16_tflops * 1e12 * fit.num_gpus * PREFILL_MFU
@@ -78,7 +78,7 @@ def step_seconds(
     sequence_length: float,
     lora: LoraSettings | None = None,
 ) -> float:
-    """One optimizer step: the longer of arithmetic and communication, which DeepSpeed overlaps.
+    """Seconds of an optimizer step: the longer of arithmetic and communication, which overlap.
 
     6 N flops for each token, 4 where weights are frozen, and three forward passes' worth of
     attention. ZeRO-3 gathers the parameters twice and scatters the gradients once for each

@@ -1,4 +1,4 @@
-"""The demo's base model: a tokenizer and a small LLaMA made from the corpus itself."""
+"""The demo's base model: a tokenizer and a small LLaMA, made from the corpus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from humpback_ray.rows import Origin, TrainingExample
 
 @dataclass(frozen=True, kw_only=True)
 class InitialBase(Stage):
-    """A model folder with a byte-level BPE tokenizer of the segments, and random weights."""
+    """A model folder with random weights and a byte-level BPE tokenizer trained on the segments."""
 
     kind: ClassVar[str] = "base-initial"
     version: ClassVar[int] = 1
@@ -39,7 +39,7 @@ class InitialBase(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseExamples(Stage):
-    """The segments as plain text examples, on which the base is pretrained."""
+    """The segments as plain text examples, for the base's pretraining."""
 
     kind: ClassVar[str] = "base-examples"
     version: ClassVar[int] = 1

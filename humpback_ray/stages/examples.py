@@ -1,4 +1,4 @@
-"""Training examples out of the seed alone: of M_yx (reversed pairs) and of M_0."""
+"""Training examples from the seed alone: for M_yx (reversed pairs) and for M_0."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SeedExamples(Stage):
     tag: str
 
     def wording(self) -> dict[str, str]:
-        """The backward request, where it is used."""
+        """The backward request, in the backward direction."""
         template = prompts.BACKWARD_TEMPLATE.template
         return {"template": template if self.direction is Direction.BACKWARD else ""}
 

@@ -1,4 +1,4 @@
-"""One finetuning: a base model and a table of examples become a model folder."""
+"""One finetuning: a base model and a table of examples in, a model folder out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CPU_WORKERS_START_SECONDS = 20.0  # two workers on two cores, up to the first st
 class Finetune(Stage):
     """A model folder that transformers and vLLM load: the base's weights trained on examples.
 
-    The identity is that of the weights. What only changes how the model is asked, its chat template
-    and default sampling, is rewritten by `refresh` and never trains it again.
+    The identity covers the weights alone. The chat template and the default sampling only change
+    how a caller asks the model, so `refresh` rewrites them without another training.
     """
 
     kind: ClassVar[str] = "finetune"

@@ -1,4 +1,4 @@
-"""What the stages that generate have in common: the engines' settings and a model to serve."""
+"""The base class of stages whose rows come from engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from humpback_ray.serving.requests import ServedModel
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratingStage(Stage):
-    """A stage whose rows come from engines."""
+    """A stage whose rows come from engines: the engines' settings and the model to serve."""
 
     context_length: int  # tokens of prompt and answer together
     dtype: str  # of the engines' arithmetic, or `auto`

@@ -1,4 +1,4 @@
-"""Segments y: the corpus cut at its headers, filtered, duplicates removed (paper, appendix A)."""
+"""Segments y: the corpus, cut at its headers, filtered and deduplicated (paper, appendix A)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import duplicates
 from humpback_ray.rows import Segment, SegmentOutcome
 
-# Files of this size together make one task; a small corpus still makes a few.
+# Size of the files of one task; MIN_TASKS splits a small corpus too.
 BYTES_PER_TASK = 8 * 2**20
 MIN_TASKS = 8
 
@@ -34,7 +34,7 @@ MAX_REASONS = 20  # in the record: the media types that servers name are without
 
 @dataclass(frozen=True, kw_only=True)
 class Segments(Stage):
-    """Segments y: the corpus cut at its headers, filtered, duplicates removed."""
+    """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
     version: ClassVar[int] = 2
@@ -44,7 +44,7 @@ class Segments(Stage):
     settings: CorpusSettings
 
     def run(self, context: Context) -> Result:
-        """Write `rows` (kept) and `dropped`, each section of each document in one of them.
+        """Write every section of every document to `rows` (kept) or `dropped`.
 
         `dropped` also has a row for each file, link and archive record that is no document. Tasks
         cut and filter sections in parallel into a working folder. One pass over ids and MinHash
@@ -133,14 +133,14 @@ def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, fo
 
 def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
     for segment in cut.segments_of(CorpusFile(**file), settings):
-        kept = segment.outcome is SegmentOutcome.KEPT
+        is_kept = segment.outcome is SegmentOutcome.KEPT
         yield {
             **tables.as_dict(segment),
             "outcome": segment.outcome.value,
             "signature": duplicates.signature(
                 segment.text, settings.num_permutations, settings.near_duplicate_ngram
             )
-            if kept
+            if is_kept
             else b"",
         }
 
@@ -173,7 +173,7 @@ def _split(
         )
         tables.write_dataset(target, dataset)
         if not tables.num_rows(target):
-            tables.write_rows(target, [], Segment)  # an empty table is a table too
+            tables.write_rows(target, [], Segment)  # readers expect at least one file
 
 
 def _with_outcome(

@@ -1,7 +1,7 @@
 """Finetuning on Ray Train workers with DeepSpeed ZeRO: the driver's side.
 
-`finetune` checks the input, tokenizes once, decides how the model lies on the workers, runs
-`loop.train` on them and hands their step records to the caller as they arrive.
+`finetune` checks the input, tokenizes once, lays the model on the workers, runs `loop.train` on
+them, and hands their step records to the caller as they arrive.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mailbox between a training's driver and its workers.
 
-Rank 0 posts step records; the driver posts the micro-batch size and the wish to stop. A module of
-its own, because the actor's process then imports nothing heavy.
+Rank 0 posts step records; the driver posts the micro-batch size and the wish to stop. This module
+is separate, so that the actor's process imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from humpback_ray.training.records import StepRecord
 
 
 class TrainingMailbox:
-    """The actor through which the driver and the workers of a training talk.
+    """The actor that carries messages between the driver and the workers of a training.
 
     Args:
         capacity: tokens of a micro-batch.

@@ -1,4 +1,4 @@
-"""A tokenizer and an untrained LLaMA for the demo, in the shape of any other base model folder."""
+"""A tokenizer and an untrained LLaMA for the demo, as an ordinary base model folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training as values: what decides its weights, and how the driver has laid it on workers."""
+"""A training as values: the task that decides its weights, and the job of each worker."""
 
 from __future__ import annotations
 

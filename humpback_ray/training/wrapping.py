@@ -1,7 +1,7 @@
-"""The files that say how a model is asked: its chat template and its sampling defaults.
+"""The files that decide how a caller asks a model: its chat template and its sampling defaults.
 
-They are apart from the weights, so that other tags or another temperature train nothing again.
-Standard library and fsspec only: the driver rewrites them without a tokenizer or torch.
+They are apart from the weights, so other tags or another temperature need no training. Imports only
+the standard library and fsspec, so the driver rewrites the files without a tokenizer or torch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 from humpback_ray import storage
 
-# As transformers 5 names them; it prefers the first to a template inside tokenizer_config.json.
+# transformers 5's names; it prefers the first to a template inside tokenizer_config.json.
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
-# Entries of generation_config.json that decide how a token is drawn. A base model's own ones do
-# not belong to a model that was finetuned and evaluated with others.
+# Entries of generation_config.json that decide how the model samples. A base model's entries do not
+# belong to a finetuned model, which is evaluated with others.
 SAMPLING_ENTRIES = (
     "do_sample", "temperature", "top_p", "top_k", "top_h", "min_p", "typical_p", "epsilon_cutoff",
     "eta_cutoff",
