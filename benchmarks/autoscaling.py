@@ -1,9 +1,9 @@
-"""What an autoscaled pass waits for, and what it pays for: lags, and node-seconds without work.
+"""Node-seconds of two autoscaled passes / node-seconds in which engines answer, and the lags.
 
-Two passes, augment and rate, on a head that has no worker nodes: Ray's autoscaler starts a raylet
-with a logical device for each engine, and ends them between the passes, where a training would be,
-and after the last one. Engines are scripted, so a node's time is starting, answering and waiting to
-be idle for long enough. The ratio is node-seconds over those in which the engines answer.
+The passes, augment and rate, begin on a head without worker nodes. Ray's autoscaler starts a raylet
+with a logical device for each engine, and ends the raylets between the passes, where a training
+would run, and after the last one. Engines are scripted, so a node spends its time starting,
+answering, and waiting for the idle timeout.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OVER, UNDER = "paid for", "answering"
 
 @dataclass
 class Watch:
-    """How many worker nodes there are, all the time. A context manager."""
+    """Samples the number of worker nodes. A context manager."""
 
     samples: list[tuple[float, int]] = field(default_factory=list)
 
@@ -57,7 +57,7 @@ class Watch:
         return sum(count * (then - now) for (now, count), (then, _) in itertools.pairwise(inside))
 
     def wait_until_gone(self) -> float:
-        """When the last worker node has gone."""
+        """The time at which the last worker node has gone."""
         deadline = time.monotonic() + SECONDS_TO_GO
         while not self.samples or self.samples[-1][1]:
             assert time.monotonic() < deadline, f"{self.samples[-1:]} nodes stay"

@@ -1,9 +1,9 @@
-"""The paper's 502,133 segments through augment, rate, rate and select, without a model.
+"""Driver's peak memory for the paper's 502,133 segments / for a tenth of them, without a model.
 
-Segments of realistic length go through our own stages with scripted engines, on the cores of this
-machine. The ratio is the driver's peak memory over the same at a tenth of the rows: what the driver
-holds must not grow with the rows. Before that: how long engines wait when some answers are very
-long. `--method mean` rates every pair three times, so that a rating has three times the rows.
+Segments of realistic length go through augment, rate, rate and select with scripted engines, on the
+cores of this machine. The driver's memory must not grow with the rows. Before that, the script
+measures how long engines wait when some answers are very long. `--method mean` rates every pair
+three times, so a rating has three times the rows.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def write_segments(folder: Path, num_rows: int) -> None:
 
 
 def write_tokenizer(folder: Path) -> ServedModel:
-    """A byte-level tokenizer without weights: all that the pool takes of a model here."""
+    """A byte-level tokenizer without weights, the only part of a model that the pool needs here."""
     from humpback_ray.training.scratch_model import train_tokenizer
 
     location = str(folder / "tokenizer")
@@ -79,7 +79,7 @@ def write_tokenizer(folder: Path) -> ServedModel:
 
 @dataclass(frozen=True)
 class Walk:
-    """Some of the steps, one after the other, as the pipeline runs them."""
+    """Some steps of the pipeline, in order."""
 
     folder: Path  # where the steps write
     source: Path  # with segments and seed
@@ -89,7 +89,7 @@ class Walk:
     seconds: float = 0.2  # of an answer
     sigma: float = 0.0
     log: str = ""
-    address: str = ""  # of a cluster; else one is started for it
+    address: str = ""  # of a cluster; empty starts one
     autoscaling: bool = False
     method: Literal["expected", "mean"] = "expected"  # of the ratings
 
@@ -138,7 +138,7 @@ class Walk:
 
 
 def drive(walk: Walk) -> Generator[dict[str, Any], Any, None]:
-    """A driver in a process of its own: figures of each step."""
+    """A driver in a separate process, which yields figures of each step."""
     import ray
 
     own = {"num_cpus": walk.engine.max_engines + 4, "include_dashboard": False}

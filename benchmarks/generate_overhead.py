@@ -1,9 +1,9 @@
 """Output tokens/s of our generate stage / bare vLLM, for two sizes of model.
 
 Both sides get the same 512 prompts as text, the same engine arguments, environment and sampling,
-and make the text of the answers. Start and warm-up are left out on both. Ours counts from when the
-engine can take its first row to when the driver has the last one, so it has in it what Ray Data
-takes to send the rows there and back. The sides run in turns, each in a process of its own.
+and decode the answers. Both leave out start and warm-up. Our side's time runs from the engine's
+readiness to the driver's last row, so it includes Ray Data's transport of rows in both directions.
+The sides run in turns, each in a separate process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TAG = "Answer in the style of an AI Assistant."
 
 @dataclass(frozen=True)
 class Case:
-    """What all sides are given."""
+    """Inputs of all sides."""
 
     model: ServedModel
     placement: EnginePlacement
@@ -135,10 +135,10 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
 
 
 def ray_data_llm(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
-    """A plain `ray.data.llm` processor; counted from when its engine has answered the warm-up.
+    """A plain `ray.data.llm` processor; its time begins when its engine has answered the warm-up.
 
-    What it takes to start cannot be told from its work, so the warm-up rows go through it before
-    the others, which wait for them.
+    The processor does not report when its engine has started, so the warm-up rows go through it
+    first, and the others wait for them.
     """
     import ray
     import ray.data
@@ -216,7 +216,7 @@ def _figures(
 def compare(size: str, options: Any, folder: Path) -> harness.Comparison:
     """The sides in turns, with one size of model."""
     model = models.create(size, folder)
-    # Short prompts: with long ones the model's work on them would hide what a token costs.
+    # Short prompts, because the model's work on long ones would hide the cost of a token.
     texts = [text[:80] for document in models.texts() for text in document.split("\n\n")]
     texts = list(dict.fromkeys(text for text in texts if len(text) > 40))
     case = Case(

@@ -1,7 +1,7 @@
-"""What every benchmark does: sides measured in turns, medians, a table, one last line, a JSON file.
+"""Common parts of the benchmarks: sides in turns, medians, a table, one last line, a JSON file.
 
-A side that needs its own process gets one (`Side`): vLLM and Ray read environment variables when
-they are imported, and a fresh process leaves nothing behind for the other side.
+A side may run in a separate process (`Side`), because vLLM and Ray read environment variables at
+import, and a fresh process leaves nothing behind for the other side.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ console = Console(highlight=False)
 
 @dataclass
 class Comparison:
-    """Two or more sides with their runs, and the ratio of two of them that a goal is about."""
+    """Two or more sides with their runs, and the ratio of two sides that has a goal."""
 
     name: str
     unit: str
-    over: str  # the side whose median is divided
-    under: str  # by the one of this side
+    over: str  # the side whose median is the numerator
+    under: str  # the side whose median is the denominator
     goal: float
     at_most: bool = False  # the goal is an upper bound
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, side: str, **figures: Any) -> None:
-        """One run of a side; `figures["value"]` is what is compared."""
+        """Add one run of a side; the comparison is of `figures["value"]`."""
         self.runs.setdefault(side, []).append(figures)
         shown = ", ".join(f"{key} {_short(value)}" for key, value in figures.items())
         console.print(f"  {self.name} · {side}: {shown}", soft_wrap=True)
@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float | None:
-        """None where a side has no run."""
+        """The ratio of the medians; None if a side has no run."""
         if not self.runs.keys() >= {self.over, self.under}:
             return None
         return self.median(self.over) / self.median(self.under)
@@ -116,10 +116,10 @@ def finish(comparisons: list[Comparison], json_file: str | None, **more: Any) ->
 
 
 class Side:
-    """A generator in a process of its own, asked for one value after the other.
+    """A generator in a separate process, which gives one value per request.
 
-    Its first value says that it is ready: start and warm-up come before it. The later ones may be
-    asked for with a message, which its `yield` gives.
+    Its first value says that it is ready, after start and warm-up. A later request may carry a
+    message, which the generator's `yield` returns.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class Side:
         return self.answer()
 
     def ask(self, message: Any = None) -> None:
-        """Ask for the next value, and do not wait for it."""
+        """Request the next value without waiting for it."""
         self._pipe.send(message)
 
     def answer(self) -> Any:
-        """The value that was asked for; errors as in `next`."""
+        """The requested value; errors as in `next`."""
         return self._pipe.recv()
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...])
 
 @contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the processes that are started inside."""
+    """Set environment variables for the processes that the block starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -192,7 +192,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that a call took, and what it gave back."""
+    """The seconds of a call, and its result."""
     began = time.perf_counter()
     value = function()
     return time.perf_counter() - began, value

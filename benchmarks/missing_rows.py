@@ -1,10 +1,9 @@
-"""Peak memory of a pass that looks for its missing rows: 50 million rows / 5 million.
+"""Driver's peak memory while it finds the missing rows among 50 million / among 5 million.
 
-Ids in Parquet files, 25,000 to a shard, nine of ten with an answer; no engine and no text. A driver
-in a process of its own counts what is saved (`RowFolders.state`) and takes every missing row in
-batches (`RowFolders.missing`), as a pass does before it asks. The ratio is the driver's peak memory
-over the same at a tenth of the rows: it may hold names of files and no ids. The peak of the largest
-task process is beside it, and must not grow either.
+The rows are ids in Parquet files, 25,000 to a shard, nine of ten with an answer, without engine or
+text. A driver in a separate process counts the saved rows (`RowFolders.state`) and reads every
+missing row in batches (`RowFolders.missing`), as a pass does. The driver may hold names of files
+and no ids. The table also has the peak of the largest task process, which must not grow either.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ POLL_SECONDS = 0.2
 
 
 def write_rows(folders: RowFolders, num_rows: int, files_per_shard: int) -> int:
-    """Write the source, and answers to nine of ten rows; returns how many are missing."""
+    """Write the source, and answers to nine of ten rows; returns the number of missing rows."""
     num_missing = 0
     for folder in (folders.source, folders.target):
         Path(folder).mkdir(parents=True)
@@ -63,7 +62,7 @@ class TaskMemory:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look until the end of the block."""
+        """Sample the memory until the end of the block."""
         over = threading.Event()
 
         def look() -> None:
@@ -83,12 +82,12 @@ class TaskMemory:
             try:
                 if process.cmdline()[0].startswith("ray::"):
                     self.peak = max(self.peak, harness.peak_memory(process.pid))
-            except (psutil.Error, OSError, IndexError):  # it has just ended
+            except (psutil.Error, OSError, IndexError):  # the process has just ended
                 continue
 
 
 def drive(folders: RowFolders) -> Generator[dict[str, Any], Any, None]:
-    """A driver in a process of its own: what it found, how long it took, peaks of memory."""
+    """A driver in a separate process, which yields counts, seconds, and peaks of memory."""
     import ray
 
     ray.init(
@@ -114,7 +113,7 @@ def drive(folders: RowFolders) -> Generator[dict[str, Any], Any, None]:
 
 
 def count_missing(folders: RowFolders) -> int:
-    """The missing rows, batch by batch, as a pass takes them."""
+    """The number of missing rows, read in batches as a pass does."""
     rows = folders.missing(ROWS_PER_BATCH)
     assert rows is not None
     return sum(bundle.num_rows() or 0 for bundle in rows.iter_internal_ref_bundles())

@@ -18,7 +18,7 @@ SHAPES = {
 
 
 def texts() -> list[str]:
-    """The READMEs of the installed packages: real text that every machine with this has."""
+    """The READMEs of the installed packages, real text on every machine with this project."""
     settings = CorpusSettings(path="installed-packages")
     return [
         document.content

@@ -1,9 +1,9 @@
 """Pairs/s of rating by probabilities / by a written rationale, with the same model and pairs.
 
-`expected`: our engine and arguments, one token per pair, the rubric served by the prefix cache.
-`text`: vLLM's offline API with its own defaults and no prefix caching, and a sampled rationale of
-150 tokens, as the public reimplementation rates. Both have the same threads and numbers, and a pair
-is 512 tokens of rubric, the same for all, and 480 of its own.
+`expected`: our engine and arguments, one token per pair, the rubric from the prefix cache.
+`text`: vLLM's offline API with its defaults and no prefix caching, and a sampled rationale of 150
+tokens, as the public reimplementation rates. Both sides have the same threads and number format. A
+pair has 512 tokens of rubric, which all pairs share, and 480 more.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from humpback_ray.serving.requests import Request, ServedModel, load_tokenizer
 
 GOAL = 6.0
 NUM_SHARED, NUM_OWN = 512, 480
-# vLLM's own cache of a bf16 63M model holds 37 such pairs in one GiB, too few for `text`.
+# vLLM's default cache for a bf16 63M model holds 37 such pairs in one GiB, too few for `text`.
 CACHE_GIB = 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """What both sides are given."""
+    """Inputs of both sides."""
 
     model: ServedModel
     placement: EnginePlacement

@@ -1,4 +1,4 @@
-"""Ray clusters of several raylets on this machine, and what runs on them. Tests use it too."""
+"""Ray clusters of several raylets on this machine, and their processes. Tests use it too."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import ray
 
 ENGINE_TITLE = "ray::MapWorker(MapBatches(EngineActor)"
 REGISTRY_TITLE = "ray::EngineRegistry"
-# The tasks of a pass that read and look, and workers that wait for one.
+# The tasks of a pass that read files and find missing rows, and idle workers.
 WORKER_TITLES = ("ray::IDLE", "ray::MapBatches(", "ray::_state_of")
-# For `_system_config`: a lost node is noticed in seconds instead of half a minute.
+# For `_system_config`: Ray notices a lost node within seconds instead of half a minute.
 NOTICED_SOON = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
@@ -48,7 +48,7 @@ def processes(*titles: str) -> list[psutil.Process]:
 
 
 def notify(address: str, node_id: str, seconds: int) -> None:
-    """What a cloud's notice of preemption does: the node is to be gone after so many seconds."""
+    """Send a preemption notice as a cloud does: the node goes away after so many seconds."""
     command = [
         str(Path(sys.executable).with_name("ray")), "drain-node", "--address", address,
         "--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
@@ -59,15 +59,14 @@ def notify(address: str, node_id: str, seconds: int) -> None:
 
 @contextmanager
 def growing_cluster(folder: Path, num_nodes: int, idle_minutes: float = 0.05) -> Iterator[str]:
-    """The address of a head alone; up to `num_nodes` with a device come when they are asked for.
+    """The address of a head to which Ray's autoscaler adds up to `num_nodes` nodes with a device.
 
-    Ray's real autoscaler with its fake provider of nodes, which starts and ends real raylets. Not
-    through `ray.cluster_utils.AutoscalingCluster`, which runs `ray stop` and so ends every Ray of
-    the machine.
+    Ray's fake node provider starts and ends real raylets. `ray.cluster_utils.AutoscalingCluster`
+    would run `ray stop`, which ends every Ray process of the machine.
 
     Args:
-        folder: gets the configuration and the head's log.
-        idle_minutes: after which a node that does nothing goes.
+        folder: for the configuration and the head's log.
+        idle_minutes: time after which the autoscaler removes an idle node.
     """
     address = f"{ray.util.get_node_ip_address()}:{free_port()}"
     config = folder / "cluster.json"
@@ -94,7 +93,7 @@ def growing_cluster(folder: Path, num_nodes: int, idle_minutes: float = 0.05) ->
 
 
 def node_command(address: str, num_cpus: int = 1) -> list[str]:
-    """What starts one more node of a cluster and stays as long as it lives."""
+    """The command that starts one more node of a cluster and runs as long as the node."""
     return [
         str(Path(sys.executable).with_name("ray")), "start", "--block", f"--num-cpus={num_cpus}",
         f"--address={address}", f"--object-store-memory={80 * 2**20}",
@@ -103,7 +102,7 @@ def node_command(address: str, num_cpus: int = 1) -> list[str]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all that it has started."""
+    """Kill a process and its descendants."""
     parent = psutil.Process(process.pid)
     for each in [parent, *parent.children(recursive=True)]:
         if each.is_running():
@@ -141,7 +140,7 @@ def _configuration(address: str, num_nodes: int, idle_minutes: float) -> dict[st
         "max_workers": num_nodes,
         "provider": {
             "type": "fake_multinode", "gcs_address": address,
-            # The nodes share one address, and nothing is to be installed on them.
+            # The nodes share one address and need no installation.
             "use_node_id_as_ip": True, "disable_node_updaters": True,
             "disable_launch_config_check": True,
         },

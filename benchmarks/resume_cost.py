@@ -1,11 +1,11 @@
-"""What a kill costs: rows asked again, and seconds until the work goes on.
+"""Cost of a kill: repeated requests, and seconds until the next row.
 
-A pass of augmentation with scripted engines on a cluster of raylets on this machine. In turn
-nothing is killed, the driver (kill -9, and the same command again), an engine, a worker that reads
-or writes, the raylet of a node with an engine, such a node after a notice of preemption, and the
-head with all that is on it (and the same command on a new cluster), each when a quarter of the rows
-is answered. The ratio is the requests begun with a killed driver over those of the undisturbed
-pass. Last, how long a submitted job takes to its first row.
+A pass of augmentation with scripted engines on a cluster of raylets on this machine. In turn the
+script kills nothing, the driver (kill -9, then the same command again), an engine, a worker that
+reads or writes, the raylet of a node with an engine, such a node after a preemption notice, and the
+head with everything on it (then the same command on a new cluster), each when a quarter of the rows
+has an answer. The ratio is the requests begun with a killed driver over those of the undisturbed
+pass. Last, the script measures the time of a submitted job to its first row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TIMEOUT = 300.0
 
 
 class Machines:
-    """A head that reads and writes, with job server, and a node for each engine.
+    """A cluster whose head reads and writes and has a job server, with a node for each engine.
 
     A context manager.
     """
@@ -56,11 +56,11 @@ class Machines:
         self.cluster.shutdown()
 
     def start(self) -> None:
-        """Start a cluster; the one before must be gone."""
+        """Start a cluster; the previous one must have ended."""
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 3, "num_gpus": 0, "include_dashboard": True,
-                # A head that follows another one must not wait for the port of its agent.
+                # A second head must not wait for the port of the first head's agent.
                 "dashboard_agent_listen_port": raylets.free_port(),
                 "_system_config": raylets.NOTICED_SOON, **MEMORY}  # fmt: skip
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -68,11 +68,11 @@ class Machines:
             self.add_node()
 
     def add_node(self) -> None:
-        """A node with room for one engine."""
+        """Add a node with capacity for one engine."""
         self.cluster.add_node(num_cpus=2, num_gpus=1, **MEMORY)
 
     def node_of_engine(self) -> Any:
-        """A node that has an engine."""
+        """A node with an engine."""
         raylet = raylets.processes(raylets.ENGINE_TITLE)[0].ppid()
         return next(
             node for node in self.cluster.worker_nodes
@@ -81,7 +81,7 @@ class Machines:
 
 
 class GenerationPass:
-    """A pass in a driver of its own, watched through what its engines write."""
+    """A pass in a separate driver, watched through its engines' logs."""
 
     def __init__(self, folder: Path, num_rows: int, model: ServedModel, machines: Machines) -> None:
         self.folder, self.num_rows, self._model = folder, num_rows, model
@@ -92,7 +92,7 @@ class GenerationPass:
         self.start()
 
     def start(self) -> None:
-        """Start a driver; what is saved stays."""
+        """Start a driver, which keeps the saved rows."""
         walk = Walk(
             self.folder, self.folder, self._model, ENGINE, ("augment",), SECONDS_OF_AN_ANSWER,
             0.3, str(self.log), self._machines.cluster.address,
@@ -117,13 +117,13 @@ class GenerationPass:
             time.sleep(0.05)
 
     def first_answer(self, after: float, others: set[str]) -> float | None:
-        """When an engine that is none of the `others` first answered, later than a time."""
+        """The first answer after a time from an engine outside `others`."""
         times = [t for name, found in scripted.answers(self.log).items() if name not in others
                  for t in found if t > after]  # fmt: skip
         return min(times, default=None)
 
     def finish(self) -> int:
-        """Wait for the end; how many rows are not there, and no row is there twice."""
+        """Wait for the end, and check that no row repeats; returns the number of lost rows."""
         self.driver.answer()
         self.driver.close()
         rows = str(self.folder / "augment" / "rows")
@@ -146,7 +146,7 @@ def kill(kind: str, work: GenerationPass, machines: Machines) -> None:
     elif kind in NOTICE_SECONDS:
         node, seconds = machines.node_of_engine(), NOTICE_SECONDS[kind]
         raylets.notify(machines.cluster.address, node.node_id, seconds)
-        # The cloud brings another one for it, and then takes it.
+        # The cloud brings a new node first, and then takes the old one.
         machines.add_node()
         time.sleep(seconds)
         machines.cluster.remove_node(node, allow_graceful=False)
@@ -162,7 +162,7 @@ def kill(kind: str, work: GenerationPass, machines: Machines) -> None:
 def measure(
     kind: str, folder: Path, num_rows: int, model: ServedModel, machines: Machines
 ) -> dict[str, Any]:
-    """A pass in which something is killed."""
+    """Figures of a pass with one kill."""
     work = GenerationPass(folder / kind.replace(" ", "-"), num_rows, model, machines)
     began = work.began
     work.wait_for(1)
@@ -206,7 +206,7 @@ def submission(folder: Path, model: ServedModel, machines: Machines) -> dict[str
 
 
 def run_job(folder: Path, location: str) -> None:
-    """What the submitted job runs."""
+    """Run the submitted job's pass."""
     walk = Walk(
         folder, folder, ServedModel(location, 2048, "auto"), ENGINE, ("augment",),
         SECONDS_OF_AN_ANSWER,
@@ -217,7 +217,7 @@ def run_job(folder: Path, location: str) -> None:
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> Table:
-    """What was killed, what was lost, and for how long."""
+    """A table of the kills with their times and lost rows."""
     rows = Table(
         "killed", "seconds to the first row", "to recover", "in all", "rows lost",
         "rows asked again", "work", title="cost of a kill",

@@ -1,10 +1,9 @@
 """Rows/s of 1, 4 and 16 engines over several nodes: does one driver feed them all?
 
-Nodes are raylets on this machine with logical CPUs, and an engine is scripted: it answers 64
-requests in about four seconds, 15 rows/s, so that sixteen of them take a fifth of what two cores
-can tokenize. What is measured is the feeding. Counted while all are at work, and the answers do not
-take equally long, so that they do not come in waves of 64. `--engines 1 16 64` for more, where the
-machine has 0.4 GB for each.
+Nodes are raylets on this machine with logical CPUs. A scripted engine answers 64 requests in about
+four seconds, 15 rows/s, so sixteen engines take a fifth of the tokens/s that two cores tokenize,
+and the script measures the feeding. It counts rows while all engines work. Latencies vary, so
+answers do not come in waves of 64. `--engines 1 16 64` measures more, at 0.4 GB of memory each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An engine without a model: every answer comes after a latency, many at a time.
 
-It takes the place of `VLLMEngine` in the real pool, so what is measured is everything else:
-reading, batches, prompts, tokenization, outcomes, writing.
+It replaces `VLLMEngine` in the real pool, so a benchmark measures everything else: reading,
+batches, prompts, tokenization, outcomes, writing.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _answer(request: Request) -> Generation:
 
 
 def answers(log: Path) -> dict[str, list[float]]:
-    """When each engine of a log's folder has answered, in order."""
+    """The sorted times of answers by engine, from a log folder."""
     files = [file for file in log.iterdir() if file.suffix != BEGUN]
     return {file.name: array("d", file.read_bytes()).tolist() for file in files}
 

@@ -1,15 +1,15 @@
 """Output tokens/s of our training step / a bare PyTorch loop, and / TRL with and without packing.
 
-All sides train the same model on the same examples, tokenized once by us, with AdamW in fp32 in one
-process with all cores, 32 examples or about as many tokens to a step, and without gradient
-checkpointing, which TRL switches on by itself. The lengths are the paper's seed's: lognormal with
-the means and deviations that it gives, in characters of real text. Start and the first steps are
-left out. Each side runs in turns, in a process of its own.
+All sides train the same model on the same examples, tokenized once, with AdamW in fp32 in one
+process with all cores, 32 examples or about as many tokens per step, and without gradient
+checkpointing, which is TRL's default. The lengths are those of the paper's seed: lognormal with its
+means and deviations, in characters of real text. The figures leave out the start and the first
+steps. The sides run in turns, each in a separate process.
 
-`bare PyTorch` has our micro-batches of the same steps and our loss, and neither Ray nor DeepSpeed:
-what a step costs at least with this model code. `TRL, packing` fills rows of `max_length` as TRL
-does; `TRL, no packing` pads micro-batches of 8 examples. TRL is no dependency of the project; where
-it is not installed, those two are left out.
+`bare PyTorch` has our micro-batches of the same steps and our loss, and neither Ray nor DeepSpeed,
+so it is the least cost of a step with this model code. `TRL, packing` fills rows of `max_length` as
+TRL does; `TRL, no packing` pads micro-batches of 8 examples. TRL is no dependency of the project;
+without it the script leaves these two out.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PADDED_EXAMPLES = 8  # of a micro-batch
 PHASES = ("forward", "backward", "optimizer")
 RANDOM_SEED = 0
 ENVIRONMENT = {
-    # What our worker sets for itself: all cores for the one worker of a machine.
+    # As our worker sets it: all cores for the one worker of a machine.
     "OMP_NUM_THREADS": str(os.cpu_count() or 1),
     # With spinning waits, tests beside the benchmark made steps ten times as long.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -54,13 +54,13 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Case:
-    """What all sides are given."""
+    """Inputs of all sides."""
 
     base_model: str
     examples: str  # folder of Parquet files
     settings: TrainingSettings
     placement: TrainingPlacement
-    num_warm_up: int  # steps that are not counted
+    num_warm_up: int  # first steps, which the figures leave out
 
     @property
     def num_steps(self) -> int:
@@ -129,8 +129,8 @@ def ours(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
             for speed in (record.speed for record in records[case.num_warm_up :])
         ]
     )
-    # A record's seconds end before it is told. The driver's clock has that in it, to a fifth of a
-    # second, which is how often it asks.
+    # A record's seconds end before the worker posts it. The driver's clock includes that, to a
+    # fifth of a second, its polling interval.
     wall = arrived[-1] - arrived[case.num_warm_up - 1]
     yield figures | {"wall_seconds_per_step": wall / (case.num_steps - case.num_warm_up)}
 
@@ -377,7 +377,7 @@ def create_case(options: Any, folder: Path) -> Case:
 
 
 def breakdown(comparison: harness.Comparison) -> Table:
-    """Where the seconds of a step go; `data` is all that is no phase."""
+    """A table of a step's seconds by phase; `data` is the time outside of all phases."""
     names = [f"{name}_seconds" for name in ("data", *PHASES)]
     table = Table("side", "data", *PHASES, "step", title="seconds of a step, medians")
     for side in (OURS, BARE):

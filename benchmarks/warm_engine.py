@@ -12,7 +12,7 @@ from humpback_ray.serving.vllm_engine import VLLMEngine
 
 
 class WarmEngine(VLLMEngine):
-    """Answers some requests of its own first, then writes the time and its processor seconds."""
+    """Answers warm-up requests first, then writes the time and its processor seconds."""
 
     def __init__(
         self,
@@ -27,5 +27,5 @@ class WarmEngine(VLLMEngine):
             self.add(f"warm-up-{number}", request)
         while self.num_unfinished:
             self.step()
-        # The time of the clock that all processes of a machine share.
+        # Of the clock that all processes of a machine share.
         Path(ready_file).write_text(json.dumps([time.monotonic(), time.process_time()]))

@@ -39,7 +39,7 @@ def main(
     overrides: cli.SetOption = None,
 ) -> None:
     if part not in PARTS:
-        raise UserError(f"there is no part {part!r}: give one of {', '.join(PARTS)}")
+        raise UserError(f"unknown part {part!r}: give one of {', '.join(PARTS)}")
     run_part(part, load_recipe(recipe, overrides), run_folder)
 
 

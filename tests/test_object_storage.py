@@ -56,7 +56,7 @@ def sources(store, model_folder) -> str:
 
 
 class Driver:
-    """A run in a process of its own, whose command can be given again."""
+    """A run in a separate process, which the same command resumes."""
 
     def __init__(self, folder: Path, run: str, *command: str) -> None:
         self.run = run

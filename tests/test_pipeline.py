@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def humpback(*arguments: str, timeout: int = 1100) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, as a user would."""
+    """Run the command line in a separate process, as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "humpback_ray.cli", *arguments],
         capture_output=True, text=True, timeout=timeout, cwd=Path(__file__).parents[1],

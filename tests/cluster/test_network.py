@@ -49,7 +49,7 @@ class Host:
 
     @property
     def inside(self) -> list[str]:
-        """What a command begins with that runs on this host."""
+        """The prefix of a command that runs on this host."""
         return ["nsenter", f"--target={self._first.pid}", "--net", "--pid", "--mount"]
 
     def python(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:

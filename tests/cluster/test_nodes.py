@@ -1,4 +1,4 @@
-"""What nodes tell of themselves, on a cluster of two raylets of which one has other files."""
+"""Reports of nodes, on a cluster of two raylets of which one has other files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def blind_node(growing_cluster, tmp_path) -> Iterator[str]:
 
 
 def look(address: str, folder: Path) -> dict[str, Any]:
-    """What a driver on the head finds, and what a run of it says."""
+    """Reports of the nodes to a driver on the head, and the output of a run from there."""
     from rich.console import Console
 
     from humpback_ray.cluster import connect

@@ -31,7 +31,7 @@ TOKEN = secrets.token_hex(32)
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Of a process of ours, with nothing of the tests' own cluster settings."""
+    """Environment of a started process, without the test session's cluster settings."""
     kept = {
         name: value for name, value in os.environ.items()
         if not name.startswith(("RAY_", "PYTHONPATH"))
@@ -67,7 +67,7 @@ class Processes:
                     f"--temp-dir={self.folder}/{len(self.started)}", *arguments,
                 ],
                 stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                # No package of ours: it travels with the job.
+                # Without the package, because the job brings it.
                 env=environment(**WITH_TOKEN, PYTHONPATH=""),
             )  # fmt: skip
         self.started.append(process)
@@ -127,7 +127,7 @@ def cluster() -> Iterator[Addresses]:
 
 
 def start(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, as a user would."""
+    """Start the command line in a separate process, as a user would."""
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "humpback_ray.cli", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd,
@@ -136,14 +136,14 @@ def start(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Pop
 
 
 def humpback(*arguments: str, cwd: Path = ROOT, **variables: str) -> tuple[int, str]:
-    """The exit code and what was printed."""
+    """The exit code and the output of a command."""
     process = start(*arguments, cwd=cwd, **variables)
     output, _ = process.communicate(timeout=800)
     return process.returncode, output
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """What a process prints, up to a line with the text."""
+    """Output of a process, up to a line with the text."""
     assert process.stdout
     lines = []
     for line in process.stdout:
@@ -302,7 +302,7 @@ def join(address: str, **variables: str) -> subprocess.Popen[str]:
 
 
 def outcome(driver: subprocess.Popen[str]) -> str:
-    """What a driver says once it has joined; Ray tries for a minute or more before it gives up."""
+    """Output of a driver that tries to join; Ray gives up after a minute or more."""
     try:
         output, _ = driver.communicate(timeout=150)
     except subprocess.TimeoutExpired:

@@ -405,7 +405,7 @@ def named_values(value: Any, name: str = "") -> list[str]:
 
 
 def is_place(text: str) -> bool:
-    """Whether a text says where a secret is, and is none."""
+    """True if a text names the place of a secret and is no secret."""
     return text in {"~/.ray/auth_token", "humpback-token", "humpback-redis", "password"}
 
 

@@ -71,7 +71,7 @@ def test_every_metric_is_declared_by_ray_or_by_us(panel):
 def test_what_a_user_wants_to_see_is_there():
     shown = {name for panel in PANELS for expr in expressions(panel)
              for name, _ in SELECTOR.findall(expr)}  # fmt: skip
-    # Each figure of ours has its place.
+    # Each of the package's metrics has a panel.
     assert our_metrics().keys() <= shown
     assert {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_object_store_memory",
             "autoscaler_active_nodes"} <= shown  # fmt: skip

@@ -79,7 +79,7 @@ def test_batches_walk_through_whole_epochs() -> None:
     num_examples, batch_size = 10, 4
     seen = [i for step in range(1, 6) for i in batch_indices(step, batch_size, num_examples, SEED)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
-    assert seen[:10] != seen[10:], "every epoch has an order of its own"
+    assert seen[:10] != seen[10:], "two epochs have the same order"
     assert tuple(seen[10:]) == epoch_order(1, num_examples, SEED)
     assert epoch_order(0, num_examples, SEED) != epoch_order(0, num_examples, SEED + 1)
     # A batch may be larger than the set: it then sees examples more than once.

@@ -1,4 +1,4 @@
-"""What fits and how long it takes, against published figures and arithmetic by hand."""
+"""Fits and hours of the estimate, against published figures and arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_adapters_fit_where_all_weights_do_not():
     )
     assert whole["iter-1/model"].hours is None
     assert "ZeRO-1 x 1 GPU" in adapters["iter-1/model"].layout
-    assert adapters["backward/model"].hours is None, "each training has settings of its own"
+    assert adapters["backward/model"].hours is None, "the forward settings change another training"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a probe makes of its sample: arithmetic on records written by hand, and mistakes."""
+"""A probe's extrapolation from records written by hand, and mistakes of its user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger concludes from engines that come, go and die."""
+"""The engine registry's conclusions from engines that start, finish batches and die."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def groups_while_running(
 ) -> tuple[list[dict], list[dict], float]:
     """The groups in use at one moment of a pass, the same groups after it, and the free devices.
 
-    The pass runs in a process of its own: this one may be connected to the cluster of other tests.
+    The pass runs in a separate process, because this one may be connected to another cluster.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_process:
         return other_process.submit(_groups_while_running, address, folder, model, engine).result()

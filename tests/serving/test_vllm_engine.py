@@ -76,7 +76,7 @@ def to_row(row, generation):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, model_folder, ray_cluster):
-    """What one engine made of good rows and bad ones, by (kind, text)."""
+    """Answers of one engine to good rows and bad ones, by (kind, text)."""
     import ray.data
 
     kinds = ("generate", "greedy", "grade", "score", "again")

@@ -13,7 +13,7 @@ import pytest
 
 
 class Engine:
-    """A process with a watchdog and a child of its own."""
+    """A process with a watchdog and a child process."""
 
     def __init__(self, folder: Path, how: str, seconds: float) -> None:
         self.errors = folder / "errors"

@@ -1,6 +1,6 @@
 """A pass that can be killed: `python -m tests.support.chaos FOLDER MODEL ADDRESS ENGINE`.
 
-The same command again finishes what is left. ENGINE is the placement of the engines in JSON.
+The same command again resumes it. ENGINE is the placement of the engines in JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECONDS_PER_ROW = 0.4
 
 
 def segments(num_rows: int = NUM_ROWS) -> list[Segment]:
-    """What the pass asks about."""
+    """The source rows of the pass."""
     return [
         generation.segment(number, f"A text about topic {number}.") for number in range(num_rows)
     ]

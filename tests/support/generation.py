@@ -28,7 +28,7 @@ def segment(number: int, text: str) -> Segment:
 def context(
     folder: Path, rows_per_batch: int = 16, make_engine=None, printed=None, **engine
 ) -> Context:
-    """What a stage with this folder gets; the folder above it is the run."""
+    """The context of a stage with this folder; its parent folder is the run."""
     engine = EnginePlacement(
         rows_per_batch=rows_per_batch, **{"device": "cpu", "max_concurrent_batches": 2, **engine}
     )

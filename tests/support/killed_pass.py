@@ -1,4 +1,4 @@
-"""A pass in a process of its own, to be killed."""
+"""A pass in a separate process, for tests that kill it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 240  # after which a pass counts as hanging
 
 
 class Run:
-    """A pass in a process of its own on a cluster of several nodes, on a host if one is given."""
+    """A pass in a separate process on a cluster of several nodes, on a host if one is given."""
 
     def __init__(self, cluster, folder: Path, model: str, *, host=None, **placement) -> None:
         self.cluster, self.folder = cluster, folder
@@ -45,7 +45,7 @@ class Run:
         return (self.folder / "counter").stat().st_size
 
     def wait_for(self, num_computed: int) -> bool:
-        """Whether the pass still runs when so many rows have been computed."""
+        """Wait for so many computed rows; True if the pass still runs then."""
         return self.wait(lambda: self.num_computed >= num_computed)
 
     def wait(self, condition: Callable[[], bool]) -> bool:

@@ -60,7 +60,7 @@ class ObjectStorage:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to find the server."""
+        """Environment variables with which a process finds the server."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
             "AWS_ACCESS_KEY_ID": "test",

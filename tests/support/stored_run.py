@@ -1,7 +1,7 @@
 """A short run that can be killed: `python -m tests.support.stored_run RUN SOURCES COUNTER`.
 
-Seed, segments and candidates as the command line walks over them, with a scripted engine. The same
-command again goes on. SOURCES is a folder with `model` and `corpus`.
+It makes seed, segments and candidates as the command line does, with a scripted engine. The same
+command again resumes it. SOURCES is a folder with `model` and `corpus`.
 """
 
 from __future__ import annotations

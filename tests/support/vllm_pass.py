@@ -1,6 +1,6 @@
 """A pass of the real vLLM that can be killed: `python -m tests.support.vllm_pass FOLDER MODEL`.
 
-The same command again finishes what is left.
+The same command again resumes it.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_packed_loss_is_the_sum_of_the_single_losses(base: str, examples: str) -
 
 
 class _OneProcess:
-    """What the loop asks of a DeepSpeed engine, around a model of this process."""
+    """The members of a DeepSpeed engine that the loop uses, around a model of this process."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.module, self.device = model, torch.device("cpu")
