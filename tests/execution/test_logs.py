@@ -21,7 +21,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_line_says_where_it_is_from(tmp_path):
+def test_log_line_has_run_stage_and_attempt(tmp_path):
     log = tmp_path / "attempts" / "002" / "run.log"
     logs.log_to(str(log), "demo", 2)
     logs.logger.info("between %s", "stages")
@@ -39,7 +39,7 @@ def test_every_line_says_where_it_is_from(tmp_path):
     assert before["time"].endswith("+00:00")
 
 
-def test_an_exception_has_its_text_and_its_stage(tmp_path):
+def test_logged_exception_has_its_text_and_stage(tmp_path):
     logs.log_to(str(tmp_path / "run.log"), "demo", 1)
     logs.log_stage("candidates")
     try:
@@ -52,7 +52,7 @@ def test_an_exception_has_its_text_and_its_stage(tmp_path):
     assert "ValueError: a value that is" in line["exception"]
 
 
-def test_a_second_run_in_one_process_has_a_log_of_its_own(tmp_path):
+def test_second_run_in_one_process_has_a_separate_log(tmp_path):
     for name in ("first", "second"):
         logs.log_to(str(tmp_path / f"{name}.log"), name, 1)
         logs.logger.info(name)
@@ -69,7 +69,7 @@ def failure() -> ZeroDivisionError:
         return error
 
 
-def test_a_traceback_is_kept_in_the_log_of_the_run(tmp_path):
+def test_traceback_is_kept_in_the_runs_log(tmp_path):
     logs.log_to(str(tmp_path / "run.log"), "demo", 1)
     logs.log_stage("seed")
     assert logs.keep_traceback(failure()) == str(tmp_path / "run.log")
@@ -78,7 +78,7 @@ def test_a_traceback_is_kept_in_the_log_of_the_run(tmp_path):
     assert "ZeroDivisionError: division by zero" in line["exception"]
 
 
-def test_a_traceback_that_the_log_has_is_not_written_again(tmp_path):
+def test_traceback_in_the_log_is_not_written_again(tmp_path):
     logs.log_to(str(tmp_path / "run.log"), "demo", 1)
     with pytest.raises(ZeroDivisionError) as raised, logs.end_logged():
         _ = 1 / 0
@@ -89,9 +89,7 @@ def test_a_traceback_that_the_log_has_is_not_written_again(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["", "ftp://127.0.0.1:9/run.log"])
-def test_a_traceback_without_a_log_that_can_be_written_is_kept_in_a_file(
-    url, tmp_path, monkeypatch
-):
+def test_traceback_without_a_writable_log_is_kept_in_a_file(url, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if url:
         logs.log_to(url, "demo", 1)
@@ -101,7 +99,7 @@ def test_a_traceback_without_a_log_that_can_be_written_is_kept_in_a_file(
     assert "ZeroDivisionError: division by zero" in path.read_text()
 
 
-def test_a_closed_log_gets_no_more_lines(tmp_path):
+def test_closed_log_gets_no_more_lines(tmp_path):
     logs.log_to(str(tmp_path / "run.log"), "demo", 1)
     logs.logger.info("inside")
     logs.close_run_log()

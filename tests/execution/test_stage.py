@@ -73,7 +73,7 @@ def execute(stage: Stage, folder) -> StageRecord:
     return runner.run([stage], RECIPE, str(folder), CONSOLE)[stage.path]
 
 
-def test_a_stage_is_to_do_then_done_and_the_record_says_what_was_made(tmp_path):
+def test_stage_is_to_do_then_done_with_its_counts_in_the_record(tmp_path):
     runs: list[str] = []
     stage = pairs_stage(runs)
     assert stage.find(str(tmp_path)) == (State.TO_DO, None)
@@ -86,7 +86,7 @@ def test_a_stage_is_to_do_then_done_and_the_record_says_what_was_made(tmp_path):
     assert storage.names(f"{tmp_path}/seed") == {"rows", "record.json"}
 
 
-def test_a_kill_between_rows_and_record_is_resumed(tmp_path):
+def test_stage_killed_between_rows_and_record_resumes(tmp_path):
     stage = pairs_stage([])
 
     def killed(context):
@@ -114,9 +114,7 @@ def leave_state(folder, **driver) -> None:
     storage.write_json(f"{folder}/seed/{PROGRESS}", {"driver": lease.this_driver() | driver})
 
 
-def test_a_stage_that_another_process_works_on_is_refused_until_that_is_gone(
-    tmp_path, other_process
-):
+def test_stage_of_another_live_process_is_refused_until_it_ends(tmp_path, other_process):
     stage = pairs_stage([])
     stage.begin(str(tmp_path))
     leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time())
@@ -131,7 +129,7 @@ def test_a_stage_that_another_process_works_on_is_refused_until_that_is_gone(
 
 
 @pytest.mark.parametrize("lives", [True, False])
-def test_a_driver_of_another_machine_is_known_by_its_signs_of_life(tmp_path, monkeypatch, lives):
+def test_driver_of_another_machine_is_found_by_its_heartbeat(tmp_path, monkeypatch, lives):
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 3.0)
     stage = pairs_stage([])
     leave_state(tmp_path, host="elsewhere", beat=0)
@@ -164,7 +162,7 @@ def test_a_driver_of_another_machine_is_known_by_its_signs_of_life(tmp_path, mon
         ({"corpus": "two"}, "inputs.corpus: "),
     ],
 )
-def test_other_settings_or_inputs_are_refused_field_by_field(tmp_path, changed, difference):
+def test_changed_settings_or_inputs_are_refused_field_by_field(tmp_path, changed, difference):
     execute(pairs_stage([]), tmp_path)
     stage = pairs_stage([], **changed)
     state, begun = stage.find(str(tmp_path))
@@ -173,7 +171,7 @@ def test_other_settings_or_inputs_are_refused_field_by_field(tmp_path, changed, 
     assert found.startswith(difference)
 
 
-def test_a_begun_stage_of_other_settings_is_not_resumed(tmp_path):
+def test_begun_stage_with_other_settings_is_refused(tmp_path):
     stage = pairs_stage([])
     storage.write_json(
         f"{tmp_path}/seed/started.json",
@@ -183,7 +181,7 @@ def test_a_begun_stage_of_other_settings_is_not_resumed(tmp_path):
     assert pairs_stage([], corpus="two").find(str(tmp_path))[0] is State.CHANGED
 
 
-def test_a_mistake_that_left_nothing_leaves_no_trace(tmp_path):
+def test_user_error_without_a_result_leaves_no_folder(tmp_path):
     def mistaken(context):
         raise UserError("no segment survives")
 
@@ -194,7 +192,7 @@ def test_a_mistake_that_left_nothing_leaves_no_trace(tmp_path):
     assert not storage.exists(f"{tmp_path}/segments")
 
 
-def test_the_fingerprint_follows_settings_and_inputs_only():
+def test_fingerprint_follows_settings_and_inputs_only():
     assert pairs_stage([]).fingerprint == pairs_stage([]).fingerprint
     elsewhere = replace(pairs_stage([]), path="elsewhere", corpus=Source("/other/place", "one"))
     assert elsewhere.fingerprint == pairs_stage([]).fingerprint
@@ -206,7 +204,7 @@ def test_the_fingerprint_follows_settings_and_inputs_only():
     assert downstream[0] != downstream[1]
 
 
-def test_a_changed_stage_is_refused_before_anything_is_written(tmp_path):
+def test_changed_stage_is_refused_before_any_write(tmp_path):
     execute(pairs_stage([]), tmp_path)
     before = storage.names(str(tmp_path / "attempts"))
     runs: list[str] = []
@@ -220,7 +218,7 @@ class ReplaceablePairs(Pairs):
     is_replaceable: ClassVar[bool] = True
 
 
-def test_a_changed_result_that_nobody_reads_is_set_aside_and_made_again(tmp_path):
+def test_changed_stage_without_readers_is_set_aside_and_run(tmp_path):
     first = pairs_stage([], kind=ReplaceablePairs)
     old = execute(first, tmp_path)
     runs: list[str] = []
@@ -232,7 +230,7 @@ def test_a_changed_result_that_nobody_reads_is_set_aside_and_made_again(tmp_path
     assert tables.num_rows(str(kept / "rows")) == 1
 
 
-def test_a_source_that_is_missing_is_said_before_anything_is_written(tmp_path):
+def test_missing_source_is_refused_before_any_write(tmp_path):
     stage = replace(pairs_stage([]), corpus=Source("/nowhere", None, problem="nothing at /nowhere"))
     with pytest.raises(UserError, match="nothing at /nowhere"):
         execute(stage, tmp_path)
@@ -240,11 +238,11 @@ def test_a_source_that_is_missing_is_said_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"bytes"])
-def test_the_fingerprint_refuses_what_has_no_stable_form(value):
+def test_fingerprint_of_a_value_without_stable_form_is_refused(value):
     with pytest.raises((TypeError, ValueError)):
         fingerprint({"value": value})
 
 
-def test_outcomes_must_add_up():
+def test_result_with_outcomes_that_do_not_add_up_fails():
     with pytest.raises(AssertionError):
         Result(3, {"kept": 1, "dropped": 1})

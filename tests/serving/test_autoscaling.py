@@ -58,7 +58,9 @@ def run_a_pass(address: str, folder: Path, model: str) -> dict:
 
 
 @pytest.mark.long
-def test_nodes_come_for_the_engines_and_go_after_them(growing_cluster, tmp_path, model_folder):
+def test_autoscaled_pass_gets_nodes_for_its_engines_and_gives_them_back(
+    growing_cluster, tmp_path, model_folder
+):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_process:
         seen = other_process.submit(
             run_a_pass, growing_cluster, tmp_path, model_folder

@@ -45,7 +45,7 @@ def num_restarts(result: Result) -> int:
     return result.figures["engines"]["num_restarts"]
 
 
-def test_poisoned_rows_come_out_with_their_outcome_and_harm_nobody(tmp_path, model_folder):
+def test_poisoned_rows_become_outcomes_and_other_rows_are_answered(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(300)]
     expected = {each.segment_id: Finish.STOP for each in segments}
     for number, (text, finish) in enumerate(POISONED.items()):
@@ -67,7 +67,7 @@ def test_poisoned_rows_come_out_with_their_outcome_and_harm_nobody(tmp_path, mod
     assert num_answered <= 1.05 * 300 + in_flight
 
 
-def test_a_long_response_is_cut_for_the_engine_marked_and_kept_whole(tmp_path, model_folder):
+def test_long_response_is_cut_in_the_prompt_and_kept_whole_in_the_row(tmp_path, model_folder):
     segments = [segment(0, "A text."), segment(1, LONG)]
     policy = LongPromptSettings(policy="truncate_response")
     augmented(tmp_path, segments, model_folder, long_prompts=policy)
@@ -80,7 +80,7 @@ def test_a_long_response_is_cut_for_the_engine_marked_and_kept_whole(tmp_path, m
 
 
 @pytest.mark.long
-def test_long_prompts_are_asked_of_an_engine_with_more_context(tmp_path, model_folder):
+def test_long_prompts_go_to_an_engine_with_more_context(tmp_path, model_folder):
     segments = [segment(0, "A text."), segment(1, LONG), segment(2, LONG * 5)]
     policy = LongPromptSettings(policy="route_long", context_length=8192)
     augmented(tmp_path, segments, model_folder, long_prompts=policy)
@@ -92,9 +92,7 @@ def test_long_prompts_are_asked_of_an_engine_with_more_context(tmp_path, model_f
     assert not any(row.was_cut for row in rows.values())
 
 
-def test_every_segment_has_as_many_candidates_as_asked_and_repeated_rows_are_dropped(
-    tmp_path, model_folder
-):
+def test_segment_gets_num_candidates_and_repeated_rows_are_dropped(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(40)]
     counter = tmp_path / "counter"
     script = {"num_candidates": 3, "script": "answer", "counter": str(counter)}
@@ -120,7 +118,7 @@ def test_every_segment_has_as_many_candidates_as_asked_and_repeated_rows_are_dro
     assert len(counter.read_bytes()) == num_gone
 
 
-def test_an_engine_that_cannot_start_says_so_once(tmp_path, model_folder):
+def test_failed_engine_start_is_reported_once(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
     with pytest.raises(
         ValueError, match=r"the engine cannot start on .*device is too old"
@@ -131,9 +129,7 @@ def test_an_engine_that_cannot_start_says_so_once(tmp_path, model_folder):
 
 
 @pytest.mark.long
-def test_an_engine_that_fails_at_once_does_not_speak_for_those_that_are_starting(
-    tmp_path, model_folder
-):
+def test_fast_failed_start_waits_for_engines_that_are_starting(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
     script = {"broken_once": str(tmp_path / "broken"), "seconds_to_start": 5.0}
     engine = {"min_engines": 2, "max_engines": 2}
@@ -143,7 +139,7 @@ def test_an_engine_that_fails_at_once_does_not_speak_for_those_that_are_starting
 
 
 @pytest.mark.long
-def test_engines_that_always_die_are_given_up(tmp_path, model_folder):
+def test_engines_that_always_die_end_the_pass(tmp_path, model_folder):
     segments = [segment(n, f"A text about topic {n}.") for n in range(60)]
     engine = {"max_restarts": 2}
     with pytest.raises(ValueError, match=r"died 3 times .*illegal memory access") as error:

@@ -87,7 +87,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("seed", range(NUM_SEEDS))
-def test_every_row_is_there_once_whatever_was_killed(seed, cluster, tmp_path, model_folder):
+def test_pass_with_any_process_killed_saves_every_row_once(seed, cluster, tmp_path, model_folder):
     dice = random.Random(seed)
     # The first three seeds have every kind once; the others have any.
     kinds = KINDS[2 * seed : 2 * seed + 2] if seed < 3 else dice.sample(KINDS, 3)
@@ -104,7 +104,7 @@ def test_every_row_is_there_once_whatever_was_killed(seed, cluster, tmp_path, mo
 
 
 @pytest.mark.long
-def test_rows_of_an_engine_whose_node_is_gone_for_good_go_to_the_others(tmp_path, model_folder):
+def test_rows_of_an_engine_without_a_node_go_to_other_engines(tmp_path, model_folder):
     head = {"num_cpus": 4, "include_dashboard": False, "_system_config": raylets.NOTICED_SOON,
             "object_store_memory": 150 * 2**20}  # fmt: skip
     cluster = Cluster(initialize_head=True, head_node_args=head)

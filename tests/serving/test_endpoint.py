@@ -62,7 +62,7 @@ def ask_all(
 # --- the transport, without Ray -------------------------------------------------------------------
 
 
-def test_requests_that_fail_are_repeated_only_where_the_failure_may_pass(server):
+def test_failed_request_is_retried_only_after_a_passing_failure(server):
     replies = dict(zip(FINISHES, ask_all(server, list(FINISHES)), strict=True))
     assert {word: reply.finish for word, reply in replies.items()} == FINISHES
     assert server.num_tries == NUM_REQUESTS
@@ -72,7 +72,7 @@ def test_requests_that_fail_are_repeated_only_where_the_failure_may_pass(server)
     assert "<html>" in replies["nonsense"].text
 
 
-def test_an_answer_has_its_text_its_counts_and_the_likeliest_tokens(server):
+def test_reply_has_text_counts_and_likeliest_tokens(server):
     (reply,) = ask_all(server, ["good"])
     assert reply.text == "Score: 5"
     assert (reply.num_prompt_tokens, reply.num_generated_tokens) == (11, 3)
@@ -84,7 +84,7 @@ def test_an_answer_has_its_text_its_counts_and_the_likeliest_tokens(server):
     assert reply.tokens is None
 
 
-def test_a_request_asks_what_it_says(server):
+def test_request_fields_reach_the_server(server):
     plain_request = ChatRequest("good", max_tokens=99, temperature=0.5, top_p=0.9, seed=3)
     try_endpoint(server.settings, limits(), plain_request)
     try_endpoint(server.settings, limits(), request("good"))
@@ -102,7 +102,7 @@ def test_a_request_asks_what_it_says(server):
     assert {received.path for received in server.requests} == {"/v1/chat/completions"}
 
 
-def test_the_rate_holds_for_retries_too(server):
+def test_rate_limit_covers_retries(server):
     words = [f"{number} {word}" for number in range(10) for word in ("good", "busy", "html")]
     ask_all(server, words, requests_per_second=50)
     times = sorted(received.when for received in server.requests)
@@ -112,7 +112,7 @@ def test_the_rate_holds_for_retries_too(server):
     assert most <= 25 + 5
 
 
-def test_requests_without_a_rate_are_sent_at_the_same_time_up_to_the_limit(server):
+def test_requests_without_a_rate_run_in_parallel_up_to_the_limit(server):
     ask_all(server, [f"{number} slow" for number in range(40)], max_in_flight=8)
     assert 4 <= server.most_inside <= 8
 
@@ -140,16 +140,16 @@ def test_retry_after_holds_every_request(server):
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(header, seconds):
+def test_retry_after_takes_seconds_or_a_date(header, seconds):
     assert endpoint_client.retry_after(header) == seconds
 
 
-def test_retry_after_of_a_date_to_come_is_the_time_until_then():
+def test_retry_after_with_a_future_date_is_the_time_until_then():
     header = email.utils.formatdate(time.time() + 100, usegmt=True)
     assert endpoint_client.retry_after(header) == pytest.approx(100, abs=3)
 
 
-def test_retries_of_one_request_wait_twice_as_long_each_time(server):
+def test_retries_of_a_request_double_their_pause(server):
     ask_all(server, ["down"], first_retry_seconds=0.1)
     times = [received.when for received in server.requests]
     waits = [after - before for before, after in pairwise(times)]
@@ -157,7 +157,7 @@ def test_retries_of_one_request_wait_twice_as_long_each_time(server):
     assert all(wait >= least for wait, least in zip(waits, (0.1, 0.2, 0.4), strict=True))
 
 
-def test_an_answer_that_comes_byte_by_byte_meets_the_limit_of_time(server):
+def test_answer_that_drips_byte_by_byte_times_out(server):
     began = time.monotonic()
     (reply,) = ask_all(server, ["drips"], timeout_seconds=0.3, max_retries=0)
     assert time.monotonic() - began < 1.5
@@ -166,7 +166,7 @@ def test_an_answer_that_comes_byte_by_byte_meets_the_limit_of_time(server):
     assert reply.finish is Finish.STOP
 
 
-def test_a_server_that_is_gone_ends_the_run(server):
+def test_failing_server_ends_the_run(server):
     with pytest.raises(EngineFailed, match=r"failed [5-9] rows in a row.*503"):
         ask_all(server, [f"{number} down" for number in range(9)], max_failures_in_a_row=5)
     words = [f"{number} {'good' if number % 4 else 'down'}" for number in range(16)]
@@ -174,13 +174,13 @@ def test_a_server_that_is_gone_ends_the_run(server):
     assert sum(reply.finish is Finish.ENGINE_ERROR for reply in replies) == 4
 
 
-def test_prompts_that_are_too_long_or_filtered_never_end_the_run(server):
+def test_long_or_filtered_prompts_never_end_the_run(server):
     words = [f"{number} {word}" for number in range(8) for word in ("long", "filtered")]
     replies = ask_all(server, words, max_failures_in_a_row=3)
     assert {reply.finish for reply in replies} == {Finish.PROMPT_TOO_LONG, Finish.ENGINE_ERROR}
 
 
-def test_a_server_that_nobody_can_reach_is_named_with_the_reason():
+def test_unreachable_server_is_named_with_the_reason():
     with chat_server() as server:
         settings = server.settings
     reply = try_endpoint(settings, limits(max_retries=0), request("good"))
@@ -191,7 +191,7 @@ def test_a_server_that_nobody_can_reach_is_named_with_the_reason():
 # --- the key and the environment ------------------------------------------------------------------
 
 
-def test_the_key_of_the_named_variable_is_sent_and_shown_nowhere(server, monkeypatch, caplog):
+def test_key_is_sent_and_shown_nowhere(server, monkeypatch, caplog):
     monkeypatch.setenv("JUDGE_KEY", f"{KEY}\n")  # as a mounted secret has it
     caplog.set_level(logging.DEBUG)
     placement = limits(api_key_variable="JUDGE_KEY")
@@ -203,7 +203,7 @@ def test_the_key_of_the_named_variable_is_sent_and_shown_nowhere(server, monkeyp
 
 
 @pytest.mark.parametrize("value", [f"{KEY}\nand more", f"{KEY}é", f"{KEY}\x00"])
-def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(server, monkeypatch, value):
+def test_key_unfit_for_a_header_is_refused_without_being_shown(server, monkeypatch, value):
     monkeypatch.setattr("os.environ", {"JUDGE_KEY": value})
     with pytest.raises(UserError, match=r"environment variable JUDGE_KEY.* holds no key") as error:
         try_endpoint(server.settings, limits(api_key_variable="JUDGE_KEY"), request("good"))
@@ -211,7 +211,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(server, m
     assert not server.requests
 
 
-def test_a_key_that_is_not_set_is_named_by_its_variable(server, monkeypatch):
+def test_unset_key_is_refused_with_its_variable(server, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     task = EndpointTask(to_request, to_row, Answered)
     with (
@@ -222,7 +222,7 @@ def test_a_key_that_is_not_set_is_named_by_its_variable(server, monkeypatch):
     assert not server.requests
 
 
-def test_variables_of_another_openai_server_are_not_used(server, monkeypatch):
+def test_client_ignores_openai_environment_variables(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another")
     monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-of-an-admin")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
@@ -240,7 +240,7 @@ def test_variables_of_another_openai_server_are_not_used(server, monkeypatch):
         assert "of-a" not in str(headers)
 
 
-def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
+def test_client_uses_the_proxy_of_the_environment(server, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
     monkeypatch.setenv("NO_PROXY", "")
     settings = server.settings.model_copy(update={"url": "http://judge.invalid/v1"})
@@ -297,7 +297,7 @@ def answered(server: ChatServer, words: list[str], folder: str, **changes) -> li
 
 
 @pytest.mark.slow
-def test_the_key_is_not_in_the_plan_that_ray_data_may_export(ray_cluster, server, monkeypatch):
+def test_key_is_not_in_the_exported_plan_of_ray_data(ray_cluster, server, monkeypatch):
     import ray.data
 
     monkeypatch.setenv("JUDGE_KEY", KEY)
@@ -311,7 +311,7 @@ def test_the_key_is_not_in_the_plan_that_ray_data_may_export(ray_cluster, server
 
 
 @pytest.mark.slow
-def test_every_row_comes_back_once_with_its_outcome_and_is_saved(
+def test_endpoint_pass_saves_every_row_once_with_its_outcome(
     ray_cluster, server, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("JUDGE_KEY", KEY)
@@ -333,14 +333,14 @@ def test_every_row_comes_back_once_with_its_outcome_and_is_saved(
 
 
 @pytest.mark.slow
-def test_blocks_share_one_rate(ray_cluster, server, tmp_path):
+def test_concurrent_blocks_share_one_rate(ray_cluster, server, tmp_path):
     answered(server, ["good"] * 30, str(tmp_path), requests_per_second=20)
     times = sorted(received.when for received in server.requests)
     assert times[-1] - times[0] >= 0.9 * 29 / 20
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_ends_the_pass_with_one_line(ray_cluster, server, tmp_path):
+def test_server_lost_during_a_pass_ends_it_with_one_line(ray_cluster, server, tmp_path):
     from ray.exceptions import RayError
 
     with pytest.raises(RayError) as error:

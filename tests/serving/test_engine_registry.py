@@ -20,7 +20,7 @@ def dies(registry: EngineRegistry, engine: str = "a", error: str = "") -> str:
     return registry.starting(engine, "host", 2)
 
 
-def test_a_death_counts_for_the_batches_that_were_inside_and_for_no_other():
+def test_engine_death_counts_only_for_batches_inside():
     registry = begun()
     registry.begin("a", "finished")
     registry.end("a", "finished", EngineCounters(num_rows=5))
@@ -34,7 +34,7 @@ def test_a_death_counts_for_the_batches_that_were_inside_and_for_no_other():
     assert counts == {"finished": 0, "inside": 1, "inside too": 1, "new": 0}
 
 
-def test_a_death_counts_once_though_the_engine_dies_again_at_its_start():
+def test_second_death_at_start_does_not_count_for_the_batch_again():
     registry = begun(max_deaths=9)
     registry.begin("a", "inside")
     dies(registry)
@@ -43,7 +43,7 @@ def test_a_death_counts_once_though_the_engine_dies_again_at_its_start():
     assert registry.num_restarts() == 2
 
 
-def test_a_batch_is_known_wherever_it_is_asked():
+def test_batch_keeps_its_count_on_another_engine():
     registry = begun(max_deaths=9)
     registry.begin("a", "batch")
     dies(registry)
@@ -53,7 +53,7 @@ def test_a_batch_is_known_wherever_it_is_asked():
     assert registry.num_kills_with("batch") == 2
 
 
-def test_engines_are_given_up_after_too_many_deaths_in_a_row_with_the_last_error():
+def test_too_many_deaths_in_a_row_refuse_the_start_with_the_last_error():
     registry = begun(max_deaths=2)
     assert dies(registry, error="RuntimeError: first") == ""
     assert dies(registry, error="RuntimeError: second") == ""
@@ -64,7 +64,7 @@ def test_engines_are_given_up_after_too_many_deaths_in_a_row_with_the_last_error
     assert "died 3 times" in registry.starting("b", "host", 3)
 
 
-def test_a_finished_batch_or_part_starts_the_count_again():
+def test_finished_batch_resets_the_deaths_in_a_row():
     registry = begun(max_deaths=1)
     for number in range(5):
         registry.begin("a", f"batch {number}")
@@ -74,7 +74,7 @@ def test_a_finished_batch_or_part_starts_the_count_again():
     assert "killed?" in dies(registry)
 
 
-def test_what_was_done_before_a_death_stays_counted():
+def test_counters_survive_an_engine_death():
     registry = begun()
     registry.heartbeat("a", EngineCounters(num_rows=3, busy_seconds=1.0), 2)
     dies(registry)
@@ -89,7 +89,7 @@ def test_what_was_done_before_a_death_stays_counted():
     assert engine.counters.idle_share == 0.75
 
 
-def test_a_failed_start_is_judged_when_no_other_engine_is_still_starting():
+def test_failed_start_is_undecided_while_engines_are_starting():
     registry = EngineRegistry(1)
     registry.starting("a", "host", 1)
     registry.starting("b", "host", 2)
@@ -99,7 +99,7 @@ def test_a_failed_start_is_judged_when_no_other_engine_is_still_starting():
     assert registry.can_start() is False
 
 
-def test_one_engine_that_has_started_means_that_a_failed_start_is_not_everybodys():
+def test_failed_start_after_a_successful_one_is_the_nodes_fault():
     registry = EngineRegistry(1)
     registry.starting("a", "host", 1)
     registry.starting("b", "host", 2)

@@ -15,7 +15,7 @@ NUM_ROWS = 240
 LEFT_BYTES = 100 * 1024  # room for some of the thirty files
 
 
-def test_a_disk_that_fills_is_said_and_with_room_made_the_pass_goes_on(tmp_path, model_folder):
+def test_full_disk_is_reported_and_the_pass_resumes_with_free_space(tmp_path, model_folder):
     namespace = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--mount"]
     if subprocess.run([*namespace, "true"], check=False).returncode:
         pytest.skip("no mount namespace may be made here")

@@ -37,7 +37,7 @@ def run_a_pass(folder: Path, model: str) -> tuple[dict, float]:
     return dict(result.outcomes), float(spilled[1]) if spilled else 0.0
 
 
-def test_rows_that_do_not_fit_the_object_store_are_all_answered(tmp_path, model_folder):
+def test_pass_larger_than_the_object_store_answers_every_row(tmp_path, model_folder):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_process:
         outcomes, spilled = other_process.submit(run_a_pass, tmp_path, model_folder).result()
     assert spilled > 0

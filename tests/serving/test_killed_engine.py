@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.long
-def test_a_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
+def test_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
     command = [sys.executable, "-m", "tests.support.vllm_pass", str(tmp_path), model_folder]
     rows = tmp_path / "candidates" / "rows"
     driver = subprocess.Popen(command, cwd=ROOT)
@@ -47,7 +47,7 @@ def test_a_killed_run_leaves_no_engine_and_resumes(tmp_path, model_folder):
 
 
 @pytest.mark.long
-def test_an_engine_core_in_a_process_of_its_own_ends_with_its_actor(model_folder):
+def test_engine_core_in_a_separate_process_ends_with_its_actor(model_folder):
     # As on GPUs, where the engine's core has its own process.
     variables = {"HUMPBACK_ENGINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
                  "VLLM_CPU_KVCACHE_SPACE": "1"}  # fmt: skip

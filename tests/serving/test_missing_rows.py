@@ -71,7 +71,7 @@ def twice(table: pa.Table) -> pa.Table:
 
 
 @in_tasks
-def test_a_pass_in_batches_that_span_shards_saves_every_row_once(tmp_path):
+def test_batches_across_shards_save_every_row_once(tmp_path):
     folders = folders_of(tmp_path)
     assert folders.state() == PassState(30, 0)
     asked = batches(folders, 7)
@@ -98,7 +98,7 @@ def test_a_pass_in_batches_that_span_shards_saves_every_row_once(tmp_path):
 
 
 @in_tasks
-def test_a_source_without_files_wants_nothing(tmp_path):
+def test_source_without_files_has_no_missing_rows(tmp_path):
     folders = RowFolders(f"{tmp_path}/source", f"{tmp_path}/target", "row_id")
     assert folders.state() == PassState(0, 0)
     assert folders.missing(4) is None
@@ -108,7 +108,7 @@ def test_a_source_without_files_wants_nothing(tmp_path):
 
 
 @in_tasks
-def test_a_file_that_is_deleted_has_exactly_its_rows_asked_again(tmp_path):
+def test_deleted_answer_file_makes_exactly_its_rows_missing(tmp_path):
     folders = folders_of(tmp_path)
     for batch in batches(folders, 4):
         answer(folders, batch)
@@ -125,7 +125,7 @@ def test_a_file_that_is_deleted_has_exactly_its_rows_asked_again(tmp_path):
 
 
 @in_tasks
-def test_a_batch_that_is_answered_again_becomes_the_same_files(tmp_path):
+def test_batch_answered_twice_writes_the_same_files(tmp_path):
     folders = folders_of(tmp_path)
     batch = pa.concat_tables(batches(folders, 30))
     answer(folders, batch, "first")
@@ -136,7 +136,7 @@ def test_a_batch_that_is_answered_again_becomes_the_same_files(tmp_path):
 
 
 @in_tasks
-def test_a_row_that_is_left_out_of_a_batch_stays_missing(tmp_path):
+def test_row_left_out_of_a_batch_stays_missing(tmp_path):
     folders = folders_of(tmp_path)
     batch = pa.concat_tables(batches(folders, 30))
     answer(folders, batch.slice(5))
@@ -145,7 +145,7 @@ def test_a_row_that_is_left_out_of_a_batch_stays_missing(tmp_path):
 
 
 @in_tasks
-def test_rows_that_two_writers_have_saved_are_dropped_once_across_files(tmp_path):
+def test_rows_of_two_writers_are_kept_once_across_files(tmp_path):
     folders = folders_of(tmp_path, num_files=2)
     # Batches of other sizes, as after a changed placement, while the killed run still wrote.
     for size in (20, 8, 3):
@@ -161,7 +161,7 @@ def test_rows_that_two_writers_have_saved_are_dropped_once_across_files(tmp_path
 
 
 @in_tasks
-def test_a_file_with_new_and_repeated_rows_keeps_the_new_ones(tmp_path):
+def test_file_with_new_and_repeated_rows_keeps_the_new_ones(tmp_path):
     folders = folders_of(tmp_path, num_files=1)
     (batch,) = batches(folders, 10)
     answer(folders, batch.slice(0, 6), "first")
@@ -176,7 +176,7 @@ def test_a_file_with_new_and_repeated_rows_keeps_the_new_ones(tmp_path):
 
 
 @in_tasks
-def test_a_row_that_stands_twice_in_one_file_is_dropped_once(tmp_path):
+def test_row_repeated_within_a_file_is_kept_once(tmp_path):
     folders = folders_of(tmp_path, num_files=1)
     (batch,) = batches(folders, 10)
     rows = [Answered(row, f"answer {n}") for n in range(2) for row in batch["row_id"].to_pylist()]
@@ -188,7 +188,7 @@ def test_a_row_that_stands_twice_in_one_file_is_dropped_once(tmp_path):
 
 
 @in_tasks
-def test_rows_that_the_source_does_not_have_are_a_bug(tmp_path):
+def test_answers_without_a_source_row_fail_an_assertion(tmp_path):
     folders = folders_of(tmp_path)
     key = folders.shards()[0].key
     strange = [Answered("from elsewhere", "x")]
@@ -197,7 +197,7 @@ def test_rows_that_the_source_does_not_have_are_a_bug(tmp_path):
         folders.state()
 
 
-def test_files_of_another_source_are_a_bug(tmp_path):
+def test_answer_files_of_another_source_fail_an_assertion(tmp_path):
     folders = folders_of(tmp_path)
     tables.write_rows(folders.target, [Answered("0-000", "x")], Answered, name="part-0")
     with pytest.raises(AssertionError, match=r"files of .*/target are not of .*/source"):
@@ -205,7 +205,7 @@ def test_files_of_another_source_are_a_bug(tmp_path):
 
 
 @in_tasks
-def test_expanded_rows_are_missing_and_saved_by_their_new_ids(tmp_path):
+def test_expanded_rows_are_found_and_saved_by_their_new_ids(tmp_path):
     folders = folders_of(tmp_path, num_files=2, rows_per_file=3, expand=twice)
     assert folders.state() == PassState(12, 0)
     asked = batches(folders, 5)
@@ -224,7 +224,7 @@ def ids_alone(table: pa.Table) -> pa.Table:
 
 
 @in_tasks
-def test_no_more_than_ids_is_read_to_count_what_is_saved(tmp_path):
+def test_counting_saved_rows_reads_only_ids(tmp_path):
     folders = folders_of(tmp_path, expand=ids_alone)
     assert folders.state() == PassState(60, 0)
     with pytest.raises(Exception, match="AssertionError"):
@@ -232,7 +232,7 @@ def test_no_more_than_ids_is_read_to_count_what_is_saved(tmp_path):
 
 
 @in_tasks
-def test_a_run_that_is_moved_keeps_its_keys_and_asks_nothing_again(tmp_path):
+def test_moved_run_keeps_its_keys_and_has_no_missing_rows(tmp_path):
     here, there = tmp_path / "here", tmp_path / "elsewhere" / "there"
     folders = folders_of(here)
     first = pa.concat_tables(batches(folders, 12)).slice(0, 12)
@@ -246,7 +246,7 @@ def test_a_run_that_is_moved_keeps_its_keys_and_asks_nothing_again(tmp_path):
     assert not set(ids(batches(moved, 12))) & set(ids([first]))
 
 
-def test_folders_in_memory_have_shards_and_answers():
+def test_memory_folders_have_shards_and_answers():
     """In this process alone, as Ray's workers have a memory of their own."""
     folders = folders_of(f"memory://{uuid.uuid4().hex}")
     first, second, third = folders.shards()

@@ -87,7 +87,7 @@ def _groups_while_running(address, folder, model, engine):
         pytest.param(2, 8, id="65B, a node each"),
     ],
 )
-def test_engines_have_their_devices_on_one_node_and_give_them_back(
+def test_engine_devices_lie_on_one_node_and_are_released(
     two_nodes_of_eight, tmp_path, model_folder, num_engines, devices
 ):
     seen, after, num_free = groups_while_running(
@@ -109,9 +109,7 @@ def test_engines_have_their_devices_on_one_node_and_give_them_back(
 
 
 @pytest.mark.long
-def test_an_engine_over_two_nodes_is_placed_where_it_is_allowed(
-    two_nodes_of_eight, tmp_path, model_folder
-):
+def test_engine_spans_two_nodes_if_allowed(two_nodes_of_eight, tmp_path, model_folder):
     larger = {"tensor_parallel_size": 8, "pipeline_parallel_size": 2}
     with pytest.raises(ValueError, match=r"no room .*16 x \(CPU 1, GPU 1\) on one node") as error:
         groups_while_running(two_nodes_of_eight, tmp_path, model_folder, **larger)
@@ -128,7 +126,7 @@ def test_an_engine_over_two_nodes_is_placed_where_it_is_allowed(
 
 
 @pytest.mark.long
-def test_of_too_many_engines_those_run_that_fit(two_nodes_of_eight, tmp_path, model_folder):
+def test_too_many_engines_run_as_many_as_fit(two_nodes_of_eight, tmp_path, model_folder):
     seen, _, num_free = groups_while_running(
         two_nodes_of_eight, tmp_path, model_folder, max_engines=9, tensor_parallel_size=4
     )
@@ -152,5 +150,5 @@ NODE = {"CPU": 8.0, "GPU": 8.0, "memory": 1e9}
         ({"CPU": 1.0}, 1, [{"CPU": 1.0}], False, 0),
     ],
 )
-def test_how_many_engines_fit(bundle, size, nodes, across, expected):
+def test_engine_capacity_counts_nodes_and_devices(bundle, size, nodes, across, expected):
     assert capacity.num_engines([bundle] * size, nodes, across) == expected

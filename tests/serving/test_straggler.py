@@ -11,7 +11,7 @@ def engine(host: str, *begun: float) -> Engine:
     return Engine(host, host=host, pid=7, in_flight=batches)
 
 
-def test_the_oldest_batch_is_named_once_it_is_too_old():
+def test_straggler_with_an_old_batch_is_named():
     engines = [engine("a", 1000.0, 900.0), engine("b", 950.0), engine("c")]
     assert straggler(engines, 900.0 + STRAGGLER_SECONDS - 1) == ""
     assert straggler(engines, 900.0 + STRAGGLER_SECONDS + 60) == (
@@ -19,5 +19,5 @@ def test_the_oldest_batch_is_named_once_it_is_too_old():
     )
 
 
-def test_idle_engines_are_no_stragglers():
+def test_straggler_is_empty_for_idle_engines():
     assert straggler([engine("a"), engine("b")], 1e9) == ""

@@ -121,7 +121,7 @@ def ids_of(tokenizer, kind, text):
     return to_request({"kind": kind, "text": text}, tokenizer).prompt_ids
 
 
-def test_the_ids_vllm_receives_are_the_ids_trained_on(rows, tokenizer, log_probabilities):
+def test_vllm_receives_the_token_ids_of_training(rows, tokenizer, log_probabilities):
     for text in TEXTS:
         example = tokens.example_ids(tokenizer, text, TAG, "An apple.", CONTEXT)
         ids = example.ids[: example.num_prompt]
@@ -135,7 +135,7 @@ def test_the_ids_vllm_receives_are_the_ids_trained_on(rows, tokenizer, log_proba
         assert row["output"] == expected
 
 
-def test_grade_probabilities_are_those_of_transformers(rows, tokenizer, log_probabilities):
+def test_grade_probabilities_equal_those_of_transformers(rows, tokenizer, log_probabilities):
     _, grades = tokens.grade_ids(tokenizer)
     for text in TEXTS:
         row = rows["grade", text]
@@ -144,7 +144,7 @@ def test_grade_probabilities_are_those_of_transformers(rows, tokenizer, log_prob
         assert row["num_generated"] == 1
 
 
-def test_scored_tokens_are_those_of_transformers(rows, tokenizer, log_probabilities):
+def test_scored_tokens_equal_those_of_transformers(rows, tokenizer, log_probabilities):
     target = tokens.completion_ids(tokenizer, "An apple a day.")
     for text in TEXTS:
         row = rows["score", text]
@@ -153,19 +153,19 @@ def test_scored_tokens_are_those_of_transformers(rows, tokenizer, log_probabilit
         assert list(row["scored"]) == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_row_gets_the_same_answer_wherever_it_stands(rows):
+def test_row_gets_the_same_answer_at_any_position(rows):
     for text in TEXTS:
         assert rows["again", text]["output"] == rows["generate", text]["output"]
     assert len({rows["again", text]["output"] for text in TEXTS}) == len(TEXTS)
 
 
-def test_what_prompts_share_is_computed_once(rows):
+def test_shared_prompt_prefix_is_computed_once(rows):
     cached = [row["num_cached"] for (_, text), row in rows.items() if text[:8] == "The same"]
     assert len(cached) == 8
     assert sum(number > 0 for number in cached) >= 4
 
 
-def test_bad_rows_have_outcomes_and_stop_nothing(rows):
+def test_bad_rows_become_outcomes_and_stop_nothing(rows):
     assert rows["empty", ""]["finish"] == Finish.EMPTY_PROMPT
     assert rows["foreign", ""]["finish"] == Finish.ENGINE_ERROR
     assert rows["generate", LONG]["finish"] == Finish.PROMPT_TOO_LONG

@@ -61,7 +61,7 @@ def engine(tmp_path):
         each.close()
 
 
-def test_an_engine_that_holds_requests_and_does_not_step_is_ended(engine):
+def test_watchdog_kills_an_engine_with_requests_and_no_step(engine):
     hanging = engine("hangs", 1.0)
     hanging.is_ended()
     errors = hanging.errors.read_text()
@@ -69,7 +69,7 @@ def test_an_engine_that_holds_requests_and_does_not_step_is_ended(engine):
     assert "where_the_engine_hangs" in errors
 
 
-def test_a_stopped_engine_is_ended_and_writes_its_stacks(engine):
+def test_watchdog_kills_a_stopped_engine_after_its_stacks(engine):
     stopped = engine("steps", 3.0)
     stopped.tells(5)
     stopped.process.send_signal(signal.SIGSTOP)
@@ -78,7 +78,7 @@ def test_a_stopped_engine_is_ended_and_writes_its_stacks(engine):
 
 
 @pytest.mark.parametrize("how", ["steps", "idle"])
-def test_an_engine_that_steps_or_has_nothing_to_do_is_left_alone(engine, how):
+def test_watchdog_spares_stepping_and_idle_engines(engine, how):
     working = engine(how, 4.0)
     began = time.monotonic()
     while time.monotonic() - began < 9:
@@ -86,7 +86,7 @@ def test_an_engine_that_steps_or_has_nothing_to_do_is_left_alone(engine, how):
     assert not working.errors.read_text()
 
 
-def test_a_watchdog_that_was_killed_is_replaced(engine):
+def test_killed_watchdog_is_replaced(engine):
     watched = engine("hangs", 6.0)
     watched.tells(1)
     watched.family[1].kill()
@@ -94,7 +94,7 @@ def test_a_watchdog_that_was_killed_is_replaced(engine):
     assert "no step for" in watched.errors.read_text()
 
 
-def test_the_watchdog_ends_with_its_engine(engine):
+def test_watchdog_ends_with_its_engine(engine):
     killed = engine("steps", 300.0)
     killed.tells(1)
     killed.process.kill()

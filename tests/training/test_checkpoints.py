@@ -69,14 +69,14 @@ def test_micro_batches_are_halved_until_one_example_does_not_fit() -> None:
     assert "350" in notices[0]
 
 
-def test_no_attempt_follows_a_refusal() -> None:
+def test_mailbox_after_a_refusal_refuses_every_attempt() -> None:
     mailbox = TrainingMailbox(capacity=700, min_capacity=200)
     mailbox.refuse("a disk filled")
     assert mailbox.begin(0) == (700, "a disk filled")
     assert mailbox.begin(1) == (700, "a disk filled")
 
 
-def test_kernels_of_a_package_that_is_not_here_are_refused(base: str, tmp_path: Path) -> None:
+def test_kernels_without_their_package_are_refused(base: str, tmp_path: Path) -> None:
     job = job_for(base, tmp_path / "model", zero_stage=1, kernels="liger")
     refusal = refuse_kernels(job)
     if importlib.util.find_spec("liger_kernel"):
@@ -86,7 +86,7 @@ def test_kernels_of_a_package_that_is_not_here_are_refused(base: str, tmp_path: 
     assert refuse_kernels(job_for(base, tmp_path / "model", zero_stage=1)) == ""
 
 
-def test_a_loss_that_is_none_ends_the_training() -> None:
+def test_bad_loss_names_nan_and_divergence() -> None:
     assert bad_loss([2.0, 1.5], 0.3) == ""
     assert "step 2" in bad_loss([2.0, float("nan")], 0.3)
     assert "gradient norm inf" in bad_loss([2.0, 1.5], float("inf"))
@@ -99,7 +99,7 @@ def test_a_loss_that_is_none_ends_the_training() -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("settings", [SETTINGS, LORA], ids=["all weights", "LoRA"])
-def test_terminated_and_resumed_on_other_workers(
+def test_terminated_training_resumes_on_other_workers(
     base: str, examples: str, tmp_path: Path, settings: TrainingSettings
 ) -> None:
     """Two workers, then one, then two again, with another ZeRO stage each time."""
@@ -148,7 +148,7 @@ def test_terminated_and_resumed_on_other_workers(
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
+def test_nan_loss_stops_at_once_and_leaves_no_model(
     base: str, examples: str, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
@@ -168,7 +168,7 @@ def test_a_loss_of_nan_stops_at_once_and_leaves_no_model(
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_loss_that_diverges_stops_the_training_and_leaves_no_model(
+def test_diverging_loss_stops_the_training_and_leaves_no_model(
     base: str, examples: str, tmp_path: Path
 ) -> None:
     steps: list[StepRecord] = []
@@ -184,7 +184,7 @@ def test_a_loss_that_diverges_stops_the_training_and_leaves_no_model(
 
 
 @pytest.mark.long
-def test_a_disk_that_fills_while_a_checkpoint_is_written(
+def test_disk_full_during_a_checkpoint_keeps_the_last_one_and_resumes(
     base: str, examples: str, tmp_path: Path
 ) -> None:
     """One clear line, the checkpoint before it kept, and with room made the same curve again."""
@@ -291,7 +291,7 @@ def _load_and_export(config: dict[str, Any]) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_model_larger_than_a_workers_memory(base: str, tmp_path: Path) -> None:
+def test_model_larger_than_a_workers_memory_trains_sharded(base: str, tmp_path: Path) -> None:
     num_bytes = make_large_base(tmp_path / "large", base)
     limit = int(0.8 * num_bytes)
     job = job_for(str(tmp_path / "large"), tmp_path / "model", zero_stage=3)
@@ -342,7 +342,7 @@ def _train_with_little_memory(config: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_memory_that_runs_out_halves_the_micro_batches(
+def test_exhausted_memory_halves_the_micro_batches(
     base: str, examples: str, tmp_path: Path
 ) -> None:
     tokenized = tokenize(examples, AutoTokenizer.from_pretrained(base), MAX_LENGTH)[0]

@@ -30,7 +30,7 @@ NOTICE_SECONDS = 20
 
 @pytest.mark.long
 @pytest.mark.parametrize("notice", [False, True])
-def test_a_training_goes_on_with_fewer_workers(
+def test_training_continues_with_fewer_workers_after_a_node_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notice: bool
 ) -> None:
     """A node goes, with or without a notice before: the other worker goes on alone."""
@@ -80,7 +80,7 @@ def test_a_training_goes_on_with_fewer_workers(
 
 
 @pytest.mark.long
-def test_a_training_takes_a_worker_more_when_a_node_comes(
+def test_training_takes_one_more_worker_when_a_node_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It begins alone where two are wanted; the node comes after some steps."""

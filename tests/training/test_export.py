@@ -51,7 +51,7 @@ def export(base: str, output: str, change: float = 0.0) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [False, True])
-def test_tensors_have_the_names_shapes_and_dtypes_of_the_base(
+def test_exported_tensors_keep_names_shapes_and_dtypes_of_the_base(
     tmp_path: Path, dtype: torch.dtype, tied: bool
 ) -> None:
     base = make_base(tmp_path / "base", dtype=dtype, tied=tied)
@@ -75,7 +75,7 @@ def test_tensors_have_the_names_shapes_and_dtypes_of_the_base(
 @pytest.mark.slow  # imports DeepSpeed
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [False, True])
-def test_adapters_are_merged_into_an_ordinary_model(
+def test_export_merges_adapters_into_an_ordinary_model(
     tmp_path: Path, dtype: torch.dtype, tied: bool
 ) -> None:
     base = make_base(tmp_path / "base", dtype=dtype, tied=tied)
@@ -112,7 +112,7 @@ def test_adapters_are_merged_into_an_ordinary_model(
     assert len(changed) == 4
 
 
-def test_a_layer_that_shares_its_weight_takes_no_adapter(tmp_path: Path) -> None:
+def test_layer_with_a_shared_weight_takes_no_adapter(tmp_path: Path) -> None:
     settings = LoraSettings(target_modules=("q_proj", "lm_head"))
     lora.check_targets(BaseModel(make_base(tmp_path / "own")), settings)
     tied = BaseModel(make_base(tmp_path / "tied", tied=True))
@@ -120,7 +120,7 @@ def test_a_layer_that_shares_its_weight_takes_no_adapter(tmp_path: Path) -> None
         lora.check_targets(tied, settings)
 
 
-def test_each_tensor_keeps_a_dtype_of_its_own(tmp_path: Path) -> None:
+def test_exported_tensors_of_mixed_dtypes_keep_each_dtype(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.bfloat16)
     path = tmp_path / "base" / "model.safetensors"
     mixed = load_file(path)
@@ -133,7 +133,7 @@ def test_each_tensor_keeps_a_dtype_of_its_own(tmp_path: Path) -> None:
     assert all(torch.equal(after[name], mixed[name]) for name in mixed)
 
 
-def test_configs_are_the_bases_with_the_tokenizers_ids(tmp_path: Path) -> None:
+def test_exported_configs_are_the_bases_with_the_tokenizers_ids(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype=torch.bfloat16)
     export(base, str(tmp_path / "out"))
     write_wrapping(str(tmp_path / "out"), Wrapping("", temperature=0.7, top_p=0.9))
@@ -241,7 +241,7 @@ def test_a_tokenizer_with_other_ids_stops_the_export_before_config_json(tmp_path
     check_same_ids(tokenizer, base, BaseModel(base))
 
 
-def test_other_files_stay_and_a_broken_attempt_is_replaced(tmp_path: Path) -> None:
+def test_export_keeps_other_files_and_replaces_a_broken_attempt(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     output = tmp_path / "out"
     (output / ".export-in-progress").mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_other_files_stay_and_a_broken_attempt_is_replaced(tmp_path: Path) -> No
     assert not [name for name in os.listdir(output) if name.startswith(".") or "half" in name]
 
 
-def test_a_url_gets_the_same_files(tmp_path: Path) -> None:
+def test_export_to_a_url_writes_the_same_files(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     export(base, str(tmp_path / "path"))
     export(base, f"file://{tmp_path}/url/deeper")

@@ -63,7 +63,7 @@ from tests.support.training import (
 # --- tokens and masks ---------------------------------------------------------------------------
 
 
-def test_loss_is_on_the_completion_and_its_end_alone(base: str, examples: str) -> None:
+def test_loss_covers_only_completion_and_end_token(base: str, examples: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenized, num_truncated, num_dropped = tokenize(examples, tokenizer, MAX_LENGTH)
     assert (tokenized.num_examples, num_truncated, num_dropped) == (25, 1, 1)
@@ -109,7 +109,7 @@ def test_loss_is_on_the_completion_and_its_end_alone(base: str, examples: str) -
     assert num_padded > 0
 
 
-def test_packed_loss_is_the_sum_of_the_single_losses(base: str, examples: str) -> None:
+def test_packed_loss_equals_the_sum_of_single_losses(base: str, examples: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenized, _, _ = tokenize(examples, tokenizer, MAX_LENGTH)
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
@@ -138,7 +138,7 @@ class _OneProcess:
         return self.module(**inputs)
 
 
-def test_a_model_that_mixes_packed_examples_is_refused(base: str) -> None:
+def test_model_that_mixes_packed_examples_is_refused(base: str) -> None:
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
     assert loop.refuse_leak(_OneProcess(model)) == ""
 
@@ -151,7 +151,7 @@ def test_a_model_that_mixes_packed_examples_is_refused(base: str) -> None:
     assert "packing=false" in loop.refuse_leak(Mixing(model))
 
 
-def test_examples_that_are_too_long_are_cut_or_dropped(base: str, examples: str) -> None:
+def test_long_examples_are_cut_or_dropped(base: str, examples: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     cut = tokenize(examples, tokenizer, MAX_LENGTH)
     whole = tokenize(examples, tokenizer, MAX_LENGTH, cut=False)
@@ -159,7 +159,9 @@ def test_examples_that_are_too_long_are_cut_or_dropped(base: str, examples: str)
     assert (whole[0].num_examples, *whole[1:]) == (24, 0, 2)
 
 
-def test_plain_text_without_begin_token_has_no_loss_on_its_first(base: str, tmp_path: Path) -> None:
+def test_plain_text_without_begin_token_has_no_loss_on_its_first_token(
+    base: str, tmp_path: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.bos_token = None
     rows = [
@@ -171,7 +173,7 @@ def test_plain_text_without_begin_token_has_no_loss_on_its_first(base: str, tmp_
     assert tokenized.num_target_tokens() == len(tokenized.ids) - 1 > 0
 
 
-def test_order_does_not_depend_on_files(base: str, tmp_path: Path) -> None:
+def test_example_order_does_not_depend_on_files(base: str, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = make_examples(20)
     one = write_examples(tmp_path / "one", rows)
@@ -182,7 +184,7 @@ def test_order_does_not_depend_on_files(base: str, tmp_path: Path) -> None:
     assert first.starts.tolist() == second.starts.tolist()
 
 
-def test_checkpoints_are_resumed_only_by_the_same_training(base: str, examples: str) -> None:
+def test_checkpoints_resume_only_the_same_training(base: str, examples: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenized = tokenize(examples, tokenizer, MAX_LENGTH)[0]
     shorter = tokenize(examples, tokenizer, MAX_LENGTH - 1)[0]
@@ -355,7 +357,7 @@ def test_any_number_of_workers_trains_as_one_plain_process(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_finished_training_leaves_a_model_and_its_figures(
+def test_finished_training_leaves_a_model_and_its_figures(
     base: str, examples: str, plain: Any, tmp_path: Path
 ) -> None:
     steps: list[StepRecord] = []
@@ -505,7 +507,7 @@ def _copy_of(base: str, folder: Path, *, without: str = "-") -> str:
     return str(folder)
 
 
-def test_bad_input_is_explained(base: str, examples: str, tmp_path: Path) -> None:
+def test_bad_training_input_is_a_user_error(base: str, examples: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no-such-model.*must be a folder"):
         run(str(tmp_path / "no-such-model"), examples, tmp_path)
     with pytest.raises(ValueError, match="has no tokenizer"):
