@@ -67,21 +67,21 @@ def mistake(result) -> str:
         ("settings.evaluation.prompts=/no/prompts.json", "set settings.evaluation.prompts"),
     ],
 )
-def test_mistakes_in_a_recipe(tmp_path, override, message):
+def test_recipe_mistakes_are_one_line_each(tmp_path, override, message):
     assert message in mistake(run(tmp_path, override))
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_recipe(tmp_path):
+def test_unknown_recipe_is_a_user_error(tmp_path):
     assert "did you mean 'tiny'?" in mistake(run(tmp_path, recipe="tinny"))
 
 
-def test_an_unknown_stage(tmp_path):
+def test_unknown_stage_is_a_user_error(tmp_path):
     result = RUNNER.invoke(app, ["run", "tiny", "--run", str(tmp_path / "run"), "--until", "ratde"])
     assert "the stages are seed, segments" in mistake(result)
 
 
-def test_a_folder_without_rights(tmp_path):
+def test_run_folder_without_rights_is_a_user_error(tmp_path):
     assert "cannot write to" in mistake(run(tmp_path, folder="/dev/null/run"))
 
 
@@ -92,13 +92,13 @@ def test_a_folder_without_rights(tmp_path):
         ("http://127.0.0.1:8265", "humpback submit --address http://127.0.0.1:8265"),
     ],
 )
-def test_a_cluster_that_is_not_there(address, message, monkeypatch):
+def test_missing_cluster_is_a_user_error(address, message, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests have started one
     assert message in mistake(RUNNER.invoke(app, ["doctor", "tiny"]))
 
 
-def test_an_empty_corpus(tmp_path):
+def test_empty_corpus_is_a_user_error(tmp_path):
     (tmp_path / "corpus").mkdir()
     message = mistake(run(tmp_path, f"settings.corpus.path={tmp_path}/corpus"))
     assert "nothing at" in message or "no file to read" in message
@@ -106,7 +106,7 @@ def test_an_empty_corpus(tmp_path):
     assert "1 other files" in mistake(run(tmp_path, f"settings.corpus.path={tmp_path}/corpus"))
 
 
-def test_a_rating_template_without_its_fields(tmp_path):
+def test_rating_template_without_its_fields_is_a_user_error(tmp_path):
     (tmp_path / "template.txt").write_text("Rate $response. $answer_format")
     override = f"settings.prompts.rating_template={tmp_path}/template.txt"
     assert "the placeholder $instruction is missing" in mistake(run(tmp_path, override))
@@ -114,7 +114,7 @@ def test_a_rating_template_without_its_fields(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_seed_file_of_another_format_leaves_nothing_behind(tmp_path, corpus):
+def test_seed_file_of_another_format_leaves_nothing_behind(tmp_path, corpus):
     (tmp_path / "seed.jsonl").write_text(json.dumps({"instruction": "x", "output": "y"}) + "\n")
     overrides = [f"settings.seed.path={tmp_path}/seed.jsonl", f"settings.corpus.path={corpus}"]
     assert "line 1 has no field message_id" in mistake(run(tmp_path, *overrides))
@@ -123,7 +123,7 @@ def test_a_seed_file_of_another_format_leaves_nothing_behind(tmp_path, corpus):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_corpus_in_which_nothing_survives_shows_the_reasons_and_can_be_mended(tmp_path, corpus):
+def test_corpus_without_survivors_shows_reasons_and_can_be_changed(tmp_path, corpus):
     override = f"settings.corpus.path={corpus}"
     (corpus / "b.md").write_text("# SHOUTING\n\ntext\n")
     short = run(tmp_path, override, "settings.corpus.min_characters=2900")
@@ -138,9 +138,7 @@ def test_a_corpus_in_which_nothing_survives_shows_the_reasons_and_can_be_mended(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_workers_that_the_cluster_can_never_have_are_refused_before_anything_starts(
-    tmp_path, corpus
-):
+def test_too_many_workers_are_refused_before_any_stage(tmp_path, corpus):
     overrides = [f"settings.corpus.path={corpus}", "placement.training.cpus_per_worker=5"]
     message = mistake(run(tmp_path, *overrides))
     assert "no room for 2 training workers" in message
@@ -152,7 +150,7 @@ def test_workers_that_the_cluster_can_never_have_are_refused_before_anything_sta
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_doctor_says_what_is_missing(tmp_path, corpus):
+def test_doctor_command_reports_missing_parts(tmp_path, corpus):
     command = ["doctor", "tiny", "--run", str(tmp_path / "run"), "--set",
                f"settings.corpus.path={corpus}"]  # fmt: skip
     healthy = RUNNER.invoke(app, command)
@@ -178,7 +176,7 @@ def words(number: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_parquet_corpus_without_the_text_column_is_named(tmp_path, corpus):
+def test_parquet_corpus_without_the_text_column_is_named(tmp_path, corpus):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -189,13 +187,13 @@ def test_a_parquet_corpus_without_the_text_column_is_named(tmp_path, corpus):
     )
 
 
-def test_looking_at_what_is_not_there(tmp_path):
+def test_look_at_a_missing_stage_is_a_user_error(tmp_path):
     assert "no rows in" in mistake(RUNNER.invoke(app, ["look", str(tmp_path / "run/candidates")]))
     assert "no run in" in mistake(RUNNER.invoke(app, ["status", str(tmp_path)]))
     assert "no finished model in" in mistake(RUNNER.invoke(app, ["chat", str(tmp_path)]))
 
 
-def test_a_plan_needs_no_cluster_and_writes_nothing(tmp_path, corpus):
+def test_plan_needs_no_cluster_and_writes_nothing(tmp_path, corpus):
     result = RUNNER.invoke(
         app, ["plan", "tiny", "--run", str(tmp_path / "run"), "--set",
               f"settings.corpus.path={corpus}"],
@@ -205,7 +203,7 @@ def test_a_plan_needs_no_cluster_and_writes_nothing(tmp_path, corpus):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_later_ray_drops_is_not_said_to_who_runs_this():
+def test_run_shows_no_deprecation_warnings_of_ray():
     with warnings.catch_warnings(record=True) as said:
         connect._quieten()
         warnings.warn("it goes with Ray 2.64", RayDeprecationWarning, stacklevel=1)
@@ -246,7 +244,7 @@ BUGS = [
 ]
 
 
-def test_a_user_error_is_one_line_and_exit_code_2():
+def test_user_error_is_one_line_and_exit_code_2():
     assert outcome(refuse) == (2, "error: settings.x=1 is below 2: raise it")
 
 
@@ -255,7 +253,7 @@ def test_ctrl_c_is_exit_code_130():
 
 
 @pytest.mark.parametrize(("bug", "text"), BUGS)
-def test_a_bug_outside_of_a_run_is_exit_code_1_and_its_traceback_lies_in_a_file(
+def test_bug_outside_of_a_run_exits_1_with_its_traceback_in_a_file(
     bug, text, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -268,7 +266,7 @@ def test_a_bug_outside_of_a_run_is_exit_code_1_and_its_traceback_lies_in_a_file(
 
 
 @pytest.mark.parametrize(("bug", "text"), BUGS)
-def test_a_bug_in_a_run_is_exit_code_1_and_its_traceback_lies_in_the_runs_log(bug, text, tmp_path):
+def test_bug_in_a_run_exits_1_with_its_traceback_in_the_runs_log(bug, text, tmp_path):
     log = tmp_path / "run.log"
 
     def command() -> None:
@@ -283,7 +281,7 @@ def test_a_bug_in_a_run_is_exit_code_1_and_its_traceback_lies_in_the_runs_log(bu
     assert text in entry["exception"]
 
 
-def test_looking_at_a_damaged_file_is_exit_code_1(tmp_path):
+def test_look_at_a_damaged_file_exits_1(tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "part-0.parquet").write_text("not Parquet")
     result = RUNNER.invoke(app, ["look", str(tmp_path)])
@@ -292,7 +290,7 @@ def test_looking_at_a_damaged_file_is_exit_code_1(tmp_path):
     assert "select_rows" in traceback_at(result.stderr.strip())
 
 
-def test_a_damaged_record_is_exit_code_1(tmp_path):
+def test_damaged_record_exits_1(tmp_path):
     storage.write_json(f"{tmp_path}/attempts/001/attempt.json", {"stages": ["seed"]})
     (tmp_path / "seed").mkdir()
     (tmp_path / "seed" / "record.json").write_text("{")
@@ -313,7 +311,7 @@ def test_a_damaged_record_is_exit_code_1(tmp_path):
         ["estimate", "llama-7b", "--hardware", "8xH100", "--run", UNREACHABLE],
     ],
 )
-def test_a_run_folder_that_cannot_be_reached_is_the_users_matter(command, corpus, monkeypatch):
+def test_unreachable_run_folder_is_a_user_error(command, corpus, monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     overrides = ["--set", f"settings.corpus.path={corpus}"] if "--run" in command else []
@@ -327,7 +325,7 @@ def test_a_run_folder_that_cannot_be_reached_is_the_users_matter(command, corpus
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("where", ["task", "actor", "rows", "batches"])
 @pytest.mark.parametrize("is_ours", [False, True], ids=["mistake", "bug"])
-def test_an_error_in_a_ray_task_is_told_as_on_the_driver(where, is_ours):
+def test_user_error_in_a_ray_task_has_the_same_line(where, is_ours):
     def fail(row: object = None) -> object:
         raise ValueError("a bug") if is_ours else UserError("no column 'text': set text_column")
 
@@ -359,7 +357,7 @@ def test_an_error_in_a_ray_task_is_told_as_on_the_driver(where, is_ours):
 # --- plan and estimate ----------------------------------------------------------------------------
 
 
-def test_a_plan_with_hardware_names_the_estimate(tmp_path):
+def test_plan_with_hardware_names_the_estimate(tmp_path):
     result = RUNNER.invoke(
         app, ["plan", "tiny", "--run", str(tmp_path / "run"), "--hardware", "8xH100"]
     )
@@ -368,7 +366,7 @@ def test_a_plan_with_hardware_names_the_estimate(tmp_path):
     assert "--hardware" not in RUNNER.invoke(app, ["plan", "--help"]).stdout
 
 
-def test_an_estimate_without_hardware_is_refused():
+def test_estimate_without_hardware_is_refused():
     result = RUNNER.invoke(app, ["estimate", "tiny", "--price", "2.5"])
     assert result.exit_code == 2, result.output
     assert "Missing option '--hardware'" in result.stderr

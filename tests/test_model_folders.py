@@ -24,7 +24,7 @@ def together(num_threads: int, work) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_a_model_behind_a_url_is_fetched_once_however_many_ask(tmp_path):
+def test_model_at_a_url_is_copied_once_for_many_processes(tmp_path):
     source = tmp_path / "store" / "model"
     source.mkdir(parents=True)
     (source / "config.json").write_text("{}")
@@ -38,7 +38,7 @@ def test_a_model_behind_a_url_is_fetched_once_however_many_ask(tmp_path):
     assert {file.name for file in Path(light).iterdir()} == {"config.json"}
 
 
-def test_a_model_that_was_made_anew_at_its_url_is_fetched_again(tmp_path):
+def test_changed_model_at_a_url_is_copied_again(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"old")
     first = model_folders.local_folder(f"file://{tmp_path}")
@@ -49,13 +49,13 @@ def test_a_model_that_was_made_anew_at_its_url_is_fetched_again(tmp_path):
     assert model_folders.local_folder(f"file://{tmp_path}") == second
 
 
-def test_a_model_that_is_not_there_is_an_error_after_some_tries(tmp_path, monkeypatch):
+def test_missing_model_at_a_url_fails_after_retries(tmp_path, monkeypatch):
     monkeypatch.setattr(model_folders, "BACK_OFF_SECONDS", (0.01, 0.01))
     with pytest.raises(FileNotFoundError):
         model_folders.local_folder(f"file://{tmp_path}/nowhere")
 
 
-def test_the_first_works_alone_and_the_others_at_once():
+def test_first_alone_then_the_others_together():
     inside, most_before_first_done, num_done = 0, 0, 0
     lock = threading.Lock()
     all_others = threading.Barrier(4)
@@ -79,7 +79,7 @@ def test_the_first_works_alone_and_the_others_at_once():
     assert most_before_first_done == 1
 
 
-def test_when_the_first_fails_the_next_is_the_first():
+def test_first_alone_after_a_failure_lets_the_next_be_first():
     def fail() -> None:
         with model_folders.first_alone("compile another model"):
             raise RuntimeError("no compiler")

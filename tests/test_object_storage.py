@@ -125,7 +125,7 @@ def check_rows(run: str) -> list[Candidate]:
 
 
 @pytest.mark.long
-def test_a_killed_run_on_s3_ends_with_every_row_once(short_run, tmp_path):
+def test_killed_run_on_s3_resumes_with_every_row_once(short_run, tmp_path):
     short_run.wait_until(lambda: num_computed(tmp_path) >= 40)
     short_run.kill()
     num_before = num_computed(tmp_path)
@@ -144,7 +144,7 @@ def test_a_killed_run_on_s3_ends_with_every_row_once(short_run, tmp_path):
 
 
 @pytest.mark.long
-def test_a_run_goes_through_a_store_that_slows_it_down(store, short_run):
+def test_run_on_a_throttling_store_finishes(store, short_run):
     store.refused_share, store.delayed_share, store.delay = 0.2, 0.1, 0.5
     try:
         code, error = short_run.finish()
@@ -156,9 +156,7 @@ def test_a_run_goes_through_a_store_that_slows_it_down(store, short_run):
 
 
 @pytest.mark.long
-def test_a_store_that_is_gone_ends_the_run_with_one_line_and_it_goes_on_when_it_is_back(
-    store, short_run, tmp_path
-):
+def test_lost_store_ends_the_run_with_one_line_and_the_run_resumes(store, short_run, tmp_path):
     short_run.wait_until(lambda: num_computed(tmp_path) >= 40)
     store.go()
     code, error = short_run.finish()
@@ -176,7 +174,7 @@ def test_a_store_that_is_gone_ends_the_run_with_one_line_and_it_goes_on_when_it_
 
 @pytest.mark.long
 @pytest.mark.timeout(2400)
-def test_the_whole_method_on_s3_killed_in_a_training_and_in_a_generation(
+def test_whole_method_on_s3_survives_kills_in_training_and_generation(
     store, sources, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -212,13 +210,13 @@ def test_the_whole_method_on_s3_killed_in_a_training_and_in_a_generation(
     assert "".join(Chat(run_facts.last_model(run), max_tokens=8).answer("Name a fruit."))
 
 
-def test_a_bucket_that_is_not_there_is_said_and_not_made(store):
+def test_missing_bucket_is_reported_and_not_created(store):
     with pytest.raises(ValueError, match=r"cannot write to s3://buckte/run: .*bucket"):
         storage.check_writable("s3://buckte/run")
     assert store.files.ls("") == [BUCKET]
 
 
-def test_what_is_refused_is_asked_again_until_it_is_answered(store):
+def test_refused_requests_are_retried_until_answered(store):
     store.refused_share, num_before = 0.3, store.num_refused
     try:
         for number in range(15):
@@ -229,7 +227,7 @@ def test_what_is_refused_is_asked_again_until_it_is_answered(store):
     assert len(storage.names(f"s3://{BUCKET}/refused")) == 15
 
 
-def test_files_on_s3_grow_and_what_others_write_is_seen(store):
+def test_files_on_s3_grow_and_show_other_writers(store):
     url = f"s3://{BUCKET}/folder"
     storage.append_text(f"{url}/metrics.jsonl", "a\n")
     assert storage.names(url) == {"metrics.jsonl"}

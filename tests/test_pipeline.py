@@ -51,7 +51,7 @@ def records(folder: Path) -> dict[str, dict]:
     }
 
 
-def test_every_stage_has_a_record_and_its_counts_add_up(finished):
+def test_run_has_a_record_for_each_stage_whose_counts_add_up(finished):
     found = records(finished)
     assert set(found) == {
         "seed", "segments", "base/initial", "base/examples", "base/model",
@@ -76,7 +76,7 @@ def test_every_stage_has_a_record_and_its_counts_add_up(finished):
         }  # fmt: skip
 
 
-def test_rows_are_what_the_method_says(finished):
+def test_rows_of_a_run_follow_the_method(finished):
     candidates = {
         row.candidate_id: row for row in tables.read_rows(f"{finished}/candidates/rows", Candidate)
     }
@@ -100,7 +100,7 @@ def test_rows_are_what_the_method_says(finished):
     assert all(row.completion == instructions[row.example_id] for row in backward)
 
 
-def test_models_have_the_bases_tensors_and_start_from_it(finished):
+def test_models_have_the_bases_tensors_and_start_from_its_values(finished):
     from safetensors import safe_open
 
     def tensors(folder):
@@ -117,7 +117,7 @@ def test_models_have_the_bases_tensors_and_start_from_it(finished):
     assert not list(finished.rglob("_training"))
 
 
-def test_vllm_scores_the_exported_model_as_transformers_does(finished):
+def test_vllm_scores_of_the_exported_model_equal_transformers(finished):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -141,7 +141,7 @@ def test_vllm_scores_the_exported_model_as_transformers_does(finished):
         assert row.loss == pytest.approx(losses.mean().item(), rel=1e-2)
 
 
-def test_the_chat_template_of_the_last_model_is_the_one_of_its_evaluation(finished):
+def test_chat_template_of_the_last_model_equals_its_evaluations(finished):
     from transformers import AutoTokenizer
 
     from humpback_ray.config.settings import PromptSettings
@@ -156,7 +156,7 @@ def test_the_chat_template_of_the_last_model_is_the_one_of_its_evaluation(finish
     assert by_template == tokens.prompt_ids(tokenizer, "Name a fruit.", *tags)
 
 
-def test_outputs_are_in_alpaca_evals_format_and_tables_open_with_datasets(finished):
+def test_outputs_have_alpaca_evals_format_and_open_with_datasets(finished):
     import datasets
 
     outputs = json.loads((finished / "evaluation/M_2/outputs.json").read_text())
@@ -168,7 +168,7 @@ def test_outputs_are_in_alpaca_evals_format_and_tables_open_with_datasets(finish
     assert len(rows) == records(finished)["candidates"]["num_rows"]
 
 
-def test_a_second_run_does_nothing(finished, arguments):
+def test_second_run_does_nothing(finished, arguments):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     result = humpback("run", *arguments, timeout=120)
     assert result.returncode == 0
@@ -177,7 +177,7 @@ def test_a_second_run_does_nothing(finished, arguments):
     assert after == before
 
 
-def test_changed_settings_are_refused_and_placement_is_not(finished, arguments):
+def test_changed_settings_are_refused_and_changed_placement_is_not(finished, arguments):
     result = humpback("run", *arguments, "--set=settings.augmentation.temperature=0.9")
     assert result.returncode == 2
     assert "settings.sampling.temperature: 0.7 → 0.9" in result.stderr
@@ -199,9 +199,7 @@ def states(finished: Path, arguments: list[str], override: str) -> dict[State, s
     return dict(found)
 
 
-def test_other_sampling_of_the_evaluation_makes_the_evaluations_again_and_nothing_else(
-    finished, arguments
-):
+def test_other_evaluation_sampling_reruns_only_the_evaluations(finished, arguments):
     found = states(finished, arguments, "settings.evaluation.sampling.temperature=0")
     evaluations = {f"evaluation/{name}" for name in ("base", "M_0", "M_1", "M_2")}
     assert found.pop(State.CHANGED) == evaluations
@@ -209,9 +207,7 @@ def test_other_sampling_of_the_evaluation_makes_the_evaluations_again_and_nothin
     assert len(found[State.DONE]) == 16
 
 
-def test_other_sampling_of_the_augmentation_changes_the_candidates_and_what_follows(
-    finished, arguments
-):
+def test_other_augmentation_sampling_changes_candidates_and_later_stages(finished, arguments):
     found = states(finished, arguments, "settings.augmentation.temperature=0.9")
     assert found.keys() == {State.DONE, State.CHANGED}
     assert found[State.DONE] == {
@@ -221,7 +217,7 @@ def test_other_sampling_of_the_augmentation_changes_the_candidates_and_what_foll
     }  # fmt: skip
 
 
-def test_people_can_look_at_it(finished, arguments):
+def test_run_can_be_shown_by_every_command(finished, arguments):
     assert "iter-2/model" in humpback("status", str(finished)).stdout
     status = json.loads(humpback("status", str(finished), "--json").stdout)
     assert [stage["state"] for stage in status["stages"]] == ["done"] * 20
@@ -234,8 +230,8 @@ def test_people_can_look_at_it(finished, arguments):
 
 
 @pytest.mark.long
-def test_a_probe_foretells_what_the_run_took(finished, tmp_path):
-    """From a sample, with the models that the run had before it generated.
+def test_probe_forecasts_the_time_of_the_run(finished, tmp_path):
+    """The probe samples the run, with the models of the run before it generated.
 
     A factor of two and not 25%, because tests share machines with other work: with nothing beside
     it, compare `humpback probe RUN` after `humpback run tiny --run RUN --until segments` with the
@@ -263,7 +259,7 @@ def test_a_probe_foretells_what_the_run_took(finished, tmp_path):
     assert 0.5 < foretold / needed < 2
 
 
-def test_the_last_model_talks(finished):
+def test_chat_with_the_last_model_answers(finished):
     from humpback_ray.report.run_facts import last_model
     from humpback_ray.serving.chat import Chat
 
@@ -274,7 +270,7 @@ def test_the_last_model_talks(finished):
     assert "".join(talk.answer("And another?"))
 
 
-def test_the_declared_stages_of_the_large_recipes_hang_together(tmp_path, seed_file, monkeypatch):
+def test_declared_stages_of_large_recipes_are_consistent(tmp_path, seed_file, monkeypatch):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/a.md").write_text("# A\n\ntext\n")
     (tmp_path / "prompts.json").write_text('[{"instruction": "x"}]')

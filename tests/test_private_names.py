@@ -273,5 +273,5 @@ RELIED_ON = {
 
 
 @pytest.mark.parametrize("check", RELIED_ON.values(), ids=RELIED_ON.keys())
-def test_a_private_name_that_we_rely_on_is_still_there(check):
+def test_private_name_in_use_exists(check):
     check()

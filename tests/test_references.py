@@ -66,14 +66,14 @@ def dangling(texts: Iterator[str], known: set[str]) -> list[str]:
 @pytest.mark.parametrize(
     "paths", [DOCUMENTS, RECIPES, MODULES], ids=["documents", "recipes", "modules"]
 )
-def test_references_in_prose_name_existing_files(paths):
+def test_prose_references_name_existing_files(paths):
     known = files()
     assert {str(path.relative_to(ROOT)): dangling(prose(path), known) for path in paths} == {
         str(path.relative_to(ROOT)): [] for path in paths
     }
 
 
-def test_search_for_references_finds_dangling_ones():
+def test_reference_search_finds_dangling_ones():
     text = "See `gone.md`, gone/a.py and serving/gone.py, not serving/pool.py or `cli.py`."
     assert dangling(iter([text]), files()) == ["gone.md", "gone/a.py", "serving/gone.py"]
     urls = "https://host/a/b.md, RUN/*/c.py, <path>/d.py and s3://bucket/e.yaml are elsewhere."

@@ -20,7 +20,7 @@ PAIRS = [SeedPair("b", "x", "y"), SeedPair("a", "ünïcode\n", "")]
 
 
 @pytest.mark.parametrize("place", ["local", "file://", "memory://"])
-def test_rows_come_back_from_any_place(tmp_path, place):
+def test_rows_round_trip_on_any_filesystem(tmp_path, place):
     folder = {"local": str(tmp_path), "file://": f"file://{tmp_path}", "memory://": "memory://rows"}
     tables.write_rows(f"{folder[place]}/rows", PAIRS, SeedPair)
     assert tables.read_rows(f"{folder[place]}/rows", SeedPair) == sorted(
@@ -30,7 +30,7 @@ def test_rows_come_back_from_any_place(tmp_path, place):
     storage.delete(folder[place])
 
 
-def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
+def test_batch_of_nulls_keeps_the_column_type(tmp_path):
     def rated(name, score, probabilities):
         return RatedPair(
             name, "s", "x", "y", score, probabilities, 0.9, 1, RatingOutcome.SCORED, "", False, 1,
@@ -47,7 +47,7 @@ def test_a_batch_of_all_nulls_keeps_the_columns_type(tmp_path):
     assert rows[0].outcome is RatingOutcome.SCORED
 
 
-def test_conform_gives_an_all_null_column_its_type():
+def test_conform_gives_a_null_column_its_type():
     table = pa.table({"candidate_id": ["a"], "segment_id": ["s"], "instruction": ["x"],
                       "response": ["y"], "score": [None], "probabilities": [None],
                       "grade_mass": [None], "num_scored_samples": [0],
@@ -57,14 +57,14 @@ def test_conform_gives_an_all_null_column_its_type():
     assert tables.conform(table, RatedPair).schema == tables.arrow_schema(RatedPair)
 
 
-def test_an_empty_table_keeps_its_schema(tmp_path):
+def test_empty_table_keeps_its_schema(tmp_path):
     tables.write_rows(str(tmp_path), [], Segment)
     assert tables.num_rows(str(tmp_path)) == 0
     assert tables.read_rows(str(tmp_path), Segment) == []
     assert not tables.count_values(str(tmp_path), "outcome")
 
 
-def test_an_unfinished_file_is_not_counted(tmp_path):
+def test_unfinished_file_is_not_counted(tmp_path):
     tables.write_rows(str(tmp_path), PAIRS, SeedPair)
     whole = (tmp_path / "part-0.parquet").read_bytes()
     (tmp_path / ".part-1.partial").write_bytes(whole[: len(whole) // 2])
@@ -73,7 +73,7 @@ def test_an_unfinished_file_is_not_counted(tmp_path):
     assert len(tables.read_rows(str(tmp_path), SeedPair)) == 2
 
 
-def test_token_figures_are_sums_with_the_share_of_the_prefix_cache(tmp_path):
+def test_token_figures_have_sums_and_the_cached_share(tmp_path):
     rows = [
         Candidate(f"s{n}-0", f"s{n}", "x", "y", Finish.STOP, False, 100, 25 * n, 7)
         for n in range(3)
@@ -85,20 +85,20 @@ def test_token_figures_are_sums_with_the_share_of_the_prefix_cache(tmp_path):
     }  # fmt: skip
 
 
-def test_ids_must_be_unique(tmp_path):
+def test_repeated_ids_fail_an_assertion(tmp_path):
     tables.write_rows(str(tmp_path), [PAIRS[0], PAIRS[0]], SeedPair)
     with pytest.raises(AssertionError, match="not unique"):
         tables.assert_unique(str(tmp_path), "pair_id")
 
 
-def test_counts_of_values(tmp_path):
+def test_count_values_counts_each_value(tmp_path):
     rows = [Segment(str(n), "t", "h", "d", "u", n, 1, SegmentOutcome.KEPT) for n in range(3)]
     rows += [Segment("9", "t", "h", "d", "u", 9, 1, SegmentOutcome.TOO_SHORT)]
     tables.write_rows(str(tmp_path), rows, Segment)
     assert tables.count_values(str(tmp_path), "outcome") == {"kept": 3, "too_short": 1}
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
+def test_json_is_written_atomically(tmp_path):
     path = str(tmp_path / "deep/record.json")
     assert storage.read_json(path) is None
     storage.write_json(path, {"ü": 1})
@@ -108,6 +108,6 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     assert storage.names(str(tmp_path / "deep")) == {"record.json"}
 
 
-def test_a_folder_that_cannot_be_written_is_said():
+def test_unwritable_folder_is_a_user_error():
     with pytest.raises(ValueError, match=r"cannot write to .*--run"):
         storage.check_writable("/dev/null/run")

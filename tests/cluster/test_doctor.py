@@ -74,7 +74,7 @@ def with_disk(name: str, free: int, total: int = 4000 * GIB) -> dict:
     return {"disks": {**report().disks, name: Disk(f"/{name}", free, total)}}
 
 
-def test_a_healthy_cluster_misses_nothing_and_every_check_is_shown():
+def test_doctor_on_a_healthy_cluster_shows_every_check_as_ok():
     found = findings(cluster(gpu_node()))
     assert [each.verdict for each in found] == [Verdict.OK] * len(found)
     assert [each.check for each in found] == [
@@ -85,7 +85,7 @@ def test_a_healthy_cluster_misses_nothing_and_every_check_is_shown():
     assert doctor.exit_code(found) == 0
 
 
-def test_a_cluster_without_gpus():
+def test_doctor_on_a_cluster_without_gpus_misses_engines_and_workers():
     found = troubles(cluster())
     assert found["engines"].verdict == found["training workers"].verdict == Verdict.MISSING
     assert found["engines"].wanted == "1 to 8 with 1 x (CPU 1, GPU 1) each"
@@ -96,7 +96,7 @@ def test_a_cluster_without_gpus():
     assert doctor.exit_code(found.values()) == 2
 
 
-def test_fewer_engines_than_asked_for_run_and_fewer_workers_do_not():
+def test_doctor_warns_of_few_engines_and_refuses_few_workers():
     half = {**EIGHT_GPUS, "GPU": 4.0}
     found = troubles(cluster(gpu_node(resources=half, gpus=gpu_node().report.gpus[:4])))
     assert found["engines"].verdict == Verdict.WARNING
@@ -109,7 +109,7 @@ def test_fewer_engines_than_asked_for_run_and_fewer_workers_do_not():
     assert found["training workers"].verdict == Verdict.WARNING
 
 
-def test_an_engine_needs_its_gpus_on_one_node():
+def test_doctor_wants_the_gpus_of_an_engine_on_one_node():
     halves = [gpu_node(name, {**EIGHT_GPUS, "GPU": 4.0}) for name in ("a", "b")]
     eight = ("placement.engine.tensor_parallel_size=8", "placement.engine.max_engines=1")
     assert troubles(cluster(*halves), *eight)["engines"].verdict == Verdict.MISSING
@@ -123,7 +123,7 @@ GROWTH = AutoscalerLimits(
 )
 
 
-def test_what_the_autoscaler_may_bring_counts():
+def test_doctor_counts_gpus_that_the_autoscaler_may_add():
     grows = cluster(autoscaler_limits=GROWTH)
     found = troubles(grows, AUTOSCALING, run="s3://bucket/run")
     assert found.keys() == {"GPU memory, engines", "GPU memory, training"}
@@ -132,25 +132,25 @@ def test_what_the_autoscaler_may_bring_counts():
     assert troubles(grows, *larger, run="s3://b/r")["training workers"].verdict == Verdict.MISSING
 
 
-def test_engines_ask_for_nodes_only_when_they_are_told_to():
+def test_doctor_without_autoscaling_counts_no_future_gpus_for_engines():
     found = troubles(cluster(autoscaler_limits=GROWTH), run="s3://bucket/run")
     assert "placement.cluster.autoscaling=true" in found["engines"].way_out
     assert found["engines"].verdict == Verdict.WARNING
     assert "training workers" not in found
 
 
-def test_an_autoscaler_that_does_not_tell_is_a_warning():
+def test_doctor_warns_of_an_autoscaler_with_unknown_limits():
     found = troubles(cluster(), AUTOSCALING, run="s3://bucket/run")
     assert found["engines"].verdict == found["training workers"].verdict == Verdict.WARNING
 
 
-def test_nodes_that_come_later_must_see_a_local_run_folder():
+def test_doctor_warns_of_a_local_run_folder_on_a_growing_cluster():
     later = only(cluster(gpu_node(), autoscaler_limits=GROWTH), "run folder")
     assert later.verdict == Verdict.WARNING
     assert not troubles(cluster(gpu_node(), autoscaler_limits=GROWTH), run="s3://bucket/run")
 
 
-def test_gpus_that_the_driver_does_not_list():
+def test_doctor_reports_gpus_that_the_driver_does_not_list():
     found = troubles(cluster(gpu_node(gpus=())))
     assert found["GPUs"].verdict == Verdict.MISSING
     assert "0 on worker, where Ray counts 8" in found["GPUs"].found
@@ -158,7 +158,7 @@ def test_gpus_that_the_driver_does_not_list():
     assert only(unused, "GPUs").verdict == Verdict.WARNING
 
 
-def test_gpus_that_are_too_small():
+def test_doctor_reports_gpus_that_are_too_small():
     small = gpu_node(gpus=(NodeGpu("NVIDIA L4", 22 * GIB),) * 8)
     assert not troubles(cluster(small))
     four = "placement.training.num_workers=4"
@@ -168,7 +168,7 @@ def test_gpus_that_are_too_small():
     assert troubles(cluster(tiny))["GPU memory, engines"].verdict == Verdict.MISSING
 
 
-def test_the_accelerator_type_stands_for_gpus_that_are_not_there_yet():
+def test_doctor_takes_future_gpus_from_the_accelerator_type():
     kinds = [f"placement.{part}.accelerator_type=L4" for part in ("engine", "training")]
     autoscaler_limits = AutoscalerLimits(
         (NodeType("l4", {"CPU": 96, "GPU": 8, "accelerator_type:L4": 1}, 1),), 1
@@ -185,7 +185,7 @@ def test_the_accelerator_type_stands_for_gpus_that_are_not_there_yet():
     assert (found.found, found.verdict) == ("22.0 GiB", Verdict.MISSING)
 
 
-def test_host_memory_is_wanted_for_what_is_offloaded():
+def test_doctor_wants_host_memory_for_offloading():
     small = gpu_node(resources={**EIGHT_GPUS, "memory": 60.0 * GIB})
     assert not troubles(cluster(small))
     offload = ("placement.training.offload_optimizer=cpu",)
@@ -194,7 +194,7 @@ def test_host_memory_is_wanted_for_what_is_offloaded():
     assert only(cluster(smaller), "host memory").verdict == Verdict.WARNING
 
 
-def test_engines_and_workers_on_cpus_want_the_nodes_memory():
+def test_doctor_wants_node_memory_for_cpu_engines_and_workers():
     resources = {"CPU": 8.0, "memory": 16.0 * GIB, "object_store_memory": 4.0 * GIB}
     here = cluster(Node("a", resources, report=report()))
     assert not troubles(here, recipe="tiny")
@@ -204,7 +204,7 @@ def test_engines_and_workers_on_cpus_want_the_nodes_memory():
     assert found["memory, training"].verdict == Verdict.MISSING
 
 
-def test_a_run_folder_that_a_node_does_not_see():
+def test_doctor_names_a_node_that_does_not_see_the_run_folder():
     nodes_not_seeing = only(cluster(gpu_node(sees_marker=False)), "run folder")
     assert nodes_not_seeing.verdict == Verdict.MISSING
     assert "not seen by worker" in nodes_not_seeing.found
@@ -214,19 +214,19 @@ def test_a_run_folder_that_a_node_does_not_see():
     assert "Read-only file system" in only(refused, "run folder").found
 
 
-def test_a_local_source_that_a_node_does_not_see():
+def test_doctor_names_a_node_that_does_not_see_a_local_source():
     there = cluster(gpu_node(missing_paths=("/data/corpus",)))
     assert only(there, "sources on nodes").found == "no /data/corpus on worker"
 
 
-def test_paths_that_every_node_reads(tmp_path):
+def test_paths_to_see_are_those_that_every_node_reads(tmp_path):
     (tmp_path / "corpus").mkdir()
     overrides = [f"settings.corpus.path={tmp_path}/corpus"]
     assert doctor.paths_to_see(load_recipe("llama-7b", overrides)) == [f"{tmp_path}/corpus"]
     assert doctor.paths_to_see(load_recipe("tiny")) == []
 
 
-def test_disks():
+def test_doctor_reports_full_disks():
     full = replace(cluster(gpu_node()), driver=report(**with_disk("run", 100 * GIB)))
     assert only(full, "disk, run folder").verdict == Verdict.MISSING
     # Checkpoints fit; whether the models still do depends on how many are there already.
@@ -241,7 +241,7 @@ def test_disks():
     assert only(used, "disk, Ray").found == "96% used in /ray on worker"
 
 
-def test_shared_memory_smaller_than_the_object_store():
+def test_doctor_warns_of_shared_memory_below_the_object_store():
     found = only(cluster(gpu_node(shared_memory=GIB // 16)), "object store")
     assert found.verdict == Verdict.WARNING
     assert found.found == "/dev/shm of 0.1 GiB on worker, object store of 100.0 GiB"
@@ -254,13 +254,13 @@ def test_shared_memory_smaller_than_the_object_store():
         ("torch", Verdict.WARNING), ("transformers", Verdict.WARNING),
     ],
 )  # fmt: skip
-def test_versions_that_differ(package, verdict):
+def test_doctor_reports_versions_that_differ(package, verdict):
     found = only(cluster(gpu_node(versions={**VERSIONS, package: "0.1"})), "versions")
     assert found.verdict == verdict
     assert found.found == f"{package} 0.1 on worker (driver {VERSIONS[package]})"
 
 
-def test_libraries_are_wanted_where_they_are_used():
+def test_doctor_wants_libraries_on_nodes_that_use_them():
     bare = {name: VERSIONS[name] for name in ("python", "ray", "humpback_ray")}
     assert not troubles(cluster(gpu_node(), head=report(versions=bare)))
     found = only(cluster(gpu_node(versions=bare)), "libraries")
@@ -281,7 +281,7 @@ def test_libraries_are_wanted_where_they_are_used():
         (-1000.0, 0.01, "s3://bucket/run", Verdict.MISSING),
     ],
 )
-def test_clocks(ahead, error, run, verdict):
+def test_doctor_reports_clocks_that_differ(ahead, error, run, verdict):
     there = cluster(replace(gpu_node(), seconds_ahead=ahead, clock_error=error))
     found = troubles(there, run=run).get("clock")
     assert (found and found.verdict) == verdict
@@ -296,25 +296,25 @@ def test_clocks(ahead, error, run, verdict):
         (False, "127.0.0.1", "0.0.0.0", "dashboard, 8265 on 0.0.0.0"),
     ],
 )
-def test_open_ports_without_a_token(token, gcs, dashboard, open_to):
+def test_doctor_reports_open_ports_without_a_token(token, gcs, dashboard, open_to):
     head = report(uses_token=token, listening={6379: (gcs,), 8265: (dashboard,), 22: ("::",)})
     found = troubles(cluster(gpu_node(), head=head)).get("access")
     assert (found and found.found) == (open_to and f"no token; reachable from outside: {open_to}")
 
 
-def test_a_node_that_does_not_answer():
+def test_doctor_reports_a_node_that_does_not_answer():
     there = cluster(gpu_node(), Node("b", EIGHT_GPUS, failure="No module named 'humpback_ray'"))
     found = only(there, "nodes")
     assert found.verdict == Verdict.MISSING
     assert "b: No module named 'humpback_ray'" in found.found
 
 
-def test_a_model_that_is_not_known_leaves_memory_and_disk_open():
+def test_doctor_leaves_memory_and_disk_open_for_an_unknown_model():
     there = cluster(gpu_node())
     assert only(there, "memory", "settings.base={model: someone/else}").verdict == Verdict.WARNING
 
 
-def test_sources_that_are_not_there():
+def test_doctor_reports_missing_sources():
     line = "no seed file data/x.jsonl: set settings.seed.path to a file or an fsspec URL of one"
     (*_, found) = doctor.find_problems(load_recipe("llama-7b"), RUN, cluster(gpu_node()), [line])
     assert found.found == "no seed file data/x.jsonl"
@@ -322,7 +322,7 @@ def test_sources_that_are_not_there():
     assert found.verdict == Verdict.MISSING
 
 
-def test_worker_types_of_a_clusters_file():
+def test_limits_in_a_cluster_file_have_its_worker_types():
     autoscaler_limits = nodes.limits_in(
         {
             "max_workers": 3,
@@ -357,7 +357,7 @@ def check(
     )  # fmt: skip
 
 
-def test_room_for_all_passes_without_asking_the_autoscaler():
+def test_preflight_with_enough_nodes_does_not_ask_the_autoscaler():
     def ask() -> None:
         raise AssertionError("the nodes are enough")
 
@@ -369,7 +369,7 @@ def test_room_for_all_passes_without_asking_the_autoscaler():
     ("kinds", "says"),
     [(("augment",), "engine(s)"), (("finetune",), "8 training workers"), (("seed",), None)],
 )
-def test_gpus_that_the_cluster_has_not_got(kinds, says):
+def test_preflight_refuses_gpus_that_the_cluster_lacks(kinds, says):
     if says is None:
         return check([HEAD_NODE], kinds=kinds)
     with pytest.raises(ValueError, match="no room") as refused:
@@ -382,7 +382,7 @@ def test_gpus_that_the_cluster_has_not_got(kinds, says):
     return None
 
 
-def test_gpus_that_the_autoscaler_may_bring():
+def test_preflight_accepts_gpus_that_the_autoscaler_may_add():
     check([HEAD_NODE], autoscaler_limits=GROWTH)
     too_many = ("placement.training.num_workers=32",)
     with pytest.raises(ValueError, match="all that its autoscaler may add has") as refused:
@@ -393,18 +393,18 @@ def test_gpus_that_the_autoscaler_may_bring():
         check([HEAD_NODE], "placement.engine.accelerator_type=H200", autoscaler_limits=GROWTH)
 
 
-def test_an_autoscaler_that_does_not_tell_is_believed():
+def test_preflight_accepts_an_autoscaler_with_unknown_limits():
     check([HEAD_NODE], AUTOSCALING)
 
 
-def test_rating_elsewhere_needs_no_engine():
+def test_preflight_for_rating_at_an_endpoint_needs_no_engine():
     endpoint = "settings.rating.endpoint={url: http://localhost/v1, model: m}"
     check([HEAD_NODE], endpoint, kinds=("rate",))
     with pytest.raises(ValueError, match="engine"):
         check([HEAD_NODE], endpoint, kinds=("rate", "evaluate"))
 
 
-def test_a_node_that_is_blind_is_named():
+def test_preflight_names_a_node_that_does_not_see_the_run_folder():
     preflight.check_shared(RUN, [])
     with pytest.raises(ValueError, match="not seen by 1 node") as refused:
         preflight.check_shared(RUN, ["worker (10.0.0.2)"])

@@ -10,7 +10,7 @@ from humpback_ray.config.recipe import load_recipe
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
-def test_a_model_larger_than_the_machine_is_refused_with_three_settings():
+def test_engines_fit_refuses_a_model_larger_than_the_machine():
     recipe = load_recipe("llama-65b", ["placement.engine.device=cpu"])
     with pytest.raises(ValueError, match="the model does not fit") as refused:
         preflight.check_engines_fit(recipe)
@@ -20,9 +20,9 @@ def test_a_model_larger_than_the_machine_is_refused_with_three_settings():
         assert setting in line
 
 
-def test_a_small_model_fits():
+def test_engines_fit_accepts_a_small_model():
     preflight.check_engines_fit(load_recipe("tiny"))
 
 
-def test_gpus_that_the_cluster_has_not_got_yet_are_not_judged():
+def test_engines_fit_ignores_gpus_that_the_cluster_has_not_yet():
     preflight.check_engines_fit(load_recipe("llama-7b"))

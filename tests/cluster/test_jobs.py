@@ -68,7 +68,7 @@ def fingerprints(recipe: str, overrides: list[str]) -> dict[str, str]:
     return {stage.path: stage.fingerprint for stage in pipeline.stages_of(loaded)}
 
 
-def test_a_shipped_recipe_is_the_command_that_one_would_type(tmp_path):
+def test_submission_of_a_shipped_recipe_is_the_typed_command(tmp_path):
     loaded = load_recipe("tiny")
     submission = prepare(
         "tiny", loaded, RUN, str(tmp_path), until="seed", overrides=["settings.random_seed=0"]
@@ -82,7 +82,7 @@ def test_a_shipped_recipe_is_the_command_that_one_would_type(tmp_path):
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-def test_what_travels_is_the_same_run_at_the_other_end(here, tmp_path_factory, monkeypatch):
+def test_submission_is_the_same_run_at_the_other_end(here, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("packed")
     override = "settings.augmentation.max_tokens=9"
     submission = prepared(folder, "mine.yaml", override)
@@ -124,7 +124,7 @@ def test_submission_changes_with_a_parent_of_its_recipe(here, tmp_path_factory):
     assert prepared(tmp_path_factory.mktemp("packed"), "child.yaml").settings != before
 
 
-def test_paths_of_the_cluster_are_left_as_they_are(here, tmp_path_factory):
+def test_submission_leaves_paths_of_the_cluster_unchanged(here, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     overrides = ["settings.corpus.path=/of/the/cluster", "settings.base={model: /models/7b}"]
     submission = prepared(folder, "mine.yaml", *overrides)
@@ -135,7 +135,7 @@ def test_paths_of_the_cluster_are_left_as_they_are(here, tmp_path_factory):
     assert arguments(submission)[1][:2] == overrides
 
 
-def test_the_same_submission_is_known_again_and_another_is_not(here, tmp_path_factory):
+def test_submission_has_equal_settings_only_if_it_is_the_same(here, tmp_path_factory):
     def settings(*overrides: str) -> str:
         return prepared(tmp_path_factory.mktemp("packed"), "mine.yaml", *overrides).settings
 
@@ -156,7 +156,7 @@ def test_the_same_submission_is_known_again_and_another_is_not(here, tmp_path_fa
         ("placement.cluster.address=auto", "joins the cluster that it is submitted to"),
     ],
 )
-def test_what_cannot_travel_is_named(here, tmp_path_factory, override, message):
+def test_submission_names_files_that_cannot_travel(here, tmp_path_factory, override, message):
     with open("large.jsonl", "wb") as file:
         file.truncate(60 * 2**20)
     with pytest.raises(ValueError, match=message):
@@ -174,14 +174,14 @@ def test_what_cannot_travel_is_named(here, tmp_path_factory, override, message):
         "RAY_AUTH_TOKEN=dontshow",
     ],
 )
-def test_credentials_are_refused_and_not_shown(text):
+def test_credentials_in_a_submission_are_refused_and_not_shown(text):
     with pytest.raises(ValueError, match="--run looks like it holds a credential") as refused:
         refuse_credentials({"--run": text})
     assert "dontshow" not in str(refused.value).lower()
 
 
 @pytest.mark.parametrize("where", ["run", "set", "recipe"])
-def test_a_credential_anywhere_in_a_submission_is_refused(here, tmp_path_factory, where):
+def test_credential_anywhere_in_a_submission_is_refused(here, tmp_path_factory, where):
     secret, run, overrides = "s3://key:dontshow@bucket/a", RUN, []
     if where == "run":
         run = secret
@@ -195,7 +195,7 @@ def test_a_credential_anywhere_in_a_submission_is_refused(here, tmp_path_factory
     assert "dontshow" not in str(refused.value)
 
 
-def test_ordinary_texts_are_no_credentials(tmp_path_factory):
+def test_ordinary_texts_are_not_taken_for_credentials(tmp_path_factory):
     for name in recipe_names():
         changed = [
             f"settings.{key}=abfs://container@account.dfs.core.windows.net/max-tokens=5/x"
@@ -215,7 +215,7 @@ def job(entrypoint: str, name: str | None = None, **metadata: str) -> JobDetails
     )  # fmt: skip
 
 
-def test_jobs_are_numbered_by_run():
+def test_job_ids_are_numbered_by_run():
     first = jobs.submission_id(RUN, [])
     assert first.startswith("humpback-mine-")
     assert first.endswith("-1")
@@ -237,7 +237,7 @@ def test_jobs_are_numbered_by_run():
         (job("humpback run tiny --run"), None),
     ],
 )
-def test_the_run_of_a_job_whoever_submitted_it(found, run):
+def test_run_of_a_job_is_found_for_any_submitter(found, run):
     assert jobs.run_of(found) == run
 
 
@@ -284,7 +284,7 @@ COMMANDS = [("submit", "tiny"), ("logs", RUN), ("stop", RUN), ("status", RUN)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_address_that_does_not_answer(here, command):
+def test_address_that_does_not_answer_is_a_user_error(here, command):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -297,7 +297,7 @@ class Silent(SimpleHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_is_no_dashboard(here):
+def test_server_that_is_no_dashboard_is_a_user_error(here):
     with server(Silent) as address:
         assert "is not a Ray dashboard" in mistake("submit", "tiny", "--address", address)
 
@@ -309,14 +309,14 @@ def test_a_server_that_is_no_dashboard(here):
         ((ray.__version__, "3.9.1"), "runs Python 3.9.1 and this machine 3."),
     ],
 )
-def test_another_version_on_the_cluster(here, versions, message):
+def test_other_version_on_the_cluster_is_a_user_error(here, versions, message):
     handler = type("Other", (Dashboard,), {"versions": versions})
     with server(handler) as address:
         assert message in mistake("submit", "tiny", "--address", address)
 
 
 @pytest.mark.parametrize("run", [[], ["--run", "runs/mine"]])
-def test_a_relative_run_folder_is_of_no_use_to_a_cluster_elsewhere(here, run):
+def test_relative_run_folder_for_a_remote_cluster_is_refused(here, run):
     with server(Dashboard) as address:
         line = mistake("submit", "tiny", *run, "--address", address)
     assert "is relative to this machine, and the cluster is elsewhere" in line
@@ -331,13 +331,13 @@ def test_a_relative_run_folder_is_of_no_use_to_a_cluster_elsewhere(here, run):
         ("http://user:dontshow@head:8265", "--address looks like it holds a credential"),
     ],
 )
-def test_addresses(here, address, message):
+def test_bad_dashboard_addresses_are_user_errors(here, address, message):
     line = mistake("submit", "tiny", *(["--address", address] if address else []))
     assert message in line
     assert "dontshow" not in line
 
 
-def test_the_address_comes_from_the_variables_that_ray_reads(monkeypatch):
+def test_dashboard_address_comes_from_rays_variables(monkeypatch):
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(ValueError, match="no cluster is named"):
@@ -349,7 +349,7 @@ def test_the_address_comes_from_the_variables_that_ray_reads(monkeypatch):
     assert jobs.address_of("http://given:8265") == "http://given:8265"
 
 
-def test_a_mistake_in_the_recipe_comes_first(here):
+def test_recipe_mistake_is_reported_before_the_address(here):
     assert "did you mean 'selection'" in mistake(
         "submit", "tiny", "--set", "settings.slection.k=4", "--address", "http://127.0.0.1:1"
     )

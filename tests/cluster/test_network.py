@@ -158,7 +158,7 @@ def machines(tmp_path_factory) -> Iterator[Machines]:
         yield Machines(network, folder)
 
 
-def test_a_host_that_has_no_token_cannot_join_and_sees_no_dashboard(machines):
+def test_host_without_the_token_cannot_join_or_see_the_dashboard(machines):
     connect = "import socket; print(socket.socket().connect_ex(({!r}, {})))"
     reached = connect.format(machines.head.address, GCS_PORT)
     dashboard = connect.format(machines.head.address, DASHBOARD_PORT)
@@ -172,8 +172,8 @@ def test_a_host_that_has_no_token_cannot_join_and_sees_no_dashboard(machines):
     assert not refused.stdout
 
 
-def test_rows_outlive_a_cable_that_is_pulled_and_put_back(machines, tmp_path, model_folder):
-    """The node that is cut off goes on writing; every row is there once all the same."""
+def test_rows_survive_a_pulled_cable(machines, tmp_path, model_folder):
+    """The isolated node continues writing, and every row is saved once."""
     run = Run(machines, tmp_path, model_folder, host=machines.head, device="gpu")
     assert run.wait(
         lambda: len(raylets.processes(raylets.ENGINE_TITLE)) == 2 and run.num_computed > 60
@@ -185,8 +185,8 @@ def test_rows_outlive_a_cable_that_is_pulled_and_put_back(machines, tmp_path, mo
     check_rows(run, 1)
 
 
-def test_rows_outlive_a_head_that_is_killed_and_comes_back(machines, tmp_path, model_folder):
-    """The driver is on a node: the engines go on without a head, and it waits for the new one."""
+def test_rows_survive_a_killed_and_restarted_head(machines, tmp_path, model_folder):
+    """The driver is on a node. Engines continue without a head, and the driver waits for it."""
     run = Run(machines, tmp_path, model_folder, host=machines.second, device="gpu")
     assert run.wait_for(60)
     machines.head.crash()

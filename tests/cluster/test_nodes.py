@@ -66,7 +66,7 @@ def look(address: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_folder_that_one_node_does_not_see(blind_node, tmp_path):
+def test_folder_hidden_from_one_node_is_reported(blind_node, tmp_path):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_process:
         found = other_process.submit(look, blind_node, tmp_path).result()
     recipe = load_recipe("tiny")
@@ -101,14 +101,14 @@ def test_a_folder_that_one_node_does_not_see(blind_node, tmp_path):
     )
 
 
-def test_versions_and_our_own_code_are_told():
+def test_node_versions_include_the_packages_code():
     told = nodes.versions()
     assert told["ray"] == ray.__version__
     assert {"python", "torch", "transformers", "vllm"} <= told.keys()
     assert len(told["humpback_ray"]) == 8
 
 
-def test_a_port_that_is_listened_on_is_found():
+def test_listening_port_is_found():
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -117,13 +117,13 @@ def test_a_port_that_is_listened_on_is_found():
     assert port not in nodes.listening()
 
 
-def test_the_nearest_folder_stands_for_one_that_is_not_there_yet(tmp_path):
+def test_disk_of_a_missing_folder_is_that_of_its_nearest_parent(tmp_path):
     found = nodes.disk(str(tmp_path / "not" / "yet"))
     assert found.path == str(tmp_path)
     assert 0 < found.free <= found.total
 
 
-def test_gpus_as_the_driver_lists_them(tmp_path, monkeypatch):
+def test_gpus_are_read_from_the_drivers_list(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA L4, 23034'\n")
     tool.chmod(0o755)

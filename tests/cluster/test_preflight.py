@@ -78,7 +78,7 @@ class Holder:
         return True
 
 
-def test_part_without_engines_asks_for_no_gpu_and_waits_for_none(other_process, tmp_path):
+def test_preflight_of_a_part_without_engines_waits_for_no_gpu(other_process, tmp_path):
     result = other_process.submit(prepare_beside_a_busy_gpu, tmp_path).result()
     assert result["records"]["seed"].num_rows > 0
     assert result["seconds"] < 30, "the run waited for a device"

@@ -167,7 +167,7 @@ TEXTS = ["--set", "settings.corpus.path=corpus"]
 
 
 @pytest.mark.long
-def test_a_job_that_fails_says_so_with_its_last_lines(cluster, texts):
+def test_failed_job_shows_its_last_lines(cluster, texts):
     run = str(texts / "run")
     where = ["--address", cluster.dashboard]
     code, output = humpback(
@@ -214,7 +214,7 @@ class Gate:
 
 
 @pytest.mark.long
-def test_leave_come_back_stop_and_submit_again(cluster, texts, seed_file):
+def test_submitted_run_can_be_left_rejoined_stopped_and_resumed(cluster, texts, seed_file):
     run = texts / "run"
     (texts / "seed.jsonl").write_text(seed_file.read_text())
     gate = Gate(texts, shut_when=run / "attempts")
@@ -266,7 +266,7 @@ def test_leave_come_back_stop_and_submit_again(cluster, texts, seed_file):
 
 
 @pytest.mark.long
-def test_without_the_token_nobody_lists_submits_or_reads(cluster, tmp_path):
+def test_dashboard_without_the_token_refuses_every_command(cluster, tmp_path):
     where = ["--address", cluster.dashboard]
     run = str(tmp_path / "run")
     wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -347,7 +347,7 @@ class Line:
 
 
 @pytest.mark.long
-def test_a_lost_connection_is_made_again_and_no_line_comes_twice(cluster):
+def test_lost_connection_is_remade_and_no_log_line_repeats(cluster):
     line = Line(cluster.dashboard)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.followed_job", line.url], stdout=subprocess.PIPE,
@@ -366,8 +366,8 @@ def test_a_lost_connection_is_made_again_and_no_line_comes_twice(cluster):
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_the_tiny_run_from_submit_to_the_last_model(cluster, tmp_path, corpus):
-    """Left during a training, rejoined, stopped, and submitted again."""
+def test_submitted_tiny_run_reaches_the_last_model(cluster, tmp_path, corpus):
+    """The user leaves the run during a training, rejoins it, stops it, and submits it again."""
     run = tmp_path / "run"
     where = ["--address", cluster.dashboard]
     submit = ["submit", "tiny", "--run", str(run), *where]

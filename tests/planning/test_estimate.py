@@ -39,11 +39,11 @@ RUNNER = CliRunner()
     # arXiv 2302.13971, Table 2; Llama 2 70B as the hub counts its weights.
     [("7", 6.7), ("13", 13.0), ("33", 32.5), ("65", 65.2), ("70", 68.98)],
 )
-def test_parameters_of_the_published_models(size, billions):
+def test_parameters_of_published_models_equal_their_papers(size, billions):
     assert PUBLISHED[size].num_parameters == pytest.approx(billions * 1e9, rel=0.01)
 
 
-def test_bytes_by_hand():
+def test_weight_and_cache_bytes_equal_arithmetic_by_hand():
     seven, seventy = PUBLISHED["7"], PUBLISHED["70"]
     # keys and values x layers x heads x head size x 2 bytes
     assert seven.kv_bytes_per_token("bfloat16") == 2 * 32 * 32 * 128 * 2
@@ -54,7 +54,7 @@ def test_bytes_by_hand():
     assert seven.weight_bytes("fp8") == 6_738_415_616 + 2 * 32_000 * 4096 + 4096
 
 
-def test_an_architecture_is_read_from_a_model_folder(tmp_path):
+def test_architecture_is_read_from_a_model_folder(tmp_path):
     content = {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 100,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "hidden_act": "silu",
@@ -75,7 +75,7 @@ def test_an_architecture_is_read_from_a_model_folder(tmp_path):
     [("huggyllama/llama-30b", "33"), ("meta-llama/Llama-2-70b-hf", "70"), ("org/llama-7b", "7"),
      ("meta-llama/Meta-Llama-3-70B", None), ("org/other", None)],
 )  # fmt: skip
-def test_hub_ids(model, size):
+def test_architectures_are_found_by_hub_id(model, size):
     assert find_architecture(model) == (PUBLISHED[size] if size else None)
 
 
@@ -102,7 +102,7 @@ def test_shipped_recipes_have_an_architecture():
         ("33", "8xL4", 4, (4, 2)),
     ],
 )
-def test_the_smallest_engine_that_fits(size, hardware, nodes, layout):
+def test_smallest_engine_has_the_fewest_gpus_that_fit(size, hardware, nodes, layout):
     fit = engine(size, hardware, nodes)
     assert (fit.tensor_parallel_size, fit.pipeline_parallel_size) == layout
     assert fit.num_kv_tokens >= MIN_SEQUENCES * 2048
@@ -124,7 +124,7 @@ def check(size: str, memory_gib: float, **changes):
     check_engine_fits(PUBLISHED[size], **(arguments | changes))
 
 
-def test_an_engine_that_does_not_fit_names_the_ways_out_and_they_work():
+def test_engine_that_does_not_fit_names_ways_out_that_work():
     with pytest.raises(ValueError, match="does not fit") as error:
         check("33", 79.1, gpu_memory_utilization=0.8)
     line = str(error.value)
@@ -142,7 +142,7 @@ def test_an_engine_that_does_not_fit_names_the_ways_out_and_they_work():
         check("33", 79.1, gpu_memory_utilization=0.8, context_length=length + 1)
 
 
-def test_an_engine_whose_weights_alone_do_not_fit():
+def test_engine_whose_weights_do_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not fit") as error:
         check("65", 22)
     line = str(error.value)
@@ -154,20 +154,20 @@ def test_an_engine_whose_weights_alone_do_not_fit():
         check("70", 1)
 
 
-def test_an_engine_whose_heads_do_not_divide():
+def test_engine_whose_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="does not divide the model's 52 attention heads: set it "
                        "to one of 1, 2, 4"):  # fmt: skip
         check("33", 79.1, tensor_parallel_size=8)
 
 
-def test_training_states_by_hand():
+def test_training_states_equal_arithmetic_by_hand():
     architecture, count = PUBLISHED["7"], 6_738_415_616
     assert state_bytes(architecture, 1, 8) == 8 * count + 12 * count / 8
     assert state_bytes(architecture, 2, 8) == 2 * count + 18 * count / 8
     assert state_bytes(architecture, 3, 8) == 4 * 32_000 * 4096 + 18 * count / 8
 
 
-def test_adapters_by_hand():
+def test_adapter_parameters_equal_arithmetic_by_hand():
     architecture, count = PUBLISHED["7"], 6_738_415_616
     # per layer: four matrices of 4096 x 4096, three of 4096 x 11008
     trained = 32 * 16 * (4 * 2 * 4096 + 3 * (4096 + 11008))
@@ -196,7 +196,7 @@ def test_adapters_fit_where_all_weights_do_not():
 @pytest.mark.slow
 @pytest.mark.parametrize("num_nodes", [1, 2, 4, 8])
 @pytest.mark.parametrize("size", ["7", "13", "33", "65", "70"])
-def test_training_states_are_deepspeeds_own(size, num_nodes):
+def test_training_states_equal_deepspeeds_estimators(size, num_nodes):
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as stage3
     from deepspeed.runtime.zero.stage_1_and_2 import (
         estimate_zero2_model_states_mem_needs as stage2,
@@ -236,13 +236,15 @@ def training(size: str, hardware: str, nodes: int, batch_size: int):
         ("7", "6xA100-80", 1, 32, 1, 4),
     ],
 )
-def test_the_lowest_zero_stage_that_fits(size, hardware, nodes, batch_size, zero_stage, workers):
+def test_fit_training_takes_the_lowest_zero_stage_that_fits(
+    size, hardware, nodes, batch_size, zero_stage, workers
+):
     fit, _ = training(size, hardware, nodes, batch_size)
     assert (fit.zero_stage, fit.num_workers) == (zero_stage, workers)
     assert fit.needed_bytes <= parse_hardware(hardware).gpu.memory
 
 
-def test_a_training_that_does_not_fit():
+def test_training_that_does_not_fit_needs_more_than_its_gpu():
     fit, _ = training("65", "8xA100-40", 1, 32)
     assert fit.needed_bytes > GPUS["A100-40"].memory
 
@@ -264,7 +266,7 @@ def test_a_training_that_does_not_fit():
         ("70", "8xH100", 8, 2048, 66_523),
     ],
 )
-def test_measured_training_rates_within_a_factor_of_one_and_a_half(
+def test_training_rates_are_within_1_5_of_measured_ones(
     size, hardware, nodes, batch_size, tokens_per_second
 ):
     _, seconds = training(size, hardware, nodes, batch_size)
@@ -277,7 +279,7 @@ def test_measured_training_rates_within_a_factor_of_one_and_a_half(
     # arXiv 2408.04614: 12.8k examples on 8 A100, 51.2k on 64 A100.
     [("7", 1, 12_800, 4), ("70", 8, 51_200, 16)],
 )
-def test_published_trainings_within_a_factor_of_one_and_a_half(size, nodes, num_examples, hours):
+def test_training_times_are_within_1_5_of_published_ones(size, nodes, num_examples, hours):
     """The source gives no epochs, lengths or batch.
 
     LIMA's are taken, whose finetuning the paper follows: 15 epochs of 2,048 tokens; a batch of 64,
@@ -292,7 +294,7 @@ def test_published_trainings_within_a_factor_of_one_and_a_half(size, nodes, num_
     # vLLM 0.4.3 (its pull request 5046) on ShareGPT: 246 prompt and 235 output tokens for each.
     [("7", 1, 15.62), ("70", 4, 10.15)],
 )
-def test_measured_generation_rates_within_twenty_percent(size, gpus, requests_per_second):
+def test_generation_rates_are_within_20_percent_of_measured_ones(size, gpus, requests_per_second):
     gpu = GPUS["A100-80"]
     fit = place_engine(PUBLISHED[size], "auto", gpus, 1, 0.9 * gpu.memory)
     work = GenerationWork(10_000, 246, 235)
@@ -328,7 +330,7 @@ def stages(*overrides: str, records=None, rows=None, hardware="8xH100"):
     return {stage.path: stage for stage in found}
 
 
-def test_stages_of_a_recipe():
+def test_estimate_has_every_gpu_stage_of_a_recipe():
     found = stages()
     assert list(found) == [path for path in KINDS if path != "seed"]
     # Both iterations rate the same candidates.
@@ -340,7 +342,7 @@ def test_stages_of_a_recipe():
     assert text["candidates"] == found["candidates"]
 
 
-def test_rows_of_the_run_count_instead_of_the_papers():
+def test_estimate_takes_the_runs_rows_before_the_papers():
     records = {
         "segments": record(9_000, outcomes={"kept": 5_000, "too_short": 4_000}),
         "forward-0/examples": record(3_200),
@@ -355,7 +357,7 @@ def test_rows_of_the_run_count_instead_of_the_papers():
     assert stages(rows=20_000, records=records)["candidates"] == stages(rows=20_000)["candidates"]
 
 
-def test_stages_that_do_not_fit_have_no_hours():
+def test_estimate_of_stages_that_do_not_fit_has_no_hours():
     found = stages("settings.base.model=huggyllama/llama-65b", hardware="1xA10G")
     assert found["candidates"].hours is None
     assert found["iter-1/model"].hours is None
@@ -369,7 +371,7 @@ def test_stages_that_do_not_fit_have_no_hours():
     [("7", (1, 1, 1)), ("13", (1, 1, 1)), ("30", (4, 1, 1)), ("65", (None, 2, 2)),
      ("70", (None, 4, 4))],
 )  # fmt: skip
-def test_every_cell_of_the_grid_fits_or_says_that_it_does_not(size, fewest):
+def test_estimate_on_every_hardware_fits_or_says_so(size, fewest):
     """More nodes never fit less and never take longer."""
     model = f"settings.base.model=huggyllama/llama-{size}b"
     for hardware, first in zip(("8xA100-40", "8xA100-80", "8xH100"), fewest, strict=True):
@@ -398,7 +400,7 @@ def estimated(tmp_path, *arguments: str, recipe: str = "llama-7b"):
     return RUNNER.invoke(app, ["estimate", recipe, "--run", str(tmp_path / "run"), *arguments])
 
 
-def test_the_command_prints_hours_and_money(tmp_path):
+def test_estimate_command_prints_hours_and_money(tmp_path):
     result = estimated(tmp_path, "--hardware", "8xh100", "--nodes", "4", "--price", "2.5/gpu-hour")
     assert result.exit_code == 0, result.output
     assert "llama-7b on 4 x 8 H100" in result.stdout
@@ -424,7 +426,7 @@ def test_the_command_prints_hours_and_money(tmp_path):
         (("--hardware", "8xH100", "--set", "settings.base.model=org/other"), "config.json"),
     ],
 )
-def test_mistakes(tmp_path, arguments, message):
+def test_estimate_mistakes_are_user_errors(tmp_path, arguments, message):
     result = estimated(tmp_path, *arguments)
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()

@@ -77,7 +77,7 @@ def stages_of(*overrides: str, **changes) -> dict[str, extrapolate.StageForecast
     return {stage.path: stage for stage in found}
 
 
-def test_a_generating_stage_is_its_start_and_the_engines_time_by_row():
+def test_forecast_of_generation_is_start_plus_engine_time_per_row():
     found = stages_of()
     assert found["candidates"].fixed_seconds == pytest.approx(32.0)
     assert found["candidates"].seconds == pytest.approx(32.0 + 640 * 8 / 64)
@@ -88,7 +88,7 @@ def test_a_generating_stage_is_its_start_and_the_engines_time_by_row():
     assert stages_of("settings.num_candidates=3")["candidates"].num_units == 3 * 640
 
 
-def test_engines_share_the_batches_that_there_are():
+def test_forecast_shares_the_batches_among_engines():
     def candidates(*overrides: str) -> float:
         overrides = ("placement.engine.max_engines=8", *overrides)
         return stages_of(*overrides)["candidates"].seconds
@@ -98,13 +98,13 @@ def test_engines_share_the_batches_that_there_are():
     assert candidates("placement.engine.rows_per_batch=256") == pytest.approx(32 + 80 / 3)
 
 
-def test_an_endpoint_gives_rows_at_its_own_rate():
+def test_forecast_of_an_endpoint_uses_its_measured_rate():
     records = {**SAMPLE.records, "iter-1/rated": record(64, 32.0)}
     found = stages_of("placement.engine.max_engines=8", records=records)
     assert found["iter-2/rated"].seconds == pytest.approx(320.0)
 
 
-def test_a_training_is_its_start_its_steps_and_its_checkpoints():
+def test_forecast_of_training_is_start_plus_steps_plus_checkpoints():
     overrides = ["settings.backward_training.num_steps=101", "settings.random_seed=1",
                  "placement.training.checkpoint_every=20"]  # fmt: skip
     found = stages_of(*overrides)["backward/model"]
@@ -117,7 +117,7 @@ def test_a_training_is_its_start_its_steps_and_its_checkpoints():
     assert low < found.seconds < high
 
 
-def test_the_first_step_warms_up_and_an_interval_needs_several():
+def test_forecast_leaves_out_the_first_step():
     same = stages_of(steps=SAMPLE.steps | {"backward/model": steps(9.0, 2.0, 2.0, 2.0)})
     assert same["backward/model"].relative_error == pytest.approx(0.0)
     assert same["backward/model"].seconds == pytest.approx(50 - 8 + 24 * 2)
@@ -125,7 +125,7 @@ def test_the_first_step_warms_up_and_an_interval_needs_several():
     assert once["backward/model"].interval[0] == pytest.approx(50 - 4)
 
 
-def test_an_iteration_trains_on_longer_examples_for_the_steps_of_its_set():
+def test_forecast_of_an_iteration_counts_its_longer_examples():
     overrides = ["settings.forward_training.num_steps=null", "settings.selection.share=0.5"]
     found = stages_of(*overrides)
     # 40 of 100 tokens and 320 of 300; the paper's Table 18 has 30 steps at 100 and 300 at 800.
@@ -141,7 +141,7 @@ def test_an_iteration_trains_on_longer_examples_for_the_steps_of_its_set():
     )
 
 
-def test_the_pieces_of_all_segments_count_for_the_base_model():
+def test_forecast_of_the_base_model_counts_pieces_of_all_segments():
     overrides = ["settings.base.training.num_steps=null", "settings.base.training.batch_size=null"]
     # 100 pieces of a tenth of the segments: 1,000 of them.
     assert stages_of(*overrides)["base/model"].num_units == round(300 + 300 * 200 / 800)
@@ -151,7 +151,7 @@ def test_the_pieces_of_all_segments_count_for_the_base_model():
     assert not whole["backward/model"].is_done
 
 
-def test_other_stages_are_as_recorded():
+def test_forecast_of_other_stages_is_as_recorded():
     found = stages_of()
     assert (found["seed"].seconds, found["segments"].seconds) == (0.2, 33.0)
     assert found["base/examples"].seconds == 0.5
@@ -159,7 +159,7 @@ def test_other_stages_are_as_recorded():
     assert [path for path, stage in found.items() if stage.is_done] == ["seed", "segments"]
 
 
-def test_relative_errors_of_means():
+def test_relative_error_of_a_mean_equals_the_t_interval():
     assert extrapolate.relative_error([4.0]) == 1.0
     assert extrapolate.relative_error([0, 0, 0]) == 0.0
     # Mean 3, standard deviation 1.00504; Student's t of 99 and of 2 degrees of freedom.
@@ -170,7 +170,7 @@ def test_relative_errors_of_means():
     )
 
 
-def test_the_shortened_recipe_trains_little_and_changes_nothing_that_costs():
+def test_shortened_recipe_trains_little_and_keeps_costs():
     full = recipe("settings.forward_training.num_steps=5", "placement.engine.max_engines=4")
     cut = probe.shortened(full)
     assert cut.settings.base.training.num_steps == 8
@@ -188,7 +188,7 @@ def segments(number: int) -> list[Segment]:
     ]
 
 
-def test_rows_are_drawn_by_the_seed_and_whole(tmp_path):
+def test_drawn_rows_are_whole_and_depend_on_the_seed(tmp_path):
     for part in range(3):
         rows = segments(30)[part * 10 : part * 10 + 10]
         tables.write_rows(str(tmp_path / "source"), rows, Segment, name=f"part-{part}")
@@ -205,7 +205,7 @@ def test_rows_are_drawn_by_the_seed_and_whole(tmp_path):
     assert drawn("other", 2) != first
 
 
-def test_what_a_person_is_told():
+def test_probe_notes_tell_a_person_the_limits():
     def notes(num_asked: int, *overrides: str, **changes) -> list[str]:
         return probe._notes(recipe(*overrides), "runs/x", num_asked, replace(SAMPLE, **changes))
 
@@ -231,11 +231,11 @@ def refusal(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("rows", ["0", "-3"])
-def test_rows_below_one(tmp_path, rows):
+def test_probe_of_zero_rows_is_a_user_error(tmp_path, rows):
     assert f"--rows {rows}: at least one segment" in refusal(str(tmp_path), "--rows", rows)
 
 
-def test_a_folder_without_segments_is_told_the_command(tmp_path):
+def test_probe_without_segments_names_the_command(tmp_path):
     command = f"humpback run RECIPE --run {tmp_path} --until segments"
     assert command in refusal(str(tmp_path))
     (tmp_path / "config.json").write_text(recipe().model_dump_json())
@@ -244,7 +244,7 @@ def test_a_folder_without_segments_is_told_the_command(tmp_path):
     assert command.replace("RECIPE", "tiny") in line
 
 
-def test_a_price_that_is_none(tmp_path):
+def test_bad_price_is_a_user_error(tmp_path):
     assert "2.5/gpu-hour" in refusal(str(tmp_path), "--price", "cheap")
 
 
@@ -262,7 +262,7 @@ def hours(folder, plan: Recipe, hardware: str = "8xH100") -> tuple[dict, str]:
     return {row.path: row.hours for row in found}, line
 
 
-def test_an_estimate_takes_what_was_measured_where_it_is_of_the_same_kind(tmp_path):
+def test_estimate_uses_a_probe_of_the_same_settings(tmp_path):
     plan = recipe()
     published, line = hours(tmp_path, plan)
     assert line == ""
@@ -282,7 +282,7 @@ def test_an_estimate_takes_what_was_measured_where_it_is_of_the_same_kind(tmp_pa
     assert hours(tmp_path, recipe("placement.cluster.local_cpus=4"))[0] == found
 
 
-def test_the_estimate_command_says_what_was_measured(tmp_path):
+def test_estimate_command_marks_measured_stages(tmp_path):
     probed(tmp_path, recipe(), num_gpus=8)
     arguments = ["estimate", "tiny", "--run", str(tmp_path), "--hardware", "8xH100"]
     result = RUNNER.invoke(app, arguments)

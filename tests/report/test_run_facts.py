@@ -39,7 +39,7 @@ def run_folder(request, tmp_path) -> str:
     return str(tmp_path / "run") if request.param == "local" else f"memory://{tmp_path}/run"
 
 
-def test_a_live_run_shows_what_goes_on(run_folder, monkeypatch):
+def test_live_run_shows_its_progress(run_folder, monkeypatch):
     monkeypatch.setattr(progress, "STATE_SECONDS", 0.02)
     seen: list[run_facts.RunFacts] = []
 
@@ -78,7 +78,7 @@ def test_a_live_run_shows_what_goes_on(run_folder, monkeypatch):
     assert PROGRESS not in storage.names(f"{run_folder}/b")
 
 
-def test_a_stage_without_a_sign_of_life_is_not_running(run_folder):
+def test_stage_without_a_heartbeat_is_not_running(run_folder):
     attempt(run_folder, ["a"])
     stage("a", None).begin(run_folder)
     assert states(run_facts.status_of(run_folder)) == [("a", "started")]
@@ -89,7 +89,7 @@ def test_a_stage_without_a_sign_of_life_is_not_running(run_folder):
     assert "no heartbeat for" in run_facts.describe_unfinished(facts.stages[0])
 
 
-def test_the_last_error_of_the_last_attempt(tmp_path):
+def test_last_error_is_that_of_the_last_attempt(tmp_path):
     run_folder = str(tmp_path)
     folder = attempt(run_folder, ["a"])
     before = list(logs.logger.handlers)
@@ -109,7 +109,7 @@ def test_the_last_error_of_the_last_attempt(tmp_path):
     assert error.endswith("ZeroDivisionError: division by zero")
 
 
-def test_the_last_error_in_json_lines():
+def test_last_error_is_read_from_json_lines():
     lines = [
         {"time": "T1", "level": "ERROR", "message": "lost"},
         {"time": "T2", "level": "ERROR", "message": "stopped",
@@ -124,7 +124,7 @@ def test_the_last_error_in_json_lines():
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_user_error_in_a_stage_leaves_nothing_behind(run_folder):
+def test_user_error_in_a_stage_leaves_no_folder(run_folder):
     def work(context: Context) -> Result:
         raise UserError("a mistake")
 
@@ -135,17 +135,17 @@ def test_a_user_error_in_a_stage_leaves_nothing_behind(run_folder):
     assert not storage.names(f"{run_folder}/a")
 
 
-def test_no_run(run_folder):
+def test_status_without_a_run_is_a_user_error(run_folder):
     with pytest.raises(UserError, match="no run in"):
         run_facts.status_of(run_folder)
 
 
-def test_an_attempt_that_has_written_nothing_yet_has_no_stages(tmp_path):
+def test_attempt_without_files_has_no_stages(tmp_path):
     (tmp_path / "attempts" / "001").mkdir(parents=True)
     assert run_facts.status_of(str(tmp_path)).stages == []
 
 
-def test_stages_of_earlier_attempts_come_after_those_of_the_last(run_folder):
+def test_stages_of_earlier_attempts_follow_those_of_the_last(run_folder):
     attempt(run_folder, ["b", "a"])
     for path in ("iter-2/model", "a"):
         execute(stage(path, lambda _: Result(1, {"kept": 1})), run_folder)
@@ -155,7 +155,7 @@ def test_stages_of_earlier_attempts_come_after_those_of_the_last(run_folder):
     ]  # fmt: skip
 
 
-def test_the_status_command_prints_the_facts_as_json(tmp_path):
+def test_status_command_prints_the_facts_as_json(tmp_path):
     run_folder = str(tmp_path)
     attempt(run_folder, ["a", "b", "c"])
     execute(stage("a", lambda _: Result(2, {"kept": 2}, {"mean": 0.5})), run_folder)

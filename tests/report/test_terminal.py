@@ -30,7 +30,7 @@ def wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def test_the_summary_shows_models_selections_and_the_next_commands(tmp_path, monkeypatch, capsys):
+def test_summary_shows_models_selections_and_next_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stages = [done("base/model", num_examples=9), done("forward-0/model", num_examples=40)]
     for t in (1, 2):
@@ -51,7 +51,7 @@ def test_the_summary_shows_models_selections_and_the_next_commands(tmp_path, mon
     assert "look runs/x/iter-2/rated -n 3" in output
 
 
-def test_a_pretrained_base_model_has_no_training_in_the_summary(capsys):
+def test_summary_of_a_pretrained_base_shows_no_training(capsys):
     recipe = load_recipe("tiny", ["settings.iterations=1"])
     stages = [
         done("forward-0/model", num_examples=40),
@@ -64,7 +64,7 @@ def test_a_pretrained_base_model_has_no_training_in_the_summary(capsys):
     assert cells(capsys.readouterr().out, "base") == ["base", "-", "1.000 nats"]
 
 
-def test_a_run_shows_counts_progress_and_its_last_error(capsys):
+def test_printed_run_shows_counts_progress_and_last_error(capsys):
     progress = {"time": "2026-01-01T00:00:00Z", "done": 3, "total": 10, "detail": "rows [x]",
                 "seconds_left": 65.0}  # fmt: skip
     finished = replace(done("seed"), outcomes={"kept": 3, "too_short": 1})
@@ -82,7 +82,7 @@ def test_a_run_shows_counts_progress_and_its_last_error(capsys):
     assert "last error: T1 a node [1] was lost" in output
 
 
-def test_findings_are_summed_up_by_verdict(capsys):
+def test_printed_findings_are_summed_up_by_verdict(capsys):
     findings = [
         Finding("nodes", "1", "1"),
         Finding("memory", "1 GiB", "2 GiB", Verdict.MISSING, "add [memory]"),
@@ -96,7 +96,7 @@ def test_findings_are_summed_up_by_verdict(capsys):
 
 
 @pytest.mark.parametrize("price", [None, 2.0])
-def test_a_probe_adds_up_what_is_to_do_and_its_price(price, capsys):
+def test_printed_probe_sums_unfinished_stages_and_price(price, capsys):
     stages = [
         StageForecast("seed", 36.0, is_done=True),
         StageForecast("candidates", 600.0, "rows", 100, 12.0, relative_error=0.1),

@@ -247,7 +247,7 @@ def test_moved_run_keeps_its_keys_and_has_no_missing_rows(tmp_path):
 
 
 def test_memory_folders_have_shards_and_answers():
-    """In this process alone, as Ray's workers have a memory of their own."""
+    """Covers this process alone, because Ray's workers do not share its memory."""
     folders = folders_of(f"memory://{uuid.uuid4().hex}")
     first, second, third = folders.shards()
     assert [shard.answers for shard in (first, second, third)] == [(), (), ()]

@@ -187,7 +187,7 @@ def test_diverging_loss_stops_the_training_and_leaves_no_model(
 def test_disk_full_during_a_checkpoint_keeps_the_last_one_and_resumes(
     base: str, examples: str, tmp_path: Path
 ) -> None:
-    """One clear line, the checkpoint before it kept, and with room made the same curve again."""
+    """The error is one line, the last checkpoint stays, and the resumed curve is the same."""
     namespace = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "true"], check=False).returncode:
         pytest.skip("this machine lets nobody mount a file system")

@@ -33,7 +33,7 @@ NOTICE_SECONDS = 20
 def test_training_continues_with_fewer_workers_after_a_node_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notice: bool
 ) -> None:
-    """A node goes, with or without a notice before: the other worker goes on alone."""
+    """A node leaves, with or without a preemption notice; the other worker continues alone."""
     # Ray Train first tries with as many workers as before, until their start times out.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
     base = make_base(tmp_path / "base")
@@ -83,7 +83,7 @@ def test_training_continues_with_fewer_workers_after_a_node_leaves(
 def test_training_takes_one_more_worker_when_a_node_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It begins alone where two are wanted; the node comes after some steps."""
+    """One of two wanted workers begins alone; the second node comes after some steps."""
     # Ray Train looks once a minute whether there is room for more workers.
     soon = partial(ray.train.ScalingConfig, elastic_resize_monitor_interval_s=5)
     monkeypatch.setattr(ray.train, "ScalingConfig", soon)

@@ -205,7 +205,7 @@ def test_checkpoints_resume_only_the_same_training(base: str, examples: str) -> 
 
 
 def test_ray_train_has_the_private_guard_whose_wait_is_limited() -> None:
-    """A Ray without this name, or with another parameter, must show here and not by slow runs."""
+    """A Ray without this name, or with another parameter, fails here and not by slow runs."""
     limit_cleaner_wait()
     limit_cleaner_wait()
     cleaner = data_parallel_trainer.PlacementGroupCleanerCallback
@@ -311,7 +311,7 @@ OFFLOADED: dict[str, dict[str, Any]] = {
 def test_states_offloaded_to_the_cpu_train_as_one_plain_process(
     base: str, examples: str, plain: Any, tmp_path: Path
 ) -> None:
-    """Through DeepSpeed's own Adam, which is compiled at its first use."""
+    """Covers DeepSpeed's CPU Adam, which DeepSpeed compiles at its first use."""
     for name, steps in train_all(base, examples, tmp_path, 2, OFFLOADED).items():
         assert [s.loss for s in steps] == pytest.approx(plain[0], abs=1e-4), name
         assert [s.gradient_norm for s in steps] == pytest.approx(plain[1], rel=1e-3), name
