@@ -6,7 +6,7 @@ from humpback_ray.serving.engine_registry import EngineCounters, EngineRegistry
 
 
 def begun(max_deaths: int = 2) -> EngineRegistry:
-    """A ledger with one engine that runs."""
+    """A registry with one running engine."""
     registry = EngineRegistry(max_deaths)
     assert registry.starting("a", "host", 1) == ""
     registry.started("a", 12.0)
