@@ -26,7 +26,7 @@ class Origin(StrEnum):
 
 
 class Finish(StrEnum):
-    """Why a generation ended."""
+    """Reason for the end of a generation."""
 
     STOP = "stop"  # the model ended its turn
     LENGTH = "length"  # cut at the token limit
@@ -36,7 +36,7 @@ class Finish(StrEnum):
 
 
 class RatingOutcome(StrEnum):
-    """What became of one rating. Only SCORED rows carry a score."""
+    """Outcome of one rating. Only SCORED rows carry a score."""
 
     SCORED = "scored"
     NO_GRADE = "no_grade"  # `expected`: the rater most likely writes no grade after `Score:`
@@ -53,7 +53,7 @@ class RatingOutcome(StrEnum):
 
 
 class SegmentOutcome(StrEnum):
-    """Whether a section of a document becomes a segment, or why not."""
+    """Outcome of a section of a document: a segment, or the reason against it."""
 
     KEPT = "kept"
     EMPTY_HEADER = "empty_header"
@@ -70,7 +70,7 @@ class SegmentOutcome(StrEnum):
 
 
 class SeedOutcome(StrEnum):
-    """Whether a root message of the seed export becomes a pair, or why not."""
+    """Outcome of a root message of the seed export: a pair, or the reason against it."""
 
     KEPT = "kept"
     HELD_OUT = "held_out"
@@ -162,7 +162,7 @@ class TrainingExample:
 
 
 class TaskKind(StrEnum):
-    """What an evaluation asks of a model."""
+    """The two things that an evaluation asks of a model."""
 
     ANSWER = "answer"
     LOSS = "loss"

@@ -44,7 +44,7 @@ class ScratchBase(Frozen):
     training: TrainingSettings
 
     def identity(self) -> dict[str, Any]:
-        """What the model is before its training, which is a stage that follows."""
+        """The values of the untrained model; its training is a stage that follows."""
         return self.model_dump(mode="json", exclude={"training"})
 
     @model_validator(mode="after")

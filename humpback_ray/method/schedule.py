@@ -49,7 +49,7 @@ def num_passes(num_examples: int, batch_size: int, num_steps: int) -> float:
 
 
 def passes_line(num_examples: int, batch_size: int, num_steps: int) -> str:
-    """What a training's length means for its data, in one line for a person."""
+    """One line for a person: passes over the data, and the share that a training sees."""
     passes = num_passes(num_examples, batch_size, num_steps)
     line = f"{num_steps:,} steps of {batch_size} examples are {passes:.2f} passes over the data"
     if passes >= 1:
@@ -115,7 +115,7 @@ def learning_rate(step: int, num_steps: int, settings: TrainingSettings) -> floa
 
 
 def has_diverged(losses: list[float]) -> bool:
-    """Whether the loss has gone up instead of down.
+    """True if the loss rises instead of falling.
 
     The mean of the last 20 steps is held against that of the first 20: a window evens out what
     single batches do; 1.5 times is more than any batch order does to a mean of so many, and less

@@ -70,7 +70,7 @@ def _ids_from_begin(tokenizer: Any, text: str) -> list[int]:
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    """What `tokenizer.encode` gives, without special tokens of its own."""
+    """The ids of `tokenizer.encode` without the special tokens that it would add."""
     backend = _backend(tokenizer)
     if backend is None:
         return tokenizer.encode(text, add_special_tokens=False)
@@ -132,7 +132,7 @@ def example_ids(
 
 
 def grade_ids(tokenizer: Any, grades: range = range(1, 6)) -> tuple[list[int], list[int]]:
-    """How to read a grade's probability right after `Score:`.
+    """Ids of `Score:` and of the grades after it, to read their probabilities.
 
     Returns:
         The ids to append to a rating prompt, and for each grade the one id that may follow. A

@@ -26,7 +26,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Request:
-    """What one row asks of the engine. Ids, not text: what is trained on is what is sent."""
+    """One row's request to the engine. Ids, not text, so the engine gets what training saw."""
 
     prompt_ids: list[int]  # empty: there is nothing to ask, the row finishes as EMPTY_PROMPT
     max_tokens: int
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Generation:
-    """What came back for one row."""
+    """The engine's answer for one row."""
 
     text: str
     finish: Finish
@@ -53,7 +53,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class RowTask:
-    """How a table's rows become requests and the answers become another table's rows.
+    """The way from a table's rows to requests, and from the answers to another table's rows.
 
     One row in, one row out: a row that cannot be asked or answered comes out with its reason.
     """

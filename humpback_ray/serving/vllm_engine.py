@@ -62,7 +62,7 @@ def arguments(model: ServedModel, placement: EnginePlacement) -> dict[str, Any]:
         "disable_log_stats": True,  # the actor counts tokens from the answers
     }
     if model.head_dtype:
-        found["hf_overrides"] = {"head_dtype": model.head_dtype}
+        values["hf_overrides"] = {"head_dtype": model.head_dtype}
     if placement.max_num_seqs:
         values["max_num_seqs"] = placement.max_num_seqs
     if placement.device == "cpu":

@@ -91,7 +91,7 @@ class Rate(GeneratingStage):
         return _result(context.path("rows"), self.settings, figures)
 
     def row_task(self, context: Context) -> RowTask:
-        """What a candidate asks of the rater, and how the answer becomes a `RatedPair`."""
+        """The request of a candidate to the rater, and the way from the answer to a `RatedPair`."""
         quantization = None if self.settings.weights == "as_stored" else self.settings.weights
         # Behind an endpoint no model is served here.
         rater = self.rater or Source("", None)
@@ -343,7 +343,7 @@ def _result(folder: str, settings: RatingSettings, figures: dict[str, Any]) -> R
 
 @ray.remote
 def _score_figures(folder: str) -> dict[str, Any]:
-    """What a person chooses k from. In a task: the driver holds no list of all pairs."""
+    """Figures from which a person chooses k, in a task, so the driver holds no list of pairs."""
     histogram: Counter[int] = Counter()
     sum_of_scores = 0.0
     best: dict[str, float] = {}

@@ -662,7 +662,7 @@ def test_records_behind_damage_are_read(tmp_path, name, damage, size, place):
     num_hit = 2 + size // min(map(len, parts))
     assert 1 <= len(lost) <= num_hit
     assert "http://page/39" in whole
-    # A damaged body of the right length cannot be told from a whole one; all else is said.
+    # A damaged body of the right length looks like a whole one; all other damage is counted.
     assert Unreadable in contents(documents) or (name == "a.warc" and len(lost) == 1)
 
 
