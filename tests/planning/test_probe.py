@@ -128,9 +128,10 @@ def test_forecast_leaves_out_the_first_step():
 def test_forecast_of_an_iteration_counts_its_longer_examples():
     overrides = ["settings.forward_training.num_steps=null", "settings.selection.share=0.5"]
     found = stages_of(*overrides)
-    # 40 of 100 tokens and 320 of 300; the paper's Table 18 has 30 steps at 100 and 300 at 800.
+    # 40 of 100 tokens and 320 of 300. The paper's Table 18 makes 2.4 passes over 100 examples (30
+    # steps of 8) and 3 over 800 (300 steps); 360 examples lie between.
     mean_tokens = (40 * 100 + 320 * 300) / 360
-    assert found["iter-2/model"].num_units == round(30 + 270 * 260 / 700)
+    assert found["iter-2/model"].num_units == round(360 * (2.4 + 0.6 * 260 / 700) / 8)
     assert found["forward-0/model"].num_units == 30
     by_token = 2 / 800
     steps_alone = 8 * mean_tokens * by_token
