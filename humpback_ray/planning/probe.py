@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from pydantic import ValidationError
 from rich.console import Console
 
 from humpback_ray import pipeline, storage, tables
@@ -93,7 +94,13 @@ def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
     command = f"humpback run {name} --run {run_folder} --until segments"
     if config is None:
         raise UserError(f"no run in {run_folder}: make its segments first with `{command}`")
-    recipe = Recipe.model_validate(config)
+    try:
+        recipe = Recipe.model_validate(config)
+    except ValidationError as error:
+        raise UserError(
+            f"{run_folder}/config.json is not a recipe of this version ({error.error_count()} keys "
+            f"or values differ): start the run again with `{command}`"
+        ) from error
     stages = pipeline.stages_of(recipe)
     with storage.explained(run_folder):
         states = {stage.path: stage.find(run_folder) for stage in stages}

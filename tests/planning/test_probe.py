@@ -245,6 +245,13 @@ def test_probe_without_segments_names_the_command(tmp_path):
     assert command.replace("RECIPE", "tiny") in line
 
 
+def test_probe_of_a_run_of_another_version_is_a_user_error(tmp_path):
+    config = recipe().model_dump(mode="json")
+    config["placement"]["engine"]["one_stream"] = False
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "not a recipe of this version (1 keys or values differ)" in refusal(str(tmp_path))
+
+
 def test_bad_price_is_a_user_error(tmp_path):
     assert "2.5/gpu-hour" in refusal(str(tmp_path), "--price", "cheap")
 
