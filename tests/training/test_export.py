@@ -207,7 +207,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("family", BASES)
-def test_an_exported_tokenizer_gives_the_ids_of_its_base(tmp_path: Path, family: str) -> None:
+def test_exported_tokenizer_gives_the_ids_of_its_base(tmp_path: Path, family: str) -> None:
     base = BASES[family](tmp_path / "base")
     export(base, str(tmp_path / "out"))
     write_wrapping(str(tmp_path / "out"), Wrapping(prompts.chat_template(TAG), 0.7, 0.9))
