@@ -148,7 +148,7 @@ def test_part_with_an_unknown_name_is_refused_in_one_line():
     refused = submit("part", "train", "tiny")
     assert refused.returncode == 2, refused.stdout
     (line,) = refused.stderr.strip().splitlines()
-    assert "no part 'train': give one of prepare, finetune, augment, rate, evaluate" in line
+    assert "unknown part 'train': give one of prepare, finetune, augment, rate, evaluate" in line
 
 
 def test_part_that_must_wait_writes_nothing(tmp_path):
