@@ -60,7 +60,7 @@ WIDTHS_7B = PUBLISHED["7"]
 
 @dataclass(frozen=True)
 class Check:
-    """What every part is given."""
+    """Inputs of every part."""
 
     tiny: bool
     folder: Path
@@ -275,7 +275,7 @@ PARTS = {
 
 @dataclass
 class Outcome:
-    """How a part has ended: `ran`, `left out` or `failed`, with the reason."""
+    """The end of a part: `ran`, `left out` or `failed`, with the reason."""
 
     state: str
     reason: str = ""
