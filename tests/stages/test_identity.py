@@ -26,7 +26,8 @@ from tests.support.spying import spied
 ROUTED = LongPromptSettings(policy="route_long", context_length=4096)
 # They change where a result comes from or whether it is enough, and no row of it.
 NOT_PART_OF_A_RESULT = {
-    "path", "trust_remote_code", "settings.min_scored_share", "settings.endpoint"
+    "path", "trust_remote_code", "settings.min_scored_share", "settings.endpoint",
+    "sampling.max_cut_share",
 }  # fmt: skip
 
 
