@@ -90,11 +90,11 @@ def _self_curation(recipe: Recipe, stages: Mapping[str, StageFacts]) -> Table:
     columns = ("iteration", "pairs with a score", "mean score", "selected", "from score")
     table = Table(*columns, title="Self-curation")
     for t in range(1, recipe.settings.iterations + 1):
-        rated, selected = stages[f"iter-{t}/rated"].figures, stages[f"iter-{t}/examples"].figures
+        selected = stages[f"iter-{t}/examples"].figures
         table.add_row(
             str(t),
-            str(rated["num_scored"]),
-            f"{rated['mean_score']:.2f}",
+            str(selected["num_scored"]),
+            f"{selected['mean_score']:.2f}",
             str(selected["num_selected"]),
             f"{selected['lowest_selected_score']:.2f}",
         )

@@ -35,8 +35,14 @@ def test_summary_shows_models_selections_and_next_commands(tmp_path, monkeypatch
     stages = [done("base/model", num_examples=9), done("forward-0/model", num_examples=40)]
     for t in (1, 2):
         stages += [
-            done(f"iter-{t}/rated", num_scored=30 + t, mean_score=3.25),
-            done(f"iter-{t}/examples", num_selected=10 + t, lowest_selected_score=4.5),
+            done(f"iter-{t}/rated"),
+            done(
+                f"iter-{t}/examples",
+                num_scored=30 + t,
+                mean_score=3.25,
+                num_selected=10 + t,
+                lowest_selected_score=4.5,
+            ),  # fmt: skip
             done(f"iter-{t}/model", num_examples=50 + t, num_passes=t / 8),
         ]
     losses = {"base": None, "M_0": 2.0, "M_1": 1.5, "M_2": 1.25}
@@ -55,8 +61,14 @@ def test_summary_of_a_pretrained_base_shows_no_training(capsys):
     recipe = load_recipe("tiny", ["settings.iterations=1"])
     stages = [
         done("forward-0/model", num_examples=40),
-        done("iter-1/rated", num_scored=1, mean_score=3.0),
-        done("iter-1/examples", num_selected=1, lowest_selected_score=3.0),
+        done("iter-1/rated"),
+        done(
+            "iter-1/examples",
+            num_scored=1,
+            mean_score=3.0,
+            num_selected=1,
+            lowest_selected_score=3.0,
+        ),  # fmt: skip
         done("iter-1/model", num_examples=41),
         *(done(f"evaluation/{name}", held_out_loss=1.0) for name in ("base", "M_0", "M_1")),
     ]
