@@ -42,7 +42,7 @@ def test_summary_shows_models_selections_and_next_commands(tmp_path, monkeypatch
                 mean_score=3.25,
                 num_selected=10 + t,
                 lowest_selected_score=4.5,
-            ),  # fmt: skip
+            ),
             done(f"iter-{t}/model", num_examples=50 + t, num_passes=t / 8),
         ]
     losses = {"base": None, "M_0": 2.0, "M_1": 1.5, "M_2": 1.25}
@@ -68,7 +68,7 @@ def test_summary_of_a_pretrained_base_shows_no_training(capsys):
             mean_score=3.0,
             num_selected=1,
             lowest_selected_score=3.0,
-        ),  # fmt: skip
+        ),
         done("iter-1/model", num_examples=41),
         *(done(f"evaluation/{name}", held_out_loss=1.0) for name in ("base", "M_0", "M_1")),
     ]
@@ -77,8 +77,13 @@ def test_summary_of_a_pretrained_base_shows_no_training(capsys):
 
 
 def test_printed_run_shows_counts_progress_and_last_error(capsys):
-    progress = {"time": "2026-01-01T00:00:00Z", "done": 3, "total": 10, "detail": "rows [x]",
-                "seconds_left": 65.0}  # fmt: skip
+    progress = {
+        "time": "2026-01-01T00:00:00Z",
+        "done": 3,
+        "total": 10,
+        "detail": "rows [x]",
+        "seconds_left": 65.0,
+    }
     finished = replace(done("seed"), outcomes={"kept": 3, "too_short": 1})
     running = StageFacts("segments", StageState.RUNNING, progress=progress)
     to_do = StageFacts("candidates", StageState.TO_DO)
@@ -88,8 +93,12 @@ def test_printed_run_shows_counts_progress_and_last_error(capsys):
     assert "/run: running, attempt 2" in output
     assert cells(output, "seed") == ["seed", "done", "4", "3 kept, 1 too_short", "1:00"]
     assert cells(output, "segments") == [
-        "segments", "running", "3 of 10", "rows [x], 1:05 left", ""
-    ]  # fmt: skip
+        "segments",
+        "running",
+        "3 of 10",
+        "rows [x], 1:05 left",
+        "",
+    ]
     assert cells(output, "candidates") == ["candidates", "to do", "", "", ""]
     assert "last error: T1 a node [1] was lost" in output
 
