@@ -52,16 +52,19 @@ class NotRead:
 
 
 def document_id(file: CorpusFile, index: int) -> str:
+    """The id of a document: a hash of its file's name and its index in it."""
     return hashlib.sha256(json.dumps([file.name, index]).encode()).hexdigest()[:32]
 
 
 def not_read(file: CorpusFile, index: int, reason: str, url: str | None = None) -> NotRead:
+    """The row of a file, link or record that is no document, with its reason."""
     # A reason may quote a header or a name that others wrote, and goes to terminals.
     plain = re.sub(r"[^\w .,:/+*-]", "?", reason, flags=re.ASCII)[:80]
     return NotRead(document_id(file, index), url or file.name, plain)
 
 
 def unreadable(file: CorpusFile, index: int, reason: str, url: str | None = None) -> Unreadable:
+    """The row of a document that cannot be parsed."""
     return Unreadable(document_id(file, index), url or file.name, reason)
 
 

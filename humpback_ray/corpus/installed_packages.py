@@ -25,6 +25,7 @@ def package_names() -> list[str]:
 
 
 def file_of_package(name: str) -> CorpusFile:
+    """The README of an installed distribution as a file of a corpus."""
     distribution = importlib.metadata.distribution(name)
     file = CorpusFile(f"{PACKAGE_PREFIX}{name}", f"{name}-{distribution.version}", size=0)
     return replace(file, size=len(read_package(file).content))

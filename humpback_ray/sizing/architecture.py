@@ -74,6 +74,7 @@ class Architecture:
 
 
 def bytes_of_dtype(dtype: str) -> int:
+    """Bytes of one value."""
     return 4 if dtype == "float32" else 2
 
 

@@ -149,6 +149,7 @@ def check_engine_fits(
 
 
 def gib(num_bytes: float) -> str:
+    """Bytes as a person reads them, in GiB."""
     return f"{num_bytes / GIB:.1f} GiB"
 
 
