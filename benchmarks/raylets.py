@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ NO_COMMANDS = (
     "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files",
     "rsync_exclude", "rsync_filter",
 )  # fmt: skip
+# By default all raylets of a machine give their workers ports from one and the same range.
+ANY_WORKER_PORTS = ("--min-worker-port=0", "--max-worker-port=0")
 SECONDS_TO_START = 90.0
 
 
@@ -76,20 +79,26 @@ def growing_cluster(folder: Path, num_nodes: int, idle_minutes: float = 0.05) ->
         f"--port={address.rpartition(':')[2]}", f"--autoscaling-config={config}", "--num-cpus=3",
         "--num-gpus=0", "--include-dashboard=false", f"--object-store-memory={150 * 2**20}",
         f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+        *ANY_WORKER_PORTS,
     ]  # fmt: skip
     variables = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     log = folder / "head.log"
     with log.open("wb") as file:
         head = subprocess.Popen(command, env=os.environ | variables, stdout=file, stderr=file)
     try:
-        deadline = time.monotonic() + SECONDS_TO_START
-        while not psutil.Process(head.pid).children() or not _listens(address):
-            assert head.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+        wait_until_started(head, log)
         yield address
     finally:
         end(head)
+
+
+def wait_until_started(node: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for the raylet of a `ray start --block`. Its ports alone listen some seconds earlier."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while "Ray runtime started" not in log.read_text():
+        assert node.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
 
 
 def node_command(address: str, num_cpus: int = 1) -> list[str]:
@@ -97,7 +106,7 @@ def node_command(address: str, num_cpus: int = 1) -> list[str]:
     return [
         str(Path(sys.executable).with_name("ray")), "start", "--block", f"--num-cpus={num_cpus}",
         f"--address={address}", f"--object-store-memory={80 * 2**20}",
-        f"--dashboard-agent-listen-port={free_port()}",
+        f"--dashboard-agent-listen-port={free_port()}", *ANY_WORKER_PORTS,
     ]  # fmt: skip
 
 
@@ -111,10 +120,17 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
+    """A port of this machine that nobody listens on.
+
+    It lies above the ports of Ray's workers and below those that Linux gives to outgoing
+    connections: one of those may be taken again before the node that was told of it starts, and a
+    raylet whose agent finds its port taken ends with it.
+    """
+    for port in random.sample(range(20_000, 32_768), 100):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("", port))
+            return port
+    raise OSError("no free port between 20000 and 32767")
 
 
 def connect(address: str) -> None:
@@ -159,9 +175,3 @@ def _configuration(address: str, num_nodes: int, idle_minutes: float) -> dict[st
         "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
         **{name: [] for name in NO_COMMANDS},
     }  # fmt: skip
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0

@@ -135,11 +135,7 @@ class Machines:
         ]  # fmt: skip
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file)
-        deadline = time.monotonic() + raylets.SECONDS_TO_START
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+        raylets.wait_until_started(process, log)
 
 
 @pytest.fixture

@@ -33,12 +33,16 @@ def blind_node(growing_cluster, tmp_path) -> Iterator[str]:
     hidden.mkdir()
     start = raylets.node_command(growing_cluster)
     script = 'mount -t tmpfs none "$0" && exec "$@"'
-    log = (tmp_path / "node.log").open("wb")
-    node = subprocess.Popen(
-        [*IN_OTHER_MOUNTS, "sh", "-c", script, str(hidden), *start], stdout=log, stderr=log
-    )
-    yield growing_cluster
-    raylets.end(node)
+    log = tmp_path / "node.log"
+    with log.open("wb") as file:
+        node = subprocess.Popen(
+            [*IN_OTHER_MOUNTS, "sh", "-c", script, str(hidden), *start], stdout=file, stderr=file
+        )
+    try:
+        raylets.wait_until_started(node, log)
+        yield growing_cluster
+    finally:
+        raylets.end(node)
 
 
 def look(address: str, folder: Path) -> dict[str, Any]:
