@@ -74,11 +74,7 @@ def _choose(rated: str, settings: SelectionSettings) -> tuple[pa.Array, dict[str
 
 
 def _write_selected(rated: str, target: str, chosen: pa.Array, tag: str) -> None:
-    filesystem, path = storage.arrow_filesystem(rated)
-    dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
-        partial(_selected, chosen=chosen, tag=tag), batch_format="pyarrow"
-    )
-    tables.write_dataset(target, dataset)
+    tables.map_files(rated, partial(_selected, chosen=chosen, tag=tag), target)
 
 
 def _selected(table: pa.Table, chosen: pa.Array, tag: str) -> pa.Table:

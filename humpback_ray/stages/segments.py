@@ -167,11 +167,7 @@ def _split(
     folder: str, repeated: dict[tuple[str, int], SegmentOutcome], rows: str, dropped: str
 ) -> None:
     for target, kept in ((rows, True), (dropped, False)):
-        filesystem, path = storage.arrow_filesystem(folder)
-        dataset = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
-            partial(_with_outcome, repeated=repeated, kept=kept), batch_format="pyarrow"
-        )
-        tables.write_dataset(target, dataset)
+        tables.map_files(folder, partial(_with_outcome, repeated=repeated, kept=kept), target)
         if not tables.num_rows(target):
             tables.write_rows(target, [], Segment)  # readers expect at least one file
 

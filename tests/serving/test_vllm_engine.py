@@ -75,7 +75,7 @@ def to_row(row, generation):
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory, model_folder, ray_cluster):
+def rows(model_folder, ray_cluster):
     """Answers of one engine to good rows and bad ones, by (kind, text)."""
     import ray.data
 
@@ -85,15 +85,15 @@ def rows(tmp_path_factory, model_folder, ray_cluster):
     wanted += [("generate", "a\x00b </s> \ufffd")]
     shared = "The same long beginning of many prompts. " * 10
     wanted += [("generate", f"{shared}{number}") for number in range(8)]
-    folder = str(tmp_path_factory.mktemp("rows"))
     asked = [PreparedRequest(str(number), kind, text) for number, (kind, text) in enumerate(wanted)]
-    tables.write_rows(folder, asked, PreparedRequest)
     task = RowTask(
         ServedModel(model_folder, CONTEXT, "float32"), "row_id", Answered, to_request, to_row
     )
     placement = EnginePlacement(device="cpu", enforce_eager=True, max_num_seqs=4)
     with EnginePool(task, placement) as pool:
-        dataset = ray.data.read_parquet(folder).repartition(target_num_rows_per_block=8)
+        dataset = ray.data.from_arrow(tables.to_table(asked, PreparedRequest)).repartition(
+            target_num_rows_per_block=8
+        )
         found = pool.through(dataset).take_all()
         (engine,) = pool.engines()
     assert sorted(int(row["row_id"]) for row in found) == list(range(len(wanted)))
