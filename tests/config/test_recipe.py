@@ -69,13 +69,13 @@ def test_the_llama_recipes_keep_the_papers_values(name):
         ("name=a/b", "name: "),
     ],
 )
-def test_a_mistake_is_one_line(override, message):
+def test_mistake_in_a_recipe_is_refused_in_one_line(override, message):
     with pytest.raises(ValueError, match=message) as mistake:
         load_recipe("tiny", [override])
     assert "\n" not in str(mistake.value)
 
 
-def test_a_rubric_is_named_or_written_but_not_both():
+def test_rubric_beside_a_rating_template_is_refused_in_one_line():
     template = "settings.prompts.rating_template=mine.txt"
     with pytest.raises(ValueError, match=r"rubric=additive and .*leave one of them out") as mistake:
         load_recipe("tiny", [template, "settings.rating.rubric=additive"])
@@ -101,7 +101,7 @@ def test_an_unknown_recipe_is_named_with_the_nearest():
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1", "", b"\xff\xfe"])
-def test_a_file_that_is_no_recipe(tmp_path, content):
+def test_file_that_is_no_recipe_is_refused(tmp_path, content):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match="recipe"):
@@ -327,13 +327,13 @@ def test_settings_that_contradict_each_other_are_refused(overrides, line):
         load_recipe("tiny", overrides)
 
 
-def test_an_override_of_one_section_leaves_its_yaml_twin_alone():
+def test_override_of_an_anchored_section_leaves_its_alias_unchanged():
     settings = load_recipe("tiny", ["settings.forward_training.num_steps=3"]).settings
     assert settings.forward_training.num_steps == 3
     assert settings.backward_training.num_steps == 24
 
 
-def test_settings_without_adapters_are_what_they_were_before_there_were_any():
+def test_training_settings_without_lora_leave_the_key_out():
     plain = TrainingSettings()
     assert "lora" not in plain.model_dump(mode="json")
     adapters = ["settings.forward_training.lora.rank=8"]

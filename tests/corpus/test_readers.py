@@ -85,7 +85,7 @@ def test_folder_is_listed_recursively(tmp_path):
         ("**/*.MD", ["a/c.MD"]),
     ],
 )
-def test_folder_glob_or_file_local_or_remote(tmp_path, pattern, expected):
+def test_folder_glob_and_file_list_the_same_local_and_remote(tmp_path, pattern, expected):
     write(tmp_path, TREE)
     memory = fsspec.filesystem("memory")
     memory.put(f"{tmp_path}/", "/listing/", recursive=True)
@@ -97,7 +97,7 @@ def test_folder_glob_or_file_local_or_remote(tmp_path, pattern, expected):
     assert document == next(iter(read_documents(local[0], settings(tmp_path))))
 
 
-def test_names_with_glob_characters_are_files(tmp_path):
+def test_file_name_with_glob_characters_is_no_glob(tmp_path):
     write(tmp_path, {"a[1].md": "x", "b/c.md": "y"})
     assert names(list_files(f"{tmp_path}/a[1].md")) == ["a[1].md"]
 
@@ -111,7 +111,7 @@ def test_names_with_glob_characters_are_files(tmp_path):
         ("nowhere://x", "Protocol not known"),
     ],
 )
-def test_nothing_to_read_is_explained_in_one_line(tmp_path, path, words):
+def test_path_with_nothing_to_read_is_refused_in_one_line(tmp_path, path, words):
     write(tmp_path, {"only/a.pdf": "x", "only/b.docx": "y"})
     place = path if "://" in path else f"{tmp_path}/{path}"
     with pytest.raises(ValueError, match=words) as error:
@@ -120,7 +120,7 @@ def test_nothing_to_read_is_explained_in_one_line(tmp_path, path, words):
     assert place in str(error.value)
 
 
-def test_other_suffixes(tmp_path):
+def test_suffixes_of_the_caller_choose_the_files(tmp_path):
     files = list_files(str(write(tmp_path, TREE)), suffixes=("",))
     assert names(files) == ["README", "a/c.MD", "a/d/e.warc.gz", "a/f.pdf", "b.html", "z.txt"]
 
@@ -128,7 +128,7 @@ def test_other_suffixes(tmp_path):
 # --- identity -----------------------------------------------------------------------------------
 
 
-def test_identity_is_that_of_the_content(tmp_path):
+def test_content_identity_depends_on_names_and_contents_alone(tmp_path):
     first = list_files(str(write(tmp_path / "one", TREE)))
     second = list_files(str(write(tmp_path / "elsewhere", dict(reversed(TREE.items())))))
     assert content_identity(first) == content_identity(second) == content_identity(first[::-1])
@@ -149,7 +149,7 @@ def test_identity_of_large_files_sees_start_middle_and_end(tmp_path, offset):
     assert content_identity(list_files(str(write(tmp_path, {"a.txt": bytes(data)})))) != identity
 
 
-def test_document_ids_do_not_depend_on_the_place(tmp_path):
+def test_document_ids_do_not_depend_on_the_folder(tmp_path):
     ids = set()
     for place in ("one", "two/three"):
         [file] = list_files(str(write(tmp_path / place, {"a.jsonl": '{"text": "x"}\n' * 3})))
@@ -174,7 +174,7 @@ def test_document_ids_do_not_depend_on_the_place(tmp_path):
         (b"", ""),
     ],
 )  # fmt: skip
-def test_html_encodings(tmp_path, data, expected):
+def test_html_in_any_encoding_is_decoded(tmp_path, data, expected):
     [document] = documents_of(tmp_path, "a.html", data)
     assert (document.content, document.format, document.url) == (expected, "html", "a.html")
 
@@ -183,12 +183,12 @@ def test_html_encodings(tmp_path, data, expected):
     ("name", "kind"),
     [("a.htm", "html"), ("a.md", "markdown"), ("a.markdown", "markdown"), ("a.txt", "text")],
 )
-def test_formats_by_suffix(tmp_path, name, kind):
+def test_suffix_decides_the_format(tmp_path, name, kind):
     [document] = documents_of(tmp_path, name, "x")
     assert document.format == kind
 
 
-def test_broken_text_is_dropped_with_its_reason(tmp_path):
+def test_text_with_invalid_characters_is_dropped_with_its_reason(tmp_path):
     write(
         tmp_path, {"a.txt": WHALES.encode() + b"\xff", "b.md": b"# A\n" + b"\0" + WHALES.encode()}
     )
@@ -213,7 +213,7 @@ LINES = [
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
-def test_jsonl(tmp_path, compress):
+def test_jsonl_gives_a_document_or_a_reason_for_each_line(tmp_path, compress):
     name = "a.jsonl" if compress is bytes else "a.jsonl.gz"
     data = compress("\n".join(LINES).encode())
     documents = documents_of(tmp_path, name, data, url_column="u", text_format="markdown")
@@ -239,7 +239,7 @@ def test_damaged_gzip_gives_the_lines_before_it(tmp_path):
         assert "damaged" in documents[-1].reason
 
 
-def test_lone_surrogates_become_a_counted_row(tmp_path):
+def test_text_with_a_lone_surrogate_is_dropped_and_storable(tmp_path):
     text = json.dumps({"text": WHALES + "\ud800"})
     [file] = list_files(str(write(tmp_path, {"a.jsonl": text})))
     [segment] = segments_of(file, settings(tmp_path))
@@ -256,26 +256,26 @@ def parquet(columns):
     return buffer.getvalue()
 
 
-def test_parquet(tmp_path):
+def test_parquet_gives_a_document_or_a_reason_for_each_row(tmp_path):
     data = parquet({"body": ["one", None, "two"], "u": ["http://one", "x", None], "n": [1, 2, 3]})
     documents = documents_of(tmp_path, "a.parquet", data, text_column="body", url_column="u")
     assert contents(documents) == ["one", Unreadable, "two"]
     assert [d.url for d in documents] == ["http://one", "x", "a.parquet"]
 
 
-def test_parquet_over_many_batches(tmp_path):
+def test_parquet_of_many_row_groups_is_read_in_order(tmp_path):
     documents = documents_of(tmp_path, "a.parquet", parquet({"text": map(str, range(1000))}))
     assert contents(documents) == [str(number) for number in range(1000)]
     assert len({d.document_id for d in documents}) == 1000
 
 
 @pytest.mark.parametrize("wanted", [{"text_column": "txt"}, {"url_column": "url"}])
-def test_parquet_without_the_column(tmp_path, wanted):
+def test_parquet_without_the_column_is_refused_with_its_columns(tmp_path, wanted):
     with pytest.raises(ValueError, match=r"has no column '(txt|url)'; it has text, n"):
         documents_of(tmp_path, "a.parquet", parquet({"text": ["x"], "n": [1]}), **wanted)
 
 
-def test_parquet_with_other_types_and_bytes(tmp_path):
+def test_parquet_values_that_are_no_text_are_unreadable(tmp_path):
     bad_text = pyarrow.array([b"ok", b"\xff"]).view(pyarrow.string())
     assert contents(documents_of(tmp_path, "a.parquet", parquet({"text": bad_text}))) == [
         "ok",
@@ -287,7 +287,7 @@ def test_parquet_with_other_types_and_bytes(tmp_path):
     ]
 
 
-def test_damaged_parquet(tmp_path):
+def test_damaged_parquet_gives_the_rows_before_the_damage(tmp_path):
     data = bytearray(parquet({"text": [os.urandom(50).hex() for _ in range(1000)]}))
     for name, content in {"no.parquet": b"no", "cut.parquet": bytes(data[:-100])}.items():
         [row] = documents_of(tmp_path, name, content)
@@ -359,7 +359,7 @@ ARCHIVED = {
         ("c.warc.gz", gzip.compress(b"".join(ARCHIVE))),
     ],
 )
-def test_warc(tmp_path, name, data):
+def test_warc_gives_a_document_or_a_reason_for_each_record(tmp_path, name, data):
     documents = documents_of(tmp_path, name, data)
     assert dict(zip([d.url for d in documents], contents(documents), strict=True)) == ARCHIVED
     assert len({d.document_id for d in documents}) == len(ARCHIVED)
@@ -380,7 +380,7 @@ def test_damaged_warc_gives_the_records_before_it(tmp_path):
 # --- segments -----------------------------------------------------------------------------------
 
 
-def test_rows_of_every_outcome(tmp_path):
+def test_segments_of_a_folder_have_every_outcome(tmp_path):
     repeated = "Our shop sells the very best blue whales in town. " * 2
     write(
         tmp_path,
@@ -405,7 +405,7 @@ def test_rows_of_every_outcome(tmp_path):
     assert all(len(s.text) <= 400 for s in segments)
 
 
-def test_fields_of_a_segment(tmp_path):
+def test_segment_has_its_header_url_start_and_document(tmp_path):
     [file] = list_files(str(write(tmp_path, {"x/a.html": PAGE})))
     [document] = read_documents(file, settings(tmp_path))
     [segment] = segments_of(file, settings(tmp_path))
@@ -426,7 +426,7 @@ def test_unreadable_row_says_why(tmp_path):
 # --- installed packages -------------------------------------------------------------------------
 
 
-def test_installed_packages():
+def test_installed_packages_are_listed_and_read():
     files = list_files("installed-packages")
     assert len(files) > 20
     assert names(files) == sorted(names(files), key=lambda name: name.rpartition("-")[0])
@@ -440,7 +440,7 @@ def test_installed_packages():
     assert content_identity(files) != content_identity(files[1:])
 
 
-def test_package_that_is_gone():
+def test_package_that_is_not_installed_is_refused():
     file = CorpusFile("installed-packages:no-such-thing", "no-such-thing-1", 5)
     with pytest.raises(ValueError, match="no-such-thing is not installed"):
         list(read_documents(file, settings("installed-packages")))
@@ -494,7 +494,7 @@ def test_remote_name_with_colons_is_read():
     assert (file.name, document.content) == ("a::b.md", "text")
 
 
-def test_file_that_is_gone_is_named_with_its_setting(tmp_path):
+def test_file_that_is_gone_is_refused_with_its_setting(tmp_path):
     file = CorpusFile(str(tmp_path / "gone.md"), "gone.md", 1)
     with pytest.raises(ValueError, match=r"gone\.md cannot be read.*settings\.corpus\.path"):
         list(read_documents(file, settings(tmp_path)))
@@ -516,7 +516,7 @@ def test_git_lfs_pointer_is_unreadable_with_the_way_out(tmp_path, name):
         ("a.HTML", "café".encode()),
     ],
 )
-def test_suffixes_and_byte_order_marks_of_texts(tmp_path, name, data):
+def test_text_with_an_upper_case_suffix_or_byte_order_mark_is_read(tmp_path, name, data):
     [document] = documents_of(tmp_path, name, data)
     assert document.content == "café"
 
@@ -536,7 +536,7 @@ def zstd(data):
      (".xz", lzma.compress), (".bz2", bz2.compress)],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [".json", ".jsonl", ".ndjson", ".JSON"])
-def test_json_in_every_compression(tmp_path, kind, suffix, compress):
+def test_json_in_every_compression_is_read(tmp_path, kind, suffix, compress):
     documents = documents_of(tmp_path, f"a{kind}{suffix}", compress(ROWS.encode()))
     assert contents(documents) == ["one", "two"]
 
@@ -553,7 +553,7 @@ def test_json_in_every_compression(tmp_path, kind, suffix, compress):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_json_layouts(tmp_path, text, encoding):
+def test_json_in_every_layout_is_read(tmp_path, text, encoding):
     documents = documents_of(tmp_path, "a.json", text.encode(encoding))
     assert contents(documents) == ["one", "two"]
     assert len({d.document_id for d in documents}) == 2
@@ -572,7 +572,7 @@ def test_json_layouts(tmp_path, text, encoding):
         ("\n \n", [NotRead]),
     ],
 )
-def test_json_that_is_broken_or_empty(tmp_path, text, expected):
+def test_broken_or_empty_json_gives_its_whole_rows_and_a_reason(tmp_path, text, expected):
     assert contents(documents_of(tmp_path, "a.json", text)) == expected
 
 
@@ -580,7 +580,7 @@ def test_json_that_is_broken_or_empty(tmp_path, text, expected):
     ("suffix", "compress"),
     [(".gz", gzip.compress), (".zst", zstd), (".xz", lzma.compress), (".bz2", bz2.compress)],
 )
-def test_truncated_json_ends_in_an_unreadable(tmp_path, suffix, compress):
+def test_truncated_json_ends_in_an_unreadable_row(tmp_path, suffix, compress):
     lines = b"".join(b'{"text": "%s"}\n' % os.urandom(5000).hex().encode() for _ in range(400))
     data = compress(lines)
     documents = documents_of(tmp_path, f"a.jsonl{suffix}", data[: len(data) * 3 // 4])
@@ -597,7 +597,7 @@ def test_truncated_json_ends_in_an_unreadable(tmp_path, suffix, compress):
     ["Text/HTML", "TEXT/HTML; CHARSET=ISO-8859-2", 'text/html;charset="Iso-8859-2"',
      "Application/XHTML+XML; charset = iso-8859-2"],
 )  # fmt: skip
-def test_media_types_and_charsets_in_any_case(tmp_path, content_type):
+def test_warc_media_types_and_charsets_in_any_case_are_read(tmp_path, content_type):
     page = record("http://a/", b"<p>\xa3\xf3d\xbc is a town", content_type=content_type)
     page = page.replace(b"application/http", b"Application/HTTP")
     page = page.replace(b"WARC-Type: response", b"warc-type: Response")
@@ -631,7 +631,7 @@ def test_texts_and_resources_are_read_and_other_records_are_counted(tmp_path):
         ]  # fmt: skip
 
 
-def test_reason_holds_no_escape_sequence(tmp_path):
+def test_reason_with_a_strange_media_type_is_printable(tmp_path):
     page = record("http://a/", b"x", content_type="\x1b[31mred/\u202etext")
     [document] = documents_of(tmp_path, "a.warc", page)
     assert document.reason.isascii()
@@ -650,7 +650,7 @@ RECORDS = [record(url, page) for url, page in PAGES.items()]
 @pytest.mark.parametrize("damage", ["overwritten", "removed", "inserted"])
 @pytest.mark.parametrize("size", [200, 3000, 9000])
 @pytest.mark.parametrize("place", [0.001, 0.2, 0.5, 0.77])
-def test_records_behind_damage_are_read(tmp_path, name, damage, size, place):
+def test_warc_records_after_damage_are_read(tmp_path, name, damage, size, place):
     parts = RECORDS if name == "a.warc" else [gzip.compress(part) for part in RECORDS]
     data, noise = b"".join(parts), random.Random(size).randbytes(size)
     begin = int(len(data) * place)
@@ -677,7 +677,7 @@ def test_archive_cut_in_the_middle_gives_the_records_before(tmp_path, name):
     assert contents(documents[-1:]) == [Unreadable]
 
 
-def test_length_that_is_no_number_or_too_large_loses_one_record(tmp_path):
+def test_warc_length_that_is_no_number_or_too_large_loses_one_record(tmp_path):
     first = RECORDS[0]
     for wrong in (b"many", b"999999999", b"99999999999999"):
         begin, separator, rest = first.partition(b"Content-Length: ")
@@ -688,7 +688,7 @@ def test_length_that_is_no_number_or_too_large_loses_one_record(tmp_path):
         assert [d.url for d in documents[1:]] == list(PAGES)[1:5]
 
 
-def test_zeros_behind_the_last_member_are_no_damage(tmp_path):
+def test_zeros_after_the_last_gzip_member_are_no_damage(tmp_path):
     documents = documents_of(tmp_path, "a.warc.gz", gzip.compress(RECORDS[0]) + bytes(5000))
     assert [d.url for d in documents] == ["http://page/0"]
 
@@ -697,7 +697,7 @@ def test_zeros_behind_the_last_member_are_no_damage(tmp_path):
 
 
 @pytest.mark.parametrize("header", ["<img alt=logo>", "OUR SITE", "Forum"])
-def test_logo_in_the_first_header_does_not_lose_the_page(tmp_path, header):
+def test_page_whose_first_header_is_refused_keeps_its_subsections(tmp_path, header):
     page = f"<h1>{header}</h1><h2>Whales</h2><p>{WHALES}</p><h2>More</h2><p>{WHALES}</p>"
     [file] = list_files(str(write(tmp_path, {"a.html": page})))
     segments = list(segments_of(file, settings(tmp_path)))
@@ -706,7 +706,7 @@ def test_logo_in_the_first_header_does_not_lose_the_page(tmp_path, header):
     assert [s.start for s in segments] == [0, 1, 2]
 
 
-def test_header_may_be_left_out_of_the_text(tmp_path):
+def test_segment_without_keep_header_has_no_header_in_its_text(tmp_path):
     [file] = list_files(str(write(tmp_path, {"a.html": PAGE})))
     [segment] = segments_of(file, settings(tmp_path, keep_header=False))
     assert (segment.header, segment.text) == ("Whales", WHALES.strip())

@@ -100,7 +100,7 @@ def test_segments_of_a_mixed_folder_count_everything_that_is_not_read(tmp_path):
         ("a.txt", b"short", "1 too_short"),
     ],
 )  # fmt: skip
-def test_corpus_without_a_document_is_one_line(tmp_path, name, content, reason):
+def test_corpus_without_a_document_is_refused_in_one_line(tmp_path, name, content, reason):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / name).write_bytes(content)
@@ -111,7 +111,7 @@ def test_corpus_without_a_document_is_one_line(tmp_path, name, content, reason):
     assert "\n" not in str(error.value)
 
 
-def test_problem_that_a_task_finds_is_one_line(tmp_path):
+def test_missing_column_that_a_task_finds_is_refused_in_one_line(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     pyarrow.parquet.write_table(pyarrow.table({"body": ["x"]}), corpus / "a.parquet")

@@ -29,7 +29,7 @@ def outcomes(texts, threshold=0.8, num_permutations=128):
     return [found[key] for key in range(len(texts))]
 
 
-def test_first_is_kept_and_the_order_decides():
+def test_duplicates_of_an_earlier_text_are_dropped():
     original = words(0)
     near = " ".join([*original[:-3], "another", "end"])
     original = " ".join(original)
@@ -51,7 +51,7 @@ def test_many_near_duplicates_are_found_and_no_others():
     assert outcomes(texts) == expected
 
 
-def test_duplicates_are_measured_against_kept_rows():
+def test_near_duplicates_are_compared_with_kept_rows_only():
     # Each step is 0.9 from the one before, but far from the first.
     text = words(0)
     chain = []
@@ -65,12 +65,12 @@ def test_duplicates_are_measured_against_kept_rows():
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9, 0.97, 1.0])
-def test_every_threshold(threshold):
+def test_exact_duplicates_are_found_at_every_threshold(threshold):
     texts = ["a few words", " ".join(words(0)), " ".join(words(1))]
     assert outcomes([*texts, *texts], threshold) == [KEPT] * 3 + [EXACT] * 3
 
 
-def test_signature():
+def test_signature_ignores_case_and_keeps_its_bytes():
     text = " ".join(words(0))
     assert len(signature(text, 64, 5)) == 4 * 64
     assert signature(text, 64, 5) == signature(text.upper() + "\n", 64, 5)
@@ -80,7 +80,7 @@ def test_signature():
     assert signature("a b c", 2, 5).hex() == "5f58b9c1c751f0ba"
 
 
-def test_keys_are_unique():
+def test_repeated_key_fails_an_assertion():
     row = ("key", "id", signature("text", 16, 5))
     with pytest.raises(AssertionError):
         find_duplicates([row, row], 0.8, 16)

@@ -17,7 +17,7 @@ def outcome(text=GOOD, header="Whales", settings=SETTINGS):
 
 
 @pytest.mark.parametrize("header", ["Whales", None, "API reference", "X", "2.0", "日本語", "I am"])
-def test_kept(header):
+def test_good_segment_with_an_ordinary_header_is_kept(header):
     assert outcome(header=header) is SegmentOutcome.KEPT
 
 
@@ -41,11 +41,11 @@ def test_kept(header):
         (SegmentOutcome.REPETITIVE, {"text": f"{REPEATED.format('')}\n{REPEATED.format('')}"}),
     ],
 )  # fmt: skip
-def test_dropped(expected, case):
+def test_segment_that_breaks_a_rule_has_the_outcome_of_that_rule(expected, case):
     assert outcome(**case) is expected
 
 
-def test_the_first_rule_names_the_outcome():
+def test_segment_that_breaks_several_rules_has_the_outcome_of_the_first():
     assert outcome(text="\0", header="") is SegmentOutcome.INVALID_CHARACTERS
     assert outcome(text="short", header="FORUM") is SegmentOutcome.UPPERCASE_HEADER
     assert outcome(text="short", header="Forum") is SegmentOutcome.NAVIGATION_HEADER
@@ -58,7 +58,7 @@ def test_length_limits_are_inclusive():
     assert outcome(settings=at_limits) is SegmentOutcome.KEPT
 
 
-def test_short_lines_may_repeat():
+def test_repeated_short_lines_are_kept():
     assert outcome(text="pip install whales\n" * 10) is SegmentOutcome.KEPT
 
 
@@ -66,14 +66,14 @@ def test_short_lines_may_repeat():
     ("threshold", "expected"),
     [(0.79, SegmentOutcome.REPETITIVE), (0.8, SegmentOutcome.KEPT)],
 )
-def test_repetition_threshold(threshold, expected):
+def test_repetition_above_the_threshold_is_dropped(threshold, expected):
     # 8 and 10 three-word grams, 8 of them shared: a Jaccard index of exactly 0.8.
     text = REPEATED.format("") + " " + REPEATED.format(" right now")
     settings = SETTINGS.model_copy(update={"repetition_jaccard": threshold})
     assert outcome(text=text, settings=settings) is expected
 
 
-def test_normalised_texts_are_the_same_segment():
+def test_texts_that_are_equal_when_normalised_have_one_segment_id():
     assert normalise(" Ｗhales\u00a0 SING\n\n") == "whales sing"
     assert segment_id("Whales  sing\n") == segment_id("whales SING")
     assert segment_id("whales sing") != segment_id("whales sang")
@@ -85,7 +85,7 @@ def test_normalised_texts_are_the_same_segment():
     ("text", "expected"),
     [("abc", "abc"), ("abcdefgh", "abcde"), ("a\0b\udfff", "a\ufffdb\ufffd"), ("😀" * 9, "😀" * 5)],
 )
-def test_storable(text, expected):
+def test_storable_text_is_cut_and_valid_utf8(text, expected):
     stored = storable(text, 5)
     assert stored == expected
     stored.encode("utf-8")
@@ -104,6 +104,6 @@ def test_storable(text, expected):
         ("Whales", f"{REPEATED.format('')} {REPEATED.format('')}", True),
     ],
 )
-def test_section_gives_way_where_it_is_refused_and_not_too_short(header, text, expected):
+def test_section_gives_way_if_it_is_refused_and_long_enough(header, text, expected):
     section = Section(header=header, text=text, start=0)
     assert gives_way(section, outcome_of(section, SETTINGS), SETTINGS) is expected

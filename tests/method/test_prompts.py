@@ -12,18 +12,18 @@ from humpback_ray.method import prompts
 TAGS = PromptSettings()
 
 
-def test_the_tags_are_the_papers():
+def test_default_tags_are_the_papers():
     assert TAGS.seed_tag == "Answer in the style of an AI Assistant."
     assert TAGS.web_tag == "Answer with knowledge from web search."
 
 
-def test_forward_prompt():
+def test_forward_prompt_ends_with_the_seed_tag():
     assert prompts.render("Name a fruit.", TAGS.seed_tag) == (
         "### Request\nName a fruit.\nAnswer in the style of an AI Assistant.\n\n### Answer\n"
     )
 
 
-def test_both_tags_at_inference_one_after_the_other():
+def test_inference_prompt_has_both_tags_in_order():
     assert prompts.render("Name a fruit.", *prompts.inference_tags(TAGS)) == (
         "### Request\nName a fruit.\nAnswer in the style of an AI Assistant.\n"
         "Answer with knowledge from web search.\n\n### Answer\n"
@@ -53,7 +53,7 @@ def test_rating_prompt_has_the_rubric_first_and_the_answer_format_last():
         assert f"\n{grade} - The answer" in text
 
 
-def test_the_additive_rubric_gives_five_points_and_none():
+def test_additive_rubric_grades_from_0_to_5_with_five_points():
     text = prompts.rating_prompt(
         prompts.RUBRICS["additive"], "Name a fruit.", "An apple.", reasoning=False
     )
@@ -68,13 +68,13 @@ def test_the_additive_rubric_gives_five_points_and_none():
 
 @pytest.mark.parametrize("reasoning", [True, False])
 @pytest.mark.parametrize("rubric", list(prompts.RUBRICS))
-def test_the_shared_text_is_all_that_stands_before_the_pair(rubric, reasoning):
+def test_shared_rating_text_is_all_text_before_the_pair(rubric, reasoning):
     shared = prompts.shared_rating_text(prompts.RUBRICS[rubric], reasoning=reasoning)
     prompt = prompts.rating_prompt(prompts.RUBRICS[rubric], "X", "Y", reasoning=reasoning)
     assert prompts.render(prompt).partition("X\n")[0] == shared
 
 
-def test_the_shared_text_of_templates_of_the_users():
+def test_shared_rating_text_of_a_users_template_ends_at_a_line_break():
     template = string.Template("  $$5 $answer_format\nOf ${response}\nand $instruction")
     shared = prompts.shared_rating_text(template, reasoning=False)
     assert shared == f"{prompts.USER_MARKER}$5 {prompts.SCORE_ONLY}\n"
@@ -82,7 +82,7 @@ def test_the_shared_text_of_templates_of_the_users():
     assert prompts.shared_rating_text(no_line_break, reasoning=False) == ""
 
 
-def test_the_rubric_is_the_same_for_every_pair_so_that_the_prefix_cache_holds_it():
+def test_rating_prompts_of_all_pairs_begin_with_the_rubric():
     first, second = (
         prompts.rating_prompt(prompts.RATING_TEMPLATE, x, y, reasoning=False)
         for x, y in (("Name a fruit.", "An apple."), ("Why?", "Because."))
@@ -93,7 +93,7 @@ def test_the_rubric_is_the_same_for_every_pair_so_that_the_prefix_cache_holds_it
     assert second.startswith(rubric)
 
 
-def test_braces_and_dollars_in_data_are_left_alone():
+def test_braces_and_dollars_in_data_are_kept():
     text = prompts.rating_prompt(
         prompts.RATING_TEMPLATE, "What is {x} of $response?", "$5 {y} $$", reasoning=False
     )
@@ -111,6 +111,6 @@ def test_braces_and_dollars_in_data_are_left_alone():
         ("costs 5$ $instruction $response $answer_format", "starts no placeholder"),
     ],
 )
-def test_a_rating_template_of_the_users_is_checked(text, message):
+def test_rating_template_with_wrong_placeholders_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         prompts.rating_template(text)

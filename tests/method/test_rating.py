@@ -75,7 +75,7 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("text", "score", "outcome"), MATRIX)
-def test_parser_matrix(text, score, outcome):
+def test_rating_text_is_parsed_to_its_score_and_outcome(text, score, outcome):
     assert parse_rating(text, Finish.STOP) == (score, outcome)
 
 
@@ -92,17 +92,17 @@ def test_matrix_covers_every_outcome_of_the_text():
         (Finish.ENGINE_ERROR, RatingOutcome.ENGINE_ERROR),
     ],
 )
-def test_what_did_not_end_by_itself_is_never_a_rating(finish, outcome):
+def test_answer_that_did_not_end_by_itself_is_no_rating(finish, outcome):
     assert parse_rating("reasons\nScore: 5", finish) == (None, outcome)
 
 
-def test_expected_grade_of_known_probabilities():
+def test_expected_grade_is_the_mean_under_the_probabilities():
     probabilities = grade_probabilities([math.log(p) for p in (0.1, 0.1, 0.2, 0.2, 0.4)])
     assert probabilities == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.4])
     assert expected_grade(probabilities) == pytest.approx(3.7)
 
 
-def test_probabilities_are_conditional_on_a_grade():
+def test_grade_probabilities_of_unlikely_grades_add_up_to_one():
     # All five grades together may be unlikely; only their proportions count, also far down.
     probabilities = grade_probabilities([-1000.0, -1000.0, -1000.0, -1000.0, -math.inf])
     assert probabilities == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.0])
@@ -123,11 +123,11 @@ def test_tenths_of_a_score_are_rounded_down(score, tenth):
     assert tenths(score) == tenth
 
 
-def test_no_probability_at_all_is_no_score():
+def test_grades_that_are_impossible_have_no_probabilities():
     assert grade_probabilities([-math.inf] * 5) is None
 
 
-def test_a_rubric_of_points_has_a_grade_of_nothing():
+def test_rubric_of_points_allows_the_grade_zero():
     assert parse_rating("reasons\nScore: 0", Finish.STOP) == (None, RANGE)
     assert parse_rating("reasons\nScore: 0", Finish.STOP, range(6)) == (0, SCORED)
     assert parse_rating("reasons\nScore: 6", Finish.STOP, range(6)) == (None, RANGE)
@@ -154,7 +154,7 @@ def shares_of(tokens: list[AnswerToken], grades: range = range(1, 6)) -> list[fl
     "before",
     [["Score", ":"], ["Score:", " "], ["**", "Score", ":**"], ["It reads well.", "\n", "Score:"]],
 )
-def test_grades_are_read_where_the_answer_gives_its_own(before):
+def test_grade_log_probabilities_are_read_at_the_written_grade(before):
     tokens = answer(*((text, {}) for text in before), (" 4", {" 4": 0.5, " 5": 0.25, " x": 0.25}))
     assert shares_of(tokens) == pytest.approx([0, 0, 0, 0.5, 0.25])
 

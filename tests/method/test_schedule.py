@@ -46,14 +46,14 @@ def test_schedule_follows_the_papers_table(num_examples: int, expected: tuple[in
     assert schedule(num_examples, TrainingSettings()) == expected
 
 
-def test_schedule_takes_what_the_settings_fix() -> None:
+def test_schedule_keeps_the_batch_size_and_steps_of_the_settings() -> None:
     assert schedule(2_999, TrainingSettings())[0] == 8
     assert schedule(3_000, TrainingSettings())[0] == 32
     assert schedule(100, TrainingSettings(batch_size=6)) == (6, 30)
     assert schedule(100, TrainingSettings(num_steps=5)) == (8, 5)
 
 
-def test_passes_over_the_data_do_not_jump_where_the_batch_changes() -> None:
+def test_passes_over_the_data_do_not_jump_where_the_batch_grows() -> None:
     def passes(num_examples: int) -> float:
         return num_passes(num_examples, *schedule(num_examples, TrainingSettings()))
 
@@ -64,7 +64,7 @@ def test_passes_over_the_data_do_not_jump_where_the_batch_changes() -> None:
     assert passes(2_400) == 4.0
 
 
-def test_a_training_says_how_many_passes_it_makes_and_what_it_leaves_out() -> None:
+def test_passes_line_gives_passes_and_the_share_of_seen_examples() -> None:
     assert passes_line(3_200, 32, 500) == "500 steps of 32 examples are 5.00 passes over the data"
     line = passes_line(512_000, *schedule(512_000, TrainingSettings()))
     assert line == (
@@ -75,7 +75,7 @@ def test_a_training_says_how_many_passes_it_makes_and_what_it_leaves_out() -> No
     assert "40 of 1,000 examples are seen (4.0%)" in passes_line(1_000, 8, 5)
 
 
-def test_batches_walk_through_whole_epochs() -> None:
+def test_batches_cover_whole_epochs_in_different_orders() -> None:
     num_examples, batch_size = 10, 4
     seen = [i for step in range(1, 6) for i in batch_indices(step, batch_size, num_examples, SEED)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))

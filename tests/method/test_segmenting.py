@@ -60,7 +60,7 @@ A | B
 quoted"""
 
 
-def test_page_as_text():
+def test_html_page_becomes_one_section_of_readable_text():
     [section] = sections_of_html(PAGE, LONG)
     assert section.header == "Main title & more"
     assert [line.rstrip() for line in section.text.split("\n")] == PAGE_TEXT.split("\n")
@@ -87,7 +87,7 @@ def test_too_long_sections_are_followed_by_their_parts():
     assert len(sections[0].text) > 12
 
 
-def test_every_level_is_reached_when_nothing_fits():
+def test_html_where_nothing_fits_gives_a_section_for_each_header():
     sections = list(sections_of_html(HEADERS, Cutting(1)))
     assert outline(sections) == list(enumerate("ABCDEF"))
 
@@ -103,7 +103,7 @@ def test_every_level_is_reached_when_nothing_fits():
         ("<h1><div>A</div><div>B</div></h1>x", [(0, "A B")]),
     ],
 )  # fmt: skip
-def test_headers_wherever_they_stand(html, expected):
+def test_headers_at_any_place_begin_sections(html, expected):
     assert outline(sections_of_html(html, LONG)) == expected
 
 
@@ -119,7 +119,7 @@ def test_page_without_text_has_no_section(html):
     assert list(sections_of_html(html, LONG)) == []
 
 
-def test_broken_characters_are_not_lost():
+def test_invalid_characters_become_replacement_characters():
     [section] = sections_of_html("<h1>A</h1>x\0y\ud800z", LONG)
     assert section.text == "A\n\nx\ufffdy\ufffdz"
     [section] = sections_of_markdown("# A\nx\0y\ud800z", LONG)
@@ -162,7 +162,7 @@ x = 1
 """
 
 
-def test_markdown():
+def test_markdown_is_cut_into_sections_of_readable_text():
     assert list(sections_of_markdown(MARKDOWN, Cutting(10))) == [
         Section(
             "Title",
@@ -175,13 +175,13 @@ def test_markdown():
     ]  # fmt: skip
 
 
-def test_rules_at_the_start_are_not_front_matter():
+def test_horizontal_rules_at_the_start_are_not_front_matter():
     [section] = sections_of_markdown("---\n\nSome text.\n\n---\n\nMore.\n", LONG)
     assert section == Section(None, "Some text.\n\nMore.", 0)
 
 
 @pytest.mark.parametrize("text", ["one\n\ntwo\n\nthree", "one\r\n\r\ntwo\r\n \r\n\r\nthree\r\n"])
-def test_text_is_joined_up_to_the_limit(text):
+def test_paragraphs_are_joined_up_to_the_limit(text):
     assert list(sections_of_text(text, LONG)) == [Section(None, "one\n\ntwo\n\nthree", 0)]
     assert list(sections_of_text(text, Cutting(8))) == [
         Section(None, "one\n\ntwo", 0),
@@ -205,13 +205,13 @@ def test_empty_text_has_no_section(text):
 # --- sections that give way ---------------------------------------------------------------------
 
 
-def test_refused_section_gives_way_to_its_sub_sections():
+def test_refused_section_is_followed_by_its_subsections():
     cutting = Cutting(10_000, gives_way=lambda section: not section.header)
     html = "<h1><img alt='logo'></h1>x<h2>B</h2>b<h3>C</h3>c<h2></h2>d<h3>E</h3>e"
     assert outline(sections_of_html(html, cutting)) == [(0, ""), (1, "B"), (3, ""), (4, "E")]
 
 
-def test_text_without_its_header_keeps_lower_headers():
+def test_section_without_its_header_keeps_lower_headers():
     [section] = sections_of_html("<h1>A</h1>a<h2>B</h2>b", Cutting(10_000, keep_header=False))
     assert section == Section("A", "a\n\nB\n\nb", 0)
 
@@ -233,7 +233,7 @@ def test_text_without_its_header_keeps_lower_headers():
         ("<h3><button>+</button></h3>x", ""),
     ],
 )
-def test_header_in_interactive_element_is_the_text_that_people_read(html, header):
+def test_header_in_an_interactive_element_is_its_visible_text(html, header):
     [section] = sections_of_html(html, LONG)
     assert section.header == header
 
@@ -273,7 +273,7 @@ def test_code_whose_lines_are_elements_keeps_single_line_breaks(html):
         "</div></td></tr></table>",
     ],
 )
-def test_blocks_of_code_alone_are_lines_of_a_listing(html):
+def test_blocks_that_hold_only_code_are_lines_of_one_listing(html):
     [section] = sections_of_html(f"<h1>A</h1><p>Call <code>f</code>:</p>{html}<p>Done.", LONG)
     assert section.text == "A\n\nCall f:\n\na\nb c\n\nDone."
 

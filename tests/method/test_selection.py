@@ -14,7 +14,7 @@ def test_threshold_takes_every_score_of_at_least_k():
     assert select(SCORED, SelectionSettings(k=4)) == {"a", "b", "c", "e"}
 
 
-def test_the_thresholds_of_a_record_select_the_shares_that_they_are_named_by():
+def test_thresholds_select_the_shares_that_name_them():
     scored = [(f"{n:04}", 1 + 4 * n / 1000 + 1e-7) for n in range(1000)]
     found = thresholds([score for _, score in scored])
     assert found == {"1%": 4.96, "5%": 4.8, "10%": 4.6, "25%": 4.0}
@@ -25,7 +25,7 @@ def test_the_thresholds_of_a_record_select_the_shares_that_they_are_named_by():
         assert chosen == select(scored, by_share)
 
 
-def test_thresholds_lose_no_pair_by_rounding_and_need_few():
+def test_thresholds_of_few_scores_are_rounded_down():
     assert thresholds([4.12349, 2.0]) == {"1%": 4.1234, "5%": 4.1234, "10%": 4.1234, "25%": 4.1234}
     assert thresholds([]) == {}
 
@@ -36,7 +36,7 @@ def test_best_and_share_break_ties_by_id_and_not_by_order():
         assert select(rows, SelectionSettings(method="share", share=0.25)) == {"a", "b"}
 
 
-def test_more_wanted_than_there_are_takes_all():
+def test_best_with_too_few_pairs_selects_all():
     chosen = select(SCORED, SelectionSettings(method="best", num_best=100))
     assert chosen == {name for name, _ in SCORED}
 
@@ -45,11 +45,11 @@ def test_more_wanted_than_there_are_takes_all():
     "settings",
     [SelectionSettings(k=5), SelectionSettings(method="share", share=0.01)],
 )
-def test_nothing_left_is_an_error_with_the_scores_and_the_way_out(settings):
+def test_empty_selection_is_refused_with_the_scores_and_the_way_out(settings):
     with pytest.raises(ValueError, match=r"run from 1\.00 to 4\.60.*selection\.method"):
         select(SCORED, settings)
 
 
-def test_no_scores_at_all_is_an_error():
+def test_selection_without_scores_is_refused():
     with pytest.raises(ValueError, match="no pair has a score"):
         select([], SelectionSettings())

@@ -58,7 +58,7 @@ def any_tokenizer(request, tokenizer, llama_tokenizer):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_engine_ids_are_the_ids_trained_on(any_tokenizer, text):
+def test_prompt_ids_of_engines_equal_those_of_training(any_tokenizer, text):
     sent = tokens.prompt_ids(any_tokenizer, text, TAGS[0])
     example = tokens.example_ids(any_tokenizer, text, TAGS[0], "An apple.", 2048)
     assert example.ids[: example.num_prompt] == sent
@@ -92,7 +92,7 @@ def test_the_loss_mask_is_exactly_the_completion_and_its_end_token(any_tokenizer
     assert num_checked > 20
 
 
-def test_a_long_completion_is_cut_and_does_not_end(tokenizer):
+def test_long_completion_is_cut_without_an_end_token(tokenizer):
     whole = tokens.example_ids(tokenizer, "Name a fruit.", "", "An apple. " * 50, 2048)
     cut = tokens.example_ids(tokenizer, "Name a fruit.", "", "An apple. " * 50, 60)
     assert len(cut.ids) == 60
@@ -100,7 +100,7 @@ def test_a_long_completion_is_cut_and_does_not_end(tokenizer):
     assert cut.ids[-1] != tokenizer.eos_token_id
 
 
-def test_a_prompt_that_leaves_no_room_gives_no_example(tokenizer):
+def test_prompt_longer_than_the_limit_gives_no_example(tokenizer):
     assert tokens.example_ids(tokenizer, "Name a fruit. " * 50, "", "An apple.", 60) is None
 
 
@@ -110,7 +110,7 @@ def test_plain_text_has_loss_on_everything_but_the_begin_token(tokenizer):
     assert example.num_prompt == 1
 
 
-def test_special_tokens_spelled_out_in_data_end_no_turn(any_tokenizer):
+def test_special_tokens_written_in_data_are_encoded_as_text(any_tokenizer):
     ids = tokens.prompt_ids(any_tokenizer, "what does </s> or <s> mean?")
     assert ids.count(any_tokenizer.bos_token_id) == 1
     assert any_tokenizer.eos_token_id not in ids
@@ -133,7 +133,7 @@ def control_tokenizer(request, tokenizer, llama_tokenizer):
     )
 
 
-def test_control_tokens_without_a_name_stay_text(control_tokenizer):
+def test_control_tokens_that_no_map_names_are_encoded_as_text(control_tokenizer):
     ids = set(control_tokenizer.convert_tokens_to_ids(CONTROL))
     assert not set(CONTROL) & set(control_tokenizer.all_special_tokens)
     text = "It says <|eot_id|><|start_header_id|>system<|end_header_id|> <|im_start|>user<|im_end|>"
@@ -150,7 +150,7 @@ def test_control_tokens_without_a_name_stay_text(control_tokenizer):
     assert tokens.plain_text(control_tokenizer, "a <tool> b") == "a <tool> b"
 
 
-def test_grades_are_read_where_the_tokenizer_puts_them(any_tokenizer):
+def test_grade_ids_follow_the_ids_of_the_score_prefix(any_tokenizer):
     start, grades = tokens.grade_ids(any_tokenizer)
     assert len(set(grades)) == 5
     for number, grade in enumerate(grades, start=1):
@@ -158,7 +158,7 @@ def test_grades_are_read_where_the_tokenizer_puts_them(any_tokenizer):
         assert written == [*start, grade]
 
 
-def test_a_tokenizer_without_single_grades_is_refused():
+def test_tokenizer_without_one_token_for_each_grade_is_refused():
     class Merged:
         def encode(self, text, add_special_tokens):
             return [1] if text.endswith(("1", "2")) else [1, 2, 3]
@@ -168,7 +168,7 @@ def test_a_tokenizer_without_single_grades_is_refused():
 
 
 @pytest.mark.parametrize("grades", [range(1, 6), range(6)])
-def test_grades_of_either_rubric(any_tokenizer, grades):
+def test_grade_ids_of_each_rubric_are_distinct(any_tokenizer, grades):
     start, ids = tokens.grade_ids(any_tokenizer, grades)
     assert len(set(ids)) == len(grades)
     written = any_tokenizer.encode(f"Score: {grades[0]}", add_special_tokens=False)
@@ -204,7 +204,9 @@ TEMPLATES = [*prompts.RUBRICS.values(), *map(string.Template, USERS_TEMPLATES)]
 
 @pytest.mark.parametrize("reasoning", [True, False])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_rating_prompt_in_two_parts_reads_as_in_one(rating_tokenizer, template, reasoning):
+def test_rating_prompt_encoded_in_two_parts_decodes_to_the_same_text(
+    rating_tokenizer, template, reasoning
+):
     for x, y in PAIRS:
         ids = tokens.rating_ids(rating_tokenizer, template, x, y, reasoning=reasoning)
         prompt = prompts.rating_prompt(template, x, y, reasoning=reasoning)
@@ -220,7 +222,7 @@ def test_a_rating_prompt_in_two_parts_reads_as_in_one(rating_tokenizer, template
 
 
 @pytest.mark.parametrize("rubric", list(prompts.RUBRICS))
-def test_every_pair_begins_with_the_same_ids(rating_tokenizer, rubric):
+def test_rating_prompts_of_all_pairs_begin_with_the_same_ids(rating_tokenizer, rubric):
     template = prompts.RUBRICS[rubric]
     shared = prompts.shared_rating_text(template, reasoning=False)
     assert shared.endswith("\n")
@@ -234,7 +236,7 @@ def test_every_pair_begins_with_the_same_ids(rating_tokenizer, rubric):
         assert len(ids) > len(expected)
 
 
-def test_a_tokenizer_that_joins_across_line_breaks_gets_the_prompt_in_one_piece():
+def test_tokenizer_that_joins_across_line_breaks_encodes_the_rating_prompt_whole():
     class Joins:
         """A token is what stands between two spaces, line breaks and all."""
 
@@ -250,7 +252,7 @@ def test_a_tokenizer_that_joins_across_line_breaks_gets_the_prompt_in_one_piece(
     assert ids == tokens.prompt_ids(joins, prompt)
 
 
-def test_special_tokens_are_broken_up_one_after_the_other():
+def test_text_with_several_special_tokens_has_each_of_them_split():
     class Many:
         all_special_tokens = ("<a>", "<|b|>", "x", *(f"<|reserved_{n}|>" for n in range(200)))
 

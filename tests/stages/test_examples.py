@@ -55,7 +55,7 @@ def test_only_the_best_candidate_of_a_segment_is_selected(tmp_path):
     assert result.figures["lowest_selected_score"] == 4.9
 
 
-def test_nothing_selected_is_one_line_with_the_way_out(tmp_path):
+def test_empty_selection_is_refused_in_one_line_with_the_way_out(tmp_path):
     tables.write_rows(str(tmp_path / "rated"), [pair(1, 0, 2.0)], RatedPair)
     tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
     with pytest.raises(ValueError, match=r"none of the 1 rated pairs .* lower settings.selection"):

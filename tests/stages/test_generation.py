@@ -99,7 +99,7 @@ def test_the_mean_of_samples_has_one_row_a_pair_and_keeps_the_samples(tmp_path, 
     assert len({tuple(scores) for scores in by_pair.values()}) > 3
 
 
-def test_means_are_one_file_for_each_shard_and_those_of_its_samples(tmp_path, model_folder):
+def test_means_have_one_file_for_each_shard_and_match_its_samples(tmp_path, model_folder):
     source, rows = tmp_path / "in", tmp_path / "rated" / "rows"
     for part in range(3):
         pairs = [candidate(10 * part + n) for n in range(7)]
@@ -129,7 +129,7 @@ def test_means_are_one_file_for_each_shard_and_those_of_its_samples(tmp_path, mo
         assert row.num_generated_tokens == sum(s.num_generated_tokens for s in of_pair)
 
 
-def test_a_mean_rests_on_as_many_samples_as_are_asked_for(tmp_path, model_folder):
+def test_mean_of_too_few_scored_samples_is_no_score(tmp_path, model_folder):
     pairs = [candidate(n) for n in range(40)]
     settings = RatingSettings(
         method="mean", num_samples=3, min_scored_samples=2, min_scored_share=0.01
@@ -151,9 +151,7 @@ def test_a_mean_rests_on_as_many_samples_as_are_asked_for(tmp_path, model_folder
     assert min(result.outcomes[name] for name in wanted.values()) > 0
 
 
-def test_a_rater_whose_mass_lies_elsewhere_stops_the_run_and_says_how_much_it_has(
-    tmp_path, model_folder
-):
+def test_rater_with_too_little_grade_mass_stops_the_run_with_its_median(tmp_path, model_folder):
     pairs = [candidate(n) for n in range(50)]
     with pytest.raises(ValueError, match=r"only \d+\.\d% of the pairs") as stopped:
         rated(tmp_path, pairs, model_folder, RatingSettings(), "little_mass")
@@ -170,7 +168,7 @@ def test_a_rater_whose_mass_lies_elsewhere_stops_the_run_and_says_how_much_it_ha
     assert result.figures["grade_mass_5_percent"] == 0.08
 
 
-def test_the_record_of_a_rating_has_tenths_and_thresholds(tmp_path, model_folder):
+def test_rating_record_has_counts_by_tenth_and_thresholds(tmp_path, model_folder):
     pairs = [candidate(n) for n in range(50)]
     figures = rated(tmp_path, pairs, model_folder, RatingSettings(), "grades").figures
     rows = tables.read_rows(f"{tmp_path}/rated/rows", RatedPair)
@@ -203,7 +201,7 @@ def test_cut_instructions_are_counted_named_and_not_rated(tmp_path, model_folder
     assert {row.candidate_id for row in rows if row.score is None} == cut
 
 
-def test_few_cut_instructions_are_no_line(tmp_path, model_folder):
+def test_few_cut_instructions_print_no_line(tmp_path, model_folder):
     printed = io.StringIO()
     segments = [segment(n, f"A text about topic {n}.") for n in range(20)]
     result = augmented(tmp_path, segments, model_folder, printed=printed)

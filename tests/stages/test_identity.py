@@ -200,7 +200,7 @@ OF_CANDIDATES = {"candidates", *ITERATIONS, "evaluation/M_1", "evaluation/M_2"}
         ("placement.engine.rows_per_batch=7", set()),
     ],
 )
-def test_a_changed_setting_makes_again_what_depends_on_it_and_no_more(override, expected):
+def test_changed_setting_changes_exactly_the_stages_that_depend_on_it(override, expected):
     assert changed(override) == expected
 
 
@@ -225,7 +225,7 @@ def test_a_revision_of_the_base_reaches_the_engine_and_the_identity(tmp_path):
     assert arguments["revision"] == arguments["tokenizer_revision"] == "a-branch"
 
 
-def test_a_tokenizer_is_that_of_its_revision(tmp_path, tokenizer, monkeypatch):
+def test_tokenizer_of_a_revision_is_loaded_from_that_revision(tmp_path, tokenizer, monkeypatch):
     from huggingface_hub import constants
 
     from humpback_ray.training.scratch_model import train_tokenizer

@@ -106,7 +106,7 @@ def test_expected_ratings_of_an_endpoint_are_means_over_its_probabilities(
 
 
 @pytest.mark.slow
-def test_ratings_in_words_of_an_endpoint_are_parsed_like_those_of_an_engine(
+def test_text_ratings_of_an_endpoint_are_parsed_like_those_of_an_engine(
     ray_cluster, server, tmp_path
 ):
     server.probe = "text"
@@ -137,7 +137,7 @@ def test_ratings_in_words_of_an_endpoint_are_parsed_like_those_of_an_engine(
         ("text", r"no log-probabilities with the grade: set settings\.rating\.method=text"),
     ],
 )
-def test_an_endpoint_that_cannot_rate_is_one_line_before_any_row(server, probe, message):
+def test_endpoint_that_cannot_rate_is_refused_in_one_line_before_any_row(server, probe, message):
     server.probe = probe
     with pytest.raises(UserError, match=message) as error:
         stage(settings_for(server)).endpoint_pool(placement())
@@ -145,13 +145,13 @@ def test_an_endpoint_that_cannot_rate_is_one_line_before_any_row(server, probe, 
     assert len(server.requests) <= 4
 
 
-def test_an_endpoint_that_fails_its_first_request_is_no_run_of_failures(server):
+def test_endpoint_that_fails_its_first_request_is_refused_as_a_rater(server):
     server.probe = "down"
     with pytest.raises(UserError, match="cannot rate as judge"):
         stage(settings_for(server)).endpoint_pool(placement(max_failures_in_a_row=1))
 
 
-def test_a_pair_without_an_instruction_is_not_asked(server):
+def test_pair_without_an_instruction_is_not_sent_to_an_endpoint(server):
     rating_stage = stage(settings_for(server))
     row = {"candidate_id": "a", "instruction": "", "response": "Good."}
     assert rating_stage.to_chat_request(row) is None
@@ -160,7 +160,7 @@ def test_a_pair_without_an_instruction_is_not_asked(server):
     assert asked.top_logprobs == server.settings.num_top_tokens
 
 
-def test_an_answer_without_log_probabilities_is_no_expected_grade(server):
+def test_reply_without_log_probabilities_is_an_error_for_expected_alone(server):
     reply = ChatReply(text="It reads well.\nScore: 4", finish=Finish.STOP)
     by_probabilities = rate.generation_of(reply, settings_for(server))
     assert by_probabilities.finish is Finish.ENGINE_ERROR
@@ -194,7 +194,7 @@ def graded(*logprobs: float) -> Generation:
         (1e-26, 0.0, "scored", 3.0),
     ],
 )
-def test_a_rater_whose_mass_lies_elsewhere_gives_no_grade(mass, least, outcome, score):
+def test_rater_with_too_little_grade_mass_gives_no_grade(mass, least, outcome, score):
     row = engine_stage(min_grade_mass=least).to_rated_pair(ROW, graded(*[math.log(mass / 5)] * 5))
     assert (row["outcome"], row["score"]) == (outcome, pytest.approx(score) if score else None)
     assert row["grade_mass"] == pytest.approx(mass)
@@ -202,13 +202,13 @@ def test_a_rater_whose_mass_lies_elsewhere_gives_no_grade(mass, least, outcome, 
     assert row["probabilities"] == pytest.approx([0.2] * 5)
 
 
-def test_a_rater_without_any_probability_gives_no_grade():
+def test_rater_without_any_grade_probability_gives_no_grade():
     row = engine_stage(min_grade_mass=0.0).to_rated_pair(ROW, graded(*[-math.inf] * 5))
     assert (row["outcome"], row["score"], row["grade_mass"]) == ("no_grade", None, 0.0)
     assert row["probabilities"] is None
 
 
-def test_half_of_the_mass_is_asked_for_unless_a_setting_says_otherwise():
+def test_least_grade_mass_is_a_half_by_default_and_identifies_expected_alone():
     assert RatingSettings().min_grade_mass == 0.5
     assert load_recipe("llama-7b").settings.rating.min_grade_mass == 0.5
     assert 0 < load_recipe("tiny").settings.rating.min_grade_mass < 0.27, "of its raters' pairs"
@@ -219,7 +219,7 @@ def test_half_of_the_mass_is_asked_for_unless_a_setting_says_otherwise():
 
 
 @pytest.mark.parametrize("method", ["expected", "text", "mean"])
-def test_a_cut_instruction_is_an_outcome_and_no_rater_is_asked(tokenizer, method):
+def test_cut_instruction_has_an_outcome_and_is_not_sent_to_an_engine(tokenizer, method):
     rating_stage = engine_stage(method=method)
     cut = ROW | {"finish": "length"}
     assert rating_stage.to_request(cut, tokenizer).prompt_ids == []
@@ -232,7 +232,7 @@ def test_a_cut_instruction_is_an_outcome_and_no_rater_is_asked(tokenizer, method
     assert row["outcome"] == "no_instruction"
 
 
-def test_a_cut_instruction_is_not_asked_of_an_endpoint(server):
+def test_cut_instruction_is_not_sent_to_an_endpoint(server):
     rating_stage = stage(settings_for(server))
     assert rating_stage.to_chat_request(ROW | {"finish": "length"}) is None
     assert rating_stage.to_chat_request(ROW) is not None
@@ -248,7 +248,7 @@ def test_more_scored_samples_than_samples_are_refused():
         RatingSettings(method="mean", num_samples=3, min_scored_samples=4)
 
 
-def test_a_failure_stays_what_it_is_whatever_the_method(server):
+def test_failed_reply_is_an_engine_error_under_every_method(server):
     reply = ChatReply(text="HTTP 503", finish=Finish.ENGINE_ERROR)
     for method in ("expected", "text"):
         generation = rate.generation_of(reply, settings_for(server, method=method))

@@ -80,7 +80,7 @@ def test_the_shipped_seed_has_many_pairs_and_every_kind_of_distractor(seed_file)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
-def test_containers_of_the_export(tmp_path, kind):
+def test_export_in_every_container_gives_the_same_pairs(tmp_path, kind):
     path = tmp_path / f"export.{kind}"
     rows = [row for row in TREES if "\ud800" not in row["text"]]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -104,19 +104,19 @@ def test_containers_of_the_export(tmp_path, kind):
         ("seed.jsonl.gz", b"plain", "is not gzip"),
     ],
 )
-def test_what_is_not_the_format_is_one_line(tmp_path, name, content, problem):
+def test_seed_in_another_format_is_refused_with_the_line(tmp_path, name, content, problem):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=problem):
         list(read_messages(str(tmp_path / name)))
 
 
-def test_a_parquet_file_with_other_columns_is_named(tmp_path):
+def test_parquet_seed_with_other_columns_is_refused_with_the_missing_one(tmp_path):
     pq.write_table(pa.table({"instruction": ["x"]}), tmp_path / "seed.parquet")
     with pytest.raises(ValueError, match="no column message_id"):
         list(read_messages(str(tmp_path / "seed.parquet")))
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_seed_is_refused_with_its_setting(tmp_path):
     with pytest.raises(ValueError, match=r"no seed file .*settings\.seed\.path"):
         list(read_messages(str(tmp_path / "nothing.jsonl")))
 
@@ -155,7 +155,7 @@ def pairs_in(path, content=None, language="en"):
         ("a::b [c]?.jsonl", lines(PAIR)),
     ],
 )
-def test_export_in_another_dress_is_read(tmp_path, name, content):
+def test_export_in_another_encoding_or_compression_is_read(tmp_path, name, content):
     expected = [("q1", "What is an apple?", "A fruit.")]
     assert pairs_in(tmp_path / name, content) == expected
     assert file_source(str(tmp_path / name), "seed file", "settings.seed.path").identity
@@ -164,7 +164,7 @@ def test_export_in_another_dress_is_read(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("root", "parent", "none"), [(1, 1, None), (1, 1.0, float("nan")), (1, "1", ""), ("1", 1, None)]
 )
-def test_numeric_ids_of_any_type_belong_together(tmp_path, root, parent, none):
+def test_numeric_ids_of_different_types_match(tmp_path, root, parent, none):
     rows = [
         message(root, none, "prompter", "Q"),
         message(2, parent, "assistant", "A", rank=0.0),
@@ -181,7 +181,7 @@ def test_numeric_ids_of_parquet_with_nulls_are_read(tmp_path):
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("other", [{"deleted": True}, {"lang": "de"}, {"text": " "}])
-def test_dead_or_foreign_reply_does_not_take_the_place_of_a_living_one(order, other):
+def test_unusable_reply_of_rank_0_does_not_displace_a_usable_one(order, other):
     replies = [
         message("a1", "q1", "assistant", "A fruit.", rank=0),
         {**message("a2", "q1", "assistant", "Other.", rank=0), **other},
@@ -209,7 +209,9 @@ MANY = gzip.compress(lines([message(f"m{n}", None, "x", os.urandom(99).hex()) fo
         ("a.html", b"<!DOCTYPE html>", "is not JSON"),
     ],
 )
-def test_damaged_seed_is_one_line_with_file_and_setting(tmp_path, name, content, problem):
+def test_damaged_seed_is_refused_in_one_line_with_file_and_setting(
+    tmp_path, name, content, problem
+):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=problem) as error:
         list(read_messages(str(tmp_path / name)))
@@ -236,7 +238,7 @@ def test_export_without_a_pair_says_what_is_wrong(rows, problem):
     assert re.search(problem, seen.problem("en"))
 
 
-def test_language_that_yaml_reads_as_false_is_to_be_quoted():
+def test_language_that_yaml_reads_as_false_is_refused_with_the_quoted_form():
     with pytest.raises(ValueError, match=r'put it in quotes, as in language: "no"'):
         load_recipe("tiny", ["settings.seed.language=no"])
     recipe = load_recipe("tiny", ['settings.seed.language="no"'])
@@ -244,7 +246,7 @@ def test_language_that_yaml_reads_as_false_is_to_be_quoted():
     assert recipe.settings.seed.max_pairs == 3200
 
 
-def test_dangling_link_is_said_to_be_one(tmp_path):
+def test_dangling_link_to_a_seed_is_named_with_its_target(tmp_path):
     os.symlink("gone.jsonl", tmp_path / "seed.jsonl")
     source = file_source(str(tmp_path / "seed.jsonl"), "seed file", "settings.seed.path")
     assert "is a link to gone.jsonl, which is no file: set settings.seed.path" in source.problem
