@@ -72,8 +72,8 @@ def disk_errors(action: str) -> Iterator[None]:
         if not is_full and not re.search("inline_container|No space left", str(error)):
             raise
         raise DiskFull(
-            f"a disk filled while {action} ({one_line(error)[:200]}): make room and run again; the "
-            "last checkpoint is kept"
+            f"a disk filled while {action} ({one_line(error)[:200]}): delete files on that disk "
+            "and give the same command again; it resumes from the last checkpoint, which is kept"
         ) from error
 
 
@@ -157,10 +157,14 @@ def _too_full(folder: str, needed: int, num_workers: int) -> str:
         wanted = disks[os.stat(place).st_dev]
         free = shutil.disk_usage(place).free
         if free < wanted:
+            larger = (
+                "set TMPDIR to a folder on a larger disk" if place == folder
+                else "move the run folder to a larger disk"
+            )  # fmt: skip
             return (
                 f"the disk of {place} has {free / GIB:.1f} GiB left and a checkpoint needs "
-                f"{wanted / GIB:.1f}: make room there, or for the first of its copies set TMPDIR "
-                "to a larger disk"
+                f"{wanted / GIB:.1f}: delete files on that disk, or {larger}, and give the same "
+                "command again"
             )
     return ""
 

@@ -225,7 +225,8 @@ def test_disk_full_during_a_checkpoint_keeps_the_last_one_and_resumes(
         kind, (message, num_kept, temporary) = steps.pop()
         assert kind == "ERROR"
         assert said in message
-        assert "make room" in message
+        assert "delete files on that disk" in message
+        assert "give the same command again" in message
         assert "\n" not in message
         assert num_kept == 1, "the good one, and nothing half-written beside it"
         assert not [name for name in temporary if name.startswith("humpback-train")]
