@@ -9,6 +9,7 @@ import os
 import random
 import string
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -220,22 +221,32 @@ def our_engine(job: TrainingJob) -> Any:
 
 
 def train(engine: Any, job: TrainingJob, examples: Any) -> dict[str, Any]:
-    """The ten steps as `training/loop.py` makes them, and their figures."""
+    """Make the ten steps; returns their figures."""
+    losses, speeds = zip(*steps(engine, job, examples, NUM_STEPS), strict=True)
+    return figures(list(losses), list(speeds))
+
+
+def steps(
+    engine: Any, job: TrainingJob, examples: Any, num_steps: int
+) -> Iterator[tuple[float, Any]]:
+    """Make the first steps as `training/loop.py` does; yields the loss and speed of each."""
     import torch
 
-    from humpback_ray.method.schedule import batch_indices
+    from humpback_ray.method.schedule import batch_indices, learning_rate
     from humpback_ray.training import batches
     from humpback_ray.training.loss import completion_loss
     from humpback_ray.training.packing import plan_step
     from humpback_ray.training.speed import Speed
 
-    speed, losses, speeds = Speed(engine, job), [], []
-    for step in range(1, NUM_STEPS + 1):
+    speed = Speed(engine, job)
+    for step in range(1, num_steps + 1):
         speed.begin()
-        batch = batch_indices(step, job.batch_size, examples.num_examples, SEED)
+        batch = batch_indices(step, job.batch_size, examples.num_examples, job.task.random_seed)
         num_target_tokens = examples.num_target_tokens(batch)
         lengths = examples.lengths[batch]
         (plan,) = plan_step(lengths.tolist(), 1, job.micro_batch_tokens, packed=True)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(step, job.num_steps, job.settings)
         total = torch.zeros((), device=engine.device)
         for places in plan:
             micro_batch = batches.packed(examples, [batch[place] for place in places], 0)
@@ -246,9 +257,7 @@ def train(engine: Any, job: TrainingJob, examples: Any) -> dict[str, Any]:
             total += micro_sum.detach()
         with speed.phase("optimizer"):
             engine.step()
-        losses.append(total.item() / num_target_tokens)
-        speeds.append(speed.end(lengths, num_target_tokens, 1))
-    return figures(losses, speeds)
+        yield total.item() / num_target_tokens, speed.end(lengths, num_target_tokens, 1)
 
 
 def figures(losses: list[float], speeds: list[Any]) -> dict[str, Any]:
