@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 
 from filelock import FileLock
 
@@ -21,7 +22,7 @@ BACK_OFF_SECONDS = (1.0, 4.0, 16.0)
 def local_folder(model: str, *, weights: bool = True) -> str:
     """A model as transformers loads it: a local folder or hub id unchanged, a URL's local copy.
 
-    A node copies a URL once, and again after the files at the URL change.
+    A node copies a URL once, and after a change at the URL the files that have changed.
 
     Args:
         model: local folder, hub id, or fsspec URL of a model folder.
@@ -61,23 +62,37 @@ def _node_path(kind: str, name: str) -> str:
     """A path on this node, the same for all of a user's processes."""
     folder = os.path.join(tempfile.gettempdir(), f"humpback-{os.getuid()}", kind)
     os.makedirs(folder, exist_ok=True)
-    return os.path.join(folder, sha256(name.encode()).hexdigest()[:16])
+    return os.path.join(folder, _key(name))
 
 
 def _copy(model: str, place: str, weights: bool) -> str:
-    """The folder below `place` with the URL's present files; deletes older copies."""
+    """The folder below `place` with the URL's present files; deletes files of older listings."""
     filesystem, path = storage.locate(model)
-    entries = sorted(filesystem.ls(path, detail=True), key=lambda entry: entry["name"])
-    files = [entry for entry in entries if entry["type"] == "file"]
-    # The entries have sizes, and times or content hashes, so a new run at the same URL has another
-    # folder name.
-    folder = os.path.join(place, sha256(repr(files).encode()).hexdigest()[:16])
+    # An entry has the size, and the time or content hash, so a changed file has another key.
+    files = {
+        _key(entry): entry["name"]
+        for entry in filesystem.ls(path, detail=True)
+        if entry["type"] == "file" and (weights or not entry["name"].endswith(".safetensors"))
+    }
+    folder = os.path.join(place, _key(sorted(files)))
     if os.path.exists(folder):
         return folder
-    shutil.rmtree(place, ignore_errors=True)
+    os.makedirs(kept := os.path.join(place, "files"), exist_ok=True)
+    # First, because a disk may not have room for the old weights and the new ones.
+    for old_folder in set(Path(place).iterdir()) - {Path(kept)}:
+        shutil.rmtree(old_folder)
+    for old_file in Path(kept).iterdir():
+        if old_file.name not in files:
+            old_file.unlink()
     os.makedirs(partial := f"{folder}.partial")
-    for name in (entry["name"] for entry in files):
-        if weights or not name.endswith(".safetensors"):
-            filesystem.get_file(name, os.path.join(partial, os.path.basename(name)))
+    for key, name in files.items():
+        if not os.path.exists(file := os.path.join(kept, key)):
+            filesystem.get_file(name, f"{file}.partial")
+            os.rename(f"{file}.partial", file)
+        os.link(file, os.path.join(partial, os.path.basename(name)))
     os.rename(partial, folder)
     return folder
+
+
+def _key(content: object) -> str:
+    return sha256(repr(content).encode()).hexdigest()[:16]

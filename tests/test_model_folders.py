@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from humpback_ray import model_folders
@@ -47,6 +48,42 @@ def test_changed_model_at_a_url_is_copied_again(tmp_path):
     assert (Path(second) / "model.safetensors").read_bytes() == b"new weights"
     assert not Path(first).exists()
     assert model_folders.local_folder(f"file://{tmp_path}") == second
+
+
+def test_model_at_a_url_with_changed_tags_has_only_those_copied_again(tmp_path):
+    """Other weights under an unchanged entry show whether the node copies them."""
+    source = fsspec.filesystem("memory")
+    source.pipe_file("/tags/model.safetensors", b"weights")
+    source.pipe_file("/tags/chat_template.jinja", b"old")
+    source.pipe_file("/tags/old.json", b"{}")
+    first = Path(model_folders.local_folder("memory://tags"))
+    weights = (first / "model.safetensors").stat().st_ino
+    source.pipe_file("/tags/chat_template.jinja", b"new tags")
+    source.rm_file("/tags/old.json")
+    with source.store["/tags/model.safetensors"] as weights_at_url:
+        weights_at_url.seek(0)
+        weights_at_url.write(b"changed")
+    assert source.cat_file("/tags/model.safetensors") == b"changed"
+    second = Path(model_folders.local_folder("memory://tags"))
+    assert not first.exists()
+    assert (second / "model.safetensors").stat().st_ino == weights
+    contents = {file.name: file.read_bytes() for file in second.iterdir()}
+    assert contents == {"model.safetensors": b"weights", "chat_template.jinja": b"new tags"}
+    kept = {file.stat().st_ino for file in second.iterdir()}
+    assert {f.stat().st_ino for f in second.parent.rglob("*") if f.is_file()} == kept
+
+
+def test_copy_of_a_model_that_was_killed_is_completed(tmp_path):
+    source = fsspec.filesystem("memory")
+    source.pipe_file("/killed/model-1.safetensors", b"first")
+    source.pipe_file("/killed/model-2.safetensors", b"second")
+    folder = Path(model_folders.local_folder("memory://killed"))
+    folder.rename(f"{folder}.partial")
+    (folder.parent / "files" / "half.partial").write_bytes(b"sec")
+    assert Path(model_folders.local_folder("memory://killed")) == folder
+    assert (folder / "model-2.safetensors").read_bytes() == b"second"
+    assert {path.name for path in folder.parent.iterdir()} == {"files", folder.name}
+    assert len(list((folder.parent / "files").iterdir())) == 2
 
 
 def test_missing_model_at_a_url_fails_after_retries(tmp_path, monkeypatch):
