@@ -8,6 +8,7 @@ import socket
 import warnings
 
 from humpback_ray.config.recipe import Recipe
+from humpback_ray.config.urls import ray_address
 from humpback_ray.errors import UserError
 
 CONNECT_SECONDS = 10.0  # a living head accepts a connection in this time
@@ -50,12 +51,11 @@ def join_cluster(recipe: Recipe) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse a dead address at once; Ray itself would try for more than a minute."""
-    if address.startswith(("http://", "https://")):
-        raise UserError(
-            f"{address} is a dashboard: `humpback submit --address {address}` starts a run there; "
-            "to join the cluster from one of its machines give HEAD:6379 or auto"
-        )
+    """Refuse a wrong or dead address at once; Ray itself would try for more than a minute."""
+    try:
+        ray_address(address)
+    except ValueError as error:
+        raise UserError(f"RAY_ADDRESS: {error}") from error
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
@@ -83,7 +83,5 @@ def _quieten() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
-    # ray.llm gives each of its loggers a handler unless their parent has one.
-    logging.getLogger("ray.llm").addHandler(logging.NullHandler())
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -9,12 +9,14 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     field_validator,
     model_validator,
 )
 
 from humpback_ray.config.fields import Frozen, PositiveInt, Share
+from humpback_ray.config.urls import ray_address
 
 # --- placement ----------------------------------------------------------------------------------
 
@@ -22,7 +24,7 @@ from humpback_ray.config.fields import Frozen, PositiveInt, Share
 class ClusterPlacement(Frozen):
     """The Ray cluster: a run joins the one at `address` or `RAY_ADDRESS`, or starts one here."""
 
-    address: str | None = None
+    address: Annotated[str, AfterValidator(ray_address)] | None = None
     local_cpus: PositiveInt = 8  # logical CPUs of a cluster that the run starts
     autoscaling: bool = False  # wait for nodes that an autoscaler adds, instead of refusing
 

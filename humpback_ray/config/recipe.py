@@ -16,9 +16,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from humpback_ray.config.fields import Frozen, marks
+from humpback_ray.config.fields import Frozen, locations, marks
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import ScratchBase, Settings
+from humpback_ray.config.urls import location_problem
 from humpback_ray.errors import UserError
 
 
@@ -29,6 +30,13 @@ class Recipe(Frozen):
     description: str = ""
     settings: Settings
     placement: Placement = Placement()
+
+    @model_validator(mode="after")
+    def _locations_can_be_opened(self) -> Recipe:
+        for key, _, location in locations(self.settings):
+            if problem := location_problem(location):
+                raise ValueError(f"settings.{key}: {problem} (it is {location!r})")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Recipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -17,6 +18,7 @@ from pydantic import (
 )
 
 from humpback_ray.config.fields import Frozen, Location, PositiveInt, Share
+from humpback_ray.config.urls import http_url
 
 # --- settings -----------------------------------------------------------------------------------
 
@@ -155,7 +157,7 @@ class EndpointSettings(Frozen):
     """
 
     # Up to and with /v1.
-    url: Annotated[str, Field(pattern=r"^https?://"), Location(is_packed=False)]
+    url: Annotated[str, AfterValidator(http_url), Location(is_packed=False)]
     model: Annotated[str, Field(min_length=1)]  # the server's name for it
     # `expected` reads the grades among this many likeliest tokens; most servers allow 20.
     num_top_tokens: Annotated[int, Field(ge=1, le=100)] = 20

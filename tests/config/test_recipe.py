@@ -11,7 +11,7 @@ import yaml
 
 from humpback_ray.config.fields import locations
 from humpback_ray.config.recipe import load_recipe, recipe_names
-from humpback_ray.config.settings import TrainingSettings
+from humpback_ray.config.settings import EndpointSettings, TrainingSettings
 from humpback_ray.errors import UserError
 
 SHIPPED = ["llama-33b", "llama-65b", "llama-7b", "tiny"]
@@ -58,6 +58,29 @@ def test_the_llama_recipes_keep_the_papers_values(name):
         ),
         ("settings.rating.endpoint={model: m}", r"settings\.rating\.endpoint\.url is missing"),
         ("settings.rating.endpoint={url: host, model: m}", r"endpoint\.url: .*https.*'host'"),
+        ("settings.rating.endpoint={url: 'http://host:80a', model: m}", r"url: .*port.*host:80a'"),
+        ("settings.rating.endpoint={url: 'http://host:99999', model: m}", r"url: .*port.*99999'"),
+        ("settings.rating.endpoint={url: 'http://host:0/v1', model: m}", r"url: .*port.*:0/v1'"),
+        ("settings.rating.endpoint={url: 'http://', model: m}", r"url: .*no host.*'http://'"),
+        ("settings.rating.endpoint={url: 'http://:80/v1', model: m}", r"url: .*no host.*:80/v1'"),
+        ("settings.rating.endpoint={url: 'ftp://x', model: m}", r"url: .*https://HOST.*'ftp://x'"),
+        ("settings.rating.endpoint={url: 'http://a b/v1', model: m}", r"url: .*space.*'http://a b"),
+        (
+            "settings.rating.endpoint={url: 'http://[::1/v1', model: m}",
+            r"url: .*IPv6.*'http:..\[::1",
+        ),
+        ("settings.seed.path='https://h:1a/p'", r"settings\.seed\.path: .*port.*'https://h:1a/p'"),
+        ("settings.corpus.path='s3://'", r"settings\.corpus\.path: nothing follows s3://.*'s3://'"),
+        ("settings.evaluation.prompts=http://a:b/p", r"settings\.evaluation\.prompts: .*port.*a:b"),
+        ("settings.prompts.rating_template=gs:///", r"settings\.prompts\.rating_template: "),
+        ("settings.base={model: 'http:///m'}", r"settings\.base\.model: .*no host.*'http:///m'"),
+        ("placement.cluster.address=head", r"address: it has no port: write auto.*'head'"),
+        ("placement.cluster.address='ray://head:1a'", r"address: its port is no.*'ray://head:1a'"),
+        ("placement.cluster.address='he ad:6379'", r"address: .*space.*'he ad:6379'"),
+        (
+            "placement.cluster.address='http://h:8265'",
+            r"dashboard: `humpback submit --address http",
+        ),
         ("placement.endpoint.requests_per_second=0", r"requests_per_second: .*greater than 0"),
         ("settings.iterations=0", r"settings\.iterations: .*greater than 0"),
         ("settings.corpus.max_characters=10", "no segment could be kept"),
@@ -73,6 +96,29 @@ def test_mistake_in_a_recipe_is_refused_in_one_line(override, message):
     with pytest.raises(ValueError, match=message) as mistake:
         load_recipe("tiny", [override])
     assert "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "settings.rating.endpoint={url: 'https://user:word@host:8000/v1/', model: m}",
+        "settings.rating.endpoint={url: 'HTTP://[::1]:80', model: m}",
+        "settings.seed.path=s3://bucket/a folder/seed.jsonl",
+        "settings.seed.path='zip://seed.jsonl::https://host/a.zip'",
+        "settings.corpus.path='a::b.md'",
+        "settings.corpus.path=file:///corpus",
+        "placement.cluster.address='[::1]:6379'",
+        "placement.cluster.address=ray://head:10001",
+        "placement.cluster.address=auto",
+    ],
+)
+def test_valid_url_in_a_recipe_is_kept(override):
+    key, _, value = override.partition("=")
+    node = load_recipe("tiny", [override])
+    for name in key.split("."):
+        node = getattr(node, name)
+    wanted = yaml.safe_load(value)
+    assert node == (EndpointSettings(**wanted) if isinstance(wanted, dict) else wanted)
 
 
 def test_rubric_beside_a_rating_template_is_refused_in_one_line():
