@@ -194,9 +194,13 @@ class RatingSettings(Frozen):
             "text": ["sampling"],
             "mean": ["sampling", "num_samples", "min_scored_samples"],
         }
-        names = {"method", "rubric", "weights", *read[self.method]}
-        found = self.model_dump(mode="json", include=names)
-        return found | ({"endpoint": self.endpoint.identity()} if self.endpoint else {})
+        names = {"method", "rubric", *read[self.method]}
+        if self.endpoint is None:
+            return self.model_dump(mode="json", include=names | {"weights"})
+        endpoint = self.endpoint.identity()
+        if self.method != "expected":
+            del endpoint["num_top_tokens"]
+        return self.model_dump(mode="json", include=names) | {"endpoint": endpoint}
 
     @model_validator(mode="after")
     def _enough_samples(self) -> RatingSettings:

@@ -166,6 +166,10 @@ class Stage:
         """Texts in the code on which the result depends, by name, for the fingerprint."""
         return {}
 
+    def unread(self) -> set[str]:
+        """Names of fields that the stage does not read under its settings, left out of the hash."""
+        return set()
+
     @cached_property
     def inputs(self) -> dict[str, Stage | Source]:
         """Stages and sources that the stage reads, by the names of their fields."""
@@ -175,10 +179,11 @@ class Stage:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The content of the fingerprint."""
+        left_out = self.inputs.keys() | self.unread()
         values = {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)
-            if f.metadata.get("hashed", True) and f.name not in self.inputs
+            if f.metadata.get("hashed", True) and f.name not in left_out
         }
         # A section of the recipe stands beside the other fields, so messages name its keys.
         parts = [values.pop("settings", {}), values, self.wording()]

@@ -24,7 +24,7 @@ from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_endpoi
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.missing_rows import RowFolders
-from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
+from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
 from humpback_ray.stages.generating import GeneratingStage
 
 # Outcomes of pairs that no rater could have scored; they do not speak against the rater.
@@ -58,9 +58,16 @@ class Rate(GeneratingStage):
         return self.settings.endpoint is None
 
     def wording(self) -> dict[str, str]:
-        """The turn markers, and how the rater is asked to answer."""
+        """The sentence that asks for the score, and the turn markers of the engines' prompts."""
         answer_format = prompts.REASON_THEN_SCORE if self.reasons else prompts.SCORE_ONLY
-        return {"turns": prompts.render(""), "answer_format": answer_format}
+        turns = {"turns": prompts.render("")} if self.uses_engines else {}
+        return {"answer_format": answer_format, **turns}
+
+    def unread(self) -> set[str]:
+        """`expected` draws no seeds, and an endpoint has its own dtype and context length."""
+        of_seeds = set() if self.reasons else {"random_seed", "iteration"}
+        of_engines = set() if self.uses_engines else {"context_length", "dtype", "long_prompts"}
+        return of_seeds | of_engines
 
     @property
     def reasons(self) -> bool:
@@ -81,7 +88,7 @@ class Rate(GeneratingStage):
             context.of(self.candidates, "rows"),
             context.path("samples" if is_mean else "rows"),
             self.row_task(context),
-            self.long_prompts,
+            self.long_prompts if self.uses_engines else LongPromptSettings(),
             partial(_repeated, num_samples=self.settings.num_samples) if is_mean else None,
             self.endpoint_pool if self.settings.endpoint else None,
         )
@@ -92,19 +99,23 @@ class Rate(GeneratingStage):
 
     def row_task(self, context: Context) -> RowTask:
         """The request of a candidate to the rater, and the way from the answer to a `RatedPair`."""
-        quantization = None if self.settings.weights == "as_stored" else self.settings.weights
-        # Behind an endpoint no model is served here.
-        rater = self.rater or Source("", None)
-        served = self.served(context, rater, quantization)
         return RowTask(
-            # Logits of 16 bits have steps of an eighth of a nat between 16 and 32.
-            model=replace(served, head_dtype="float32"),
+            model=self._rater_model(context),
             id_column="candidate_id",
             row_type=RatedPair,
             to_request=self.to_request,
             to_row=self.to_rated_pair,
             long_column="response",
         )
+
+    def _rater_model(self, context: Context) -> ServedModel:
+        """The rater as the engines load it; an empty model behind an endpoint."""
+        if self.rater is None:
+            return ServedModel("", 0, "")
+        quantization = None if self.settings.weights == "as_stored" else self.settings.weights
+        served = self.served(context, self.rater, quantization)
+        # Logits of 16 bits have steps of an eighth of a nat between 16 and 32.
+        return replace(served, head_dtype="float32")
 
     def endpoint_pool(self, placement: Placement) -> EndpointPool:
         """The rater behind the endpoint of the settings, after one request shows that it rates.
@@ -161,16 +172,17 @@ class Rate(GeneratingStage):
             row["response"],
             reasoning=self.reasons,
         )
-        return self._chat_request(text, self.seed_of(row))
+        return self._chat_request(text, self.seed_of(row) if self.reasons else 0)
 
     def _chat_request(self, text: str, seed: int) -> ChatRequest:
-        sampling, served = self.settings.sampling, self.settings.endpoint
+        served = self.settings.endpoint
         assert served is not None
         if self.reasons:
+            sampling = self.settings.sampling
             return ChatRequest(
                 text, sampling.max_tokens, sampling.temperature, sampling.top_p, seed
             )
-        return ChatRequest(text, MAX_SCORE_TOKENS, seed=seed, top_logprobs=served.num_top_tokens)
+        return ChatRequest(text, MAX_SCORE_TOKENS, top_logprobs=served.num_top_tokens)
 
     def from_chat_reply(self, row: dict[str, Any], reply: ChatReply) -> dict[str, Any]:
         """A pair and the endpoint's reply as the fields of a `RatedPair`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from humpback_ray.config.settings import LongPromptSettings, RatingSettings, Sam
 from humpback_ray.execution.stage import Context, Source, Stage
 from humpback_ray.rows import Candidate, Finish, SeedPair, Segment, Task, TaskKind
 from humpback_ray.serving import vllm_engine
+from humpback_ray.serving.endpoint import try_endpoint
 from humpback_ray.serving.requests import Generation, ServedModel, load_tokenizer
 from humpback_ray.stages.evaluate import Evaluate
+from tests.support.chat_server import chat_server, limits
 from tests.support.generation import augment_stage, candidate, context, rate_stage, segment
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.spying import spied
@@ -27,7 +30,7 @@ ROUTED = LongPromptSettings(policy="route_long", context_length=4096)
 # They change where a result comes from or whether it is enough, and no row of it.
 NOT_PART_OF_A_RESULT = {
     "path", "trust_remote_code", "settings.min_scored_share", "settings.endpoint",
-    "sampling.max_cut_share",
+    "settings.endpoint.url", "sampling.max_cut_share",
 }  # fmt: skip
 
 
@@ -104,37 +107,55 @@ def test_augmentation_reads_what_it_hashes(where, model_folder, tokenizer):
     assert read - names <= NOT_PART_OF_A_RESULT, "read and not hashed"
 
 
+METHODS = {"expected": "grades", "text": "rating_text", "mean": "rating_text"}  # and scripts
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_rating_reads_what_it_hashes(where, model_folder, tokenizer):
-    read_by_any: set[str] = set()
-    hashed_by_all: set[str] | None = None
-    scripts = {"expected": "grades", "text": "rating_text", "mean": "rating_text"}
-    for method, script in scripts.items():
-        place = where(method)
-        folder = Path(place.run_folder)
-        pairs = [candidate(n) for n in range(4)]
-        tables.write_rows(str(folder / "in"), pairs, Candidate)
-        settings = RatingSettings(method=method, num_samples=2)
-        stage = replace(rate_stage(folder, model_folder, settings), long_prompts=ROUTED)
+@pytest.mark.parametrize("method", METHODS)
+def test_rating_by_a_model_reads_what_it_hashes(where, model_folder, tokenizer, method):
+    place = where(method)
+    folder = Path(place.run_folder)
+    tables.write_rows(str(folder / "in"), [candidate(n) for n in range(4)], Candidate)
+    settings = RatingSettings(method=method, num_samples=2)
+    stage = replace(rate_stage(folder, model_folder, settings), long_prompts=ROUTED)
+    make_engine = partial(ScriptedEngine, script=METHODS[method])
 
-        def make_engine(*arguments: Any, script: str = script) -> ScriptedEngine:
-            return ScriptedEngine(*arguments, script=script)
+    def ask(spy: Any) -> None:
+        row = tables.as_dict(candidate(1))
+        spy.to_request(row, tokenizer)
+        spy.to_rated_pair(row, GENERATED)
 
-        def ask(spy: Any) -> None:
-            row = tables.as_dict(candidate(1))
-            spy.to_request(row, tokenizer)
-            spy.to_rated_pair(row, GENERATED)
+    read, names = read_by(stage, replace(place, make_engine=make_engine), ask)
+    assert names - read == set(), "hashed and never read"
+    assert read - names <= NOT_PART_OF_A_RESULT, "read and not hashed"
 
-        read, names = read_by(stage, replace(place, make_engine=make_engine), ask)
-        assert read - names <= NOT_PART_OF_A_RESULT, f"{method}: read and not hashed"
-        read_by_any |= read
-        in_section = {name for name in names if name.startswith("settings.")}
-        assert in_section - read == set(), f"{method}: hashed and never read"
-        hashed_by_all = names if hashed_by_all is None else hashed_by_all & names
-    # Seeds are drawn for sampled ratings alone, whose stages differ by method anyway.
-    assert hashed_by_all is not None
-    assert hashed_by_all - read_by_any == set(), "hashed and never read"
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("method", METHODS)
+def test_rating_by_an_endpoint_reads_what_it_hashes(where, method):
+    place = where(method)
+    folder = Path(place.run_folder)
+    word = "good" if method == "expected" else "text"  # the server's script
+    pairs = [replace(candidate(n), response=f"{n} {word}") for n in range(4)]
+    tables.write_rows(str(folder / "in"), pairs, Candidate)
+
+    def ask(spy: Any) -> None:
+        row = tables.as_dict(pairs[1])
+        request = spy.to_chat_request(row)
+        spy.from_chat_reply(row, try_endpoint(server.settings, limits(), request))
+
+    with chat_server() as server:
+        server.probe = word
+        settings = RatingSettings(method=method, num_samples=2, endpoint=server.settings)
+        stage = replace(
+            rate_stage(folder, "", settings), rater=None, long_prompts=ROUTED,
+            template="$instruction\n$answer_format\n$response",
+        )  # fmt: skip
+        read, names = read_by(stage, place, ask)
+    assert names - read == set(), "hashed and never read"
+    assert read - names <= NOT_PART_OF_A_RESULT, "read and not hashed"
 
 
 @dataclass(frozen=True, kw_only=True)
