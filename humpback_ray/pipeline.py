@@ -37,6 +37,8 @@ from humpback_ray.stages.rate import Rate, rating_template
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
+SEGMENTS = "segments"  # path of the stage that a message names before a recipe is known
+
 
 def stages_of(recipe: Recipe) -> list[Stage]:
     """Every stage of a recipe's run, in the order in which they run.
@@ -80,7 +82,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     file = file_source(s.seed.path, "seed file", "settings.seed.path")
     seed = declare(Seed(path="seed", file=file, settings=s.seed, **seeded))
     corpus = corpus_source(s.corpus.path)
-    segments = declare(Segments(path="segments", corpus=corpus, settings=s.corpus))
+    segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus))
     base = _base(s, segments, stages)
 
     # M_yx writes instructions, M_0 answers them.

@@ -6,18 +6,27 @@ are bytes, tokens and seconds unless a name says otherwise; GiB is 2**30 bytes, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from humpback_ray.config.recipe import Recipe
-from humpback_ray.config.settings import ScratchBase, SelectionSettings, TrainingSettings
+from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import StageRecord
+from humpback_ray.execution.stage import Source, Stage, StageRecord
 from humpback_ray.method.schedule import schedule
+from humpback_ray.rows import Direction, SegmentOutcome
 from humpback_ray.sizing.architecture import Architecture, architecture_of
 from humpback_ray.sizing.hardware import GIB, Hardware
 from humpback_ray.sizing.memory import ENGINE_WORKSPACE, fit_training, gib, smallest_engine
 from humpback_ray.sizing.time import GenerationWork, generation_seconds, step_seconds
+from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.base import BaseExamples
+from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.examples import SeedExamples
+from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.generating import GeneratingStage
+from humpback_ray.stages.rate import Rate
+from humpback_ray.stages.segments import Segments
 
 # For starting engines or workers, reading weights and writing the result; a guess.
 STAGE_START_HOURS = 0.1
@@ -62,7 +71,7 @@ class RunEstimate:
 
 def estimate_stages(
     recipe: Recipe,
-    kinds: Mapping[str, str],
+    stages: Sequence[Stage],
     records: Mapping[str, StageRecord],
     hardware: Hardware,
     num_rows: int | None = None,
@@ -70,7 +79,7 @@ def estimate_stages(
     """Estimate every stage that runs on GPUs, in order.
 
     Args:
-        kinds: kind of every stage by its path, in the order in which they run.
+        stages: all of the recipe, in the order in which they run.
         records: records of the finished stages by path. A finished stage costs nothing, and its
             number of rows replaces the paper's.
         num_rows: number of segments; replaces the run's or the paper's.
@@ -80,62 +89,76 @@ def estimate_stages(
     """
     if num_rows is not None and num_rows < 1:
         raise UserError(f"--rows {num_rows}: at least one segment is needed")
-    estimator = _Estimator(recipe, architecture_of(recipe), records, hardware, num_rows)
+    architecture = architecture_of(recipe)
+    estimator = _Estimator(recipe, stages, architecture, records, hardware, num_rows)
     return [
-        StageEstimate(path, "done", "-", 0.0) if path in records else estimator.stage(path, kind)
-        for path, kind in kinds.items()
-        if kind in ("augment", "rate", "evaluate", "finetune")
+        StageEstimate(stage.path, "done", "-", 0.0)
+        if stage.path in records
+        else estimator.stage(stage)
+        for stage in stages
+        if isinstance(stage, GeneratingStage | Finetune)
     ]
+
+
+def seed_model(stages: Sequence[Stage]) -> tuple[Finetune, SeedExamples]:
+    """M_0, the model that is trained on the seed pairs as they are, and its examples."""
+    return next(
+        (stage, stage.examples)
+        for stage in stages
+        if isinstance(stage, Finetune)
+        and isinstance(stage.examples, SeedExamples)
+        and stage.examples.direction is Direction.FORWARD
+    )
 
 
 @dataclass(frozen=True)
 class _Estimator:
     recipe: Recipe
+    stages: Sequence[Stage]
     architecture: Architecture
     records: Mapping[str, StageRecord]
     hardware: Hardware
     num_rows: int | None
 
-    def stage(self, path: str, kind: str) -> StageEstimate:
-        return self.training(path) if kind == "finetune" else self.generation(path, kind)
+    def stage(self, stage: GeneratingStage | Finetune) -> StageEstimate:
+        return self.training(stage) if isinstance(stage, Finetune) else self.generation(stage)
 
-    def generation(self, path: str, kind: str) -> StageEstimate:
-        settings, engine = self.recipe.settings, self.recipe.placement.engine
-        if kind == "rate" and settings.rating.endpoint:
-            return StageEstimate(path, "rated elsewhere, at the endpoint's price", "-", 0.0)
-        is_fp8 = kind == "rate" and settings.rating.weights == "fp8"
-        dtype = "fp8" if is_fp8 else settings.dtype
+    def generation(self, stage: GeneratingStage) -> StageEstimate:
+        engine = self.recipe.placement.engine
+        if isinstance(stage, Rate) and stage.settings.endpoint:
+            return StageEstimate(stage.path, "rated elsewhere, at the endpoint's price", "-", 0.0)
+        is_fp8 = isinstance(stage, Rate) and stage.settings.weights == "fp8"
+        dtype = "fp8" if is_fp8 else stage.dtype
         fit = smallest_engine(
             self.architecture, self.hardware, dtype=dtype,
-            context_length=settings.context_length,
+            context_length=stage.context_length,
             gpu_memory_utilization=engine.gpu_memory_utilization,
         )  # fmt: skip
         hardware = self.hardware
-        if fit.num_kv_tokens < settings.context_length:
-            return self.too_large(
-                path, f"an engine on {fit.num_gpus} GPUs", fit.weight_bytes + ENGINE_WORKSPACE
-            )
+        if fit.num_kv_tokens < stage.context_length:
+            layout = f"an engine on {fit.num_gpus} GPUs"
+            return self.too_large(stage, layout, fit.weight_bytes + ENGINE_WORKSPACE)
         num_engines = hardware.gpus_per_node // fit.tensor_parallel_size
         num_engines *= hardware.num_nodes // fit.pipeline_parallel_size
         seconds = generation_seconds(
             self.architecture, hardware.gpu, fit, num_engines=num_engines,
-            work=self.work(kind), dtype=dtype,
+            work=self.work(stage), dtype=dtype,
             max_sequences=engine.max_num_seqs,
         )  # fmt: skip
         pipeline = fit.pipeline_parallel_size
-        sequences = fit.num_kv_tokens // settings.context_length
+        sequences = fit.num_kv_tokens // stage.context_length
         return StageEstimate(
-            path,
+            stage.path,
             f"weights {fit.weight_bytes / GIB:.1f} + KV {fit.kv_bytes / GIB:.1f} of "
-            f"{hardware.gpu.memory_gib} GiB; {sequences} x {settings.context_length} tokens",
+            f"{hardware.gpu.memory_gib} GiB; {sequences} x {stage.context_length} tokens",
             f"{num_engines} engines x TP{fit.tensor_parallel_size}"
             + (f" PP{pipeline}" if pipeline > 1 else ""),
             seconds / 3600 + STAGE_START_HOURS,
         )
 
-    def training(self, path: str) -> StageEstimate:
-        settings = training_settings(self.recipe, path)
-        num_examples, tokens = self.examples(path)
+    def training(self, stage: Finetune) -> StageEstimate:
+        settings = stage.settings
+        num_examples, tokens = self.examples(stage)
         batch_size, num_steps = schedule(num_examples, settings)
         checkpointing = self.recipe.placement.training.gradient_checkpointing
         fit = fit_training(
@@ -145,14 +168,14 @@ class _Estimator:
         )  # fmt: skip
         if fit.needed_bytes > self.hardware.gpu.memory:
             layout = f"ZeRO-{fit.zero_stage} of batches of {batch_size} on {fit.num_workers} GPUs"
-            return self.too_large(path, layout, fit.needed_bytes)
+            return self.too_large(stage, layout, fit.needed_bytes)
         length = min(tokens, settings.max_length)
         step = step_seconds(
             self.architecture, self.hardware, fit, batch_size=batch_size,
             sequence_length=length, lora=settings.lora,
         )  # fmt: skip
         return StageEstimate(
-            path,
+            stage.path,
             f"states {fit.state_bytes / GIB:.1f} + activations {fit.activation_bytes / GIB:.1f} "
             f"of {self.hardware.gpu.memory_gib} GiB",
             f"ZeRO-{fit.zero_stage} x {fit.num_workers} GPUs, micro-batch "
@@ -161,70 +184,59 @@ class _Estimator:
             num_steps * step / 3600 + STAGE_START_HOURS,
         )
 
-    def too_large(self, path: str, layout: str, num_bytes: float) -> StageEstimate:
-        memory = self.hardware.gpu.memory_gib
-        return StageEstimate(
-            path, f"does not fit: {layout} needs {gib(num_bytes)} of {memory} GiB", "-", None
+    def too_large(self, stage: Stage, layout: str, num_bytes: float) -> StageEstimate:
+        fits = (
+            f"does not fit: {layout} needs {gib(num_bytes)} of {self.hardware.gpu.memory_gib} GiB"
         )
+        return StageEstimate(stage.path, fits, "-", None)
 
-    def segments(self) -> int:
-        record = self.records.get("segments")
-        kept = record.outcomes.get("kept") if record else None
+    def num_segments(self) -> int:
+        segments = next(stage for stage in self.stages if isinstance(stage, Segments))
+        record = self.records.get(segments.path)
+        kept = record.outcomes.get(SegmentOutcome.KEPT.value) if record else None
         return self.num_rows or kept or NUM_SEGMENTS
 
-    def work(self, kind: str) -> GenerationWork:
+    def work(self, stage: GeneratingStage) -> GenerationWork:
         instruction, response = (n / CHARACTERS_PER_TOKEN for n in CANDIDATE_CHARACTERS)
         settings = self.recipe.settings
-        if kind == "augment":
-            output = min(instruction, settings.augmentation.max_tokens)
-            num_rows = self.segments() * settings.num_candidates
-            return GenerationWork(num_rows, TEMPLATE_TOKENS + response, output)
-        if kind == "evaluate":
-            output = min(ANSWER_TOKENS, settings.evaluation.sampling.max_tokens)
-            return GenerationWork(NUM_EVALUATION_PROMPTS, 2 * TEMPLATE_TOKENS, output)
-        rating = settings.rating
-        repeats = settings.num_candidates
-        repeats *= rating.num_samples if rating.method == "mean" else 1
-        output = min(RATIONALE_TOKENS, rating.sampling.max_tokens)
-        return GenerationWork(
-            self.segments() * repeats,
-            TEMPLATE_TOKENS + instruction + response,
-            1 if rating.method == "expected" else output,
-            RUBRIC_TOKENS,
-        )
+        num_candidates = self.num_segments() * settings.num_candidates
+        if isinstance(stage, Augment):
+            output = min(instruction, stage.sampling.max_tokens)
+            return GenerationWork(num_candidates, TEMPLATE_TOKENS + response, output)
+        if isinstance(stage, Rate):
+            rating = stage.settings
+            output = min(RATIONALE_TOKENS, rating.sampling.max_tokens)
+            return GenerationWork(
+                num_candidates * (rating.num_samples if rating.method == "mean" else 1),
+                TEMPLATE_TOKENS + instruction + response,
+                1 if rating.method == "expected" else output,
+                RUBRIC_TOKENS,
+            )
+        # Every other stage is taken for one that answers the evaluation's prompts.
+        output = min(ANSWER_TOKENS, settings.evaluation.sampling.max_tokens)
+        return GenerationWork(NUM_EVALUATION_PROMPTS, 2 * TEMPLATE_TOKENS, output)
 
-    def num_rows_of(self, path: str) -> int | None:
+    def num_rows_of(self, stage: Stage | Source) -> int | None:
         """Number of rows of a finished stage."""
-        record = self.records.get(path)
+        record = self.records.get(stage.path) if isinstance(stage, Stage) else None
         return record.num_rows if record else None
 
-    def examples(self, path: str) -> tuple[int, float]:
+    def examples(self, stage: Finetune) -> tuple[int, float]:
         """Number of examples of a training, and their mean tokens."""
-        base = self.recipe.settings.base
-        finished = self.num_rows_of(path.replace("model", "examples"))
-        if path == "base/model" and isinstance(base, ScratchBase):
-            return finished or self.segments(), base.sequence_length
+        examples, finished = stage.examples, self.num_rows_of(stage.examples)
+        if isinstance(examples, BaseExamples):
+            return finished or self.num_segments(), examples.sequence_length
         num_seed = self.recipe.settings.seed.max_pairs or NUM_SEED_PAIRS
-        num_seed = self.num_rows_of("forward-0/examples") or num_seed
+        _, seed_examples = seed_model(self.stages)
+        num_seed = self.num_rows_of(seed_examples) or num_seed
         num_chosen = 0
-        if path.startswith("iter-"):
-            selection = self.recipe.settings.selection
-            num_chosen = num_selected(selection, self.segments())
+        if isinstance(examples, Curate):
+            num_chosen = num_selected(examples.settings, self.num_segments())
             if finished:
                 num_chosen = finished - num_seed
         characters = num_seed * SEED_CHARACTERS + num_chosen * SELECTED_CHARACTERS
         num_examples = num_seed + num_chosen
         return num_examples, characters / num_examples / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
-
-
-def training_settings(recipe: Recipe, path: str) -> TrainingSettings:
-    """Settings of the training at a path."""
-    settings = recipe.settings
-    if path == "backward/model":
-        return settings.backward_training
-    if path == "base/model" and isinstance(settings.base, ScratchBase):
-        return settings.base.training
-    return settings.forward_training
 
 
 def num_selected(selection: SelectionSettings, num_segments: int) -> int:

@@ -18,7 +18,6 @@ longer or shorter as models get better, and another share of selected pairs than
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,10 +28,16 @@ from scipy import stats
 from humpback_ray import storage
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.execution import clock, provenance
-from humpback_ray.execution.stage import StageRecord
+from humpback_ray.execution.stage import Stage, StageRecord
 from humpback_ray.method.schedule import schedule
 from humpback_ray.planning import estimate
 from humpback_ray.sizing.hardware import Hardware
+from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.base import BaseExamples
+from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.generating import GeneratingStage
+from humpback_ray.stages.rate import Rate
 
 RESULT = "probe.json"  # in the run's folder
 Records = Mapping[str, StageRecord]  # by path
@@ -100,39 +105,47 @@ def relative_error(values: Sequence[float]) -> float:
     return float(half_width) * standard_error / mean if mean else 0.0
 
 
-def extrapolate(recipe: Recipe, kinds: Mapping[str, str], sample: Sample) -> list[StageForecast]:
+def extrapolate(recipe: Recipe, stages: Sequence[Stage], sample: Sample) -> list[StageForecast]:
     """Forecast every stage of the real run.
 
     Args:
         recipe: of the run, not shortened.
-        kinds: kind of every stage of the run by its path, in order.
+        stages: all of the run, in order.
         sample: measurements of the probe.
     """
-    stages = []
-    for path, kind in kinds.items():
-        if kind in ("augment", "rate", "evaluate"):
-            stage = _generating(recipe, path, kind, sample)
-        elif kind == "finetune":
-            stage = _training(recipe, path, sample)
+    forecasts = []
+    for stage in stages:
+        measured = stand_in(stage, stages, sample.records)
+        if measured is not None and isinstance(stage, GeneratingStage):
+            forecast = _generating(recipe, stage, measured, sample)
+        elif measured is not None and isinstance(stage, Finetune):
+            forecast = _training(recipe, stage, measured, sample)
         else:
-            record = sample.done.get(path) or sample.records.get(_stand_in(path))
-            stage = StageForecast(path, record.seconds if record else 0.0)
-        stages.append(replace(stage, is_done=path in sample.done))
-    return stages
+            record = sample.done.get(stage.path) or sample.records.get(measured or "")
+            forecast = StageForecast(stage.path, record.seconds if record else 0.0)
+        forecasts.append(replace(forecast, is_done=stage.path in sample.done))
+    return forecasts
 
 
-def _stand_in(path: str) -> str:
-    """The probe's stage that measures a stage: all iterations and all models cost alike."""
-    if path.startswith("evaluation/"):
-        return "evaluation/M_0"
-    path = re.sub(r"^iter-\d+/", "iter-1/", path)
-    return "forward-0/model" if path == "iter-1/model" else path
+def stand_in(stage: Stage, stages: Sequence[Stage], records: Records) -> str | None:
+    """Path of the probe's stage that measures a stage: its own, else the last one of its class.
+
+    All iterations and all models cost alike. The last training of a probe is that of M_0, which has
+    the settings of every M_t. None if the probe measured no stage of the class.
+    """
+    if stage.path in records:
+        return stage.path
+    alike = [other.path for other in stages if type(other) is type(stage) and other.path in records]
+    return alike[-1] if alike else None
 
 
-def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> StageForecast:
-    record = sample.records[_stand_in(path)]
+def _generating(
+    recipe: Recipe, stage: GeneratingStage, measured: str, sample: Sample
+) -> StageForecast:
+    record = sample.records[measured]
     engine, num_rows = recipe.placement.engine, record.num_rows
-    if kind != "evaluate":
+    # The rows of other stages, such as an evaluation's prompts, are the probe's.
+    if isinstance(stage, Augment | Rate):
         num_rows = sample.num_segments * recipe.settings.num_candidates
     engines = record.figures.get("engines")
     # An endpoint's engines are unknown, so its rows come at the measured rate.
@@ -140,28 +153,28 @@ def _generating(recipe: Recipe, path: str, kind: str, sample: Sample) -> StageFo
     # An engine takes whole batches.
     num_engines = min(engine.max_engines, -(-num_rows // engine.rows_per_batch)) if engines else 1
     return StageForecast(
-        path,
+        stage.path,
         fixed_seconds=record.seconds - busy,
         unit="rows",
         num_units=num_rows,
         unit_seconds=busy / record.num_rows / num_engines,
         # An evaluation uses all of its prompts, so it has no sampling error.
-        relative_error=sample.row_errors.get(_stand_in(path), 0.0),
+        relative_error=sample.row_errors.get(measured, 0.0),
     )
 
 
-def _training(recipe: Recipe, path: str, sample: Sample) -> StageForecast:
-    record, steps = sample.records[_stand_in(path)], sample.steps[_stand_in(path)]
+def _training(recipe: Recipe, stage: Finetune, measured: str, sample: Sample) -> StageForecast:
+    record, steps = sample.records[measured], sample.steps[measured]
     rates = [1 / step["tokens_per_second"] for step in steps[1:] or steps]
     token_seconds = statistics.median(rates)
     saves = [step["checkpoint_seconds"] for step in steps if step["checkpoint_seconds"]]
     num_tokens = sum(step["tokens_per_second"] * step["seconds"] for step in steps)
-    num_examples, mean_tokens = _examples(recipe, path, sample)
-    batch_size, num_steps = schedule(num_examples, estimate.training_settings(recipe, path))
+    num_examples, mean_tokens = _examples(stage, record, sample)
+    batch_size, num_steps = schedule(num_examples, stage.settings)
     num_saves = (num_steps - 1) // recipe.placement.training.checkpoint_every
     saving = num_saves * statistics.mean(saves) if saves else 0.0
     return StageForecast(
-        path,
+        stage.path,
         fixed_seconds=max(record.seconds - sum(saves) - num_tokens * token_seconds, 0.0),
         unit="steps",
         num_units=num_steps,
@@ -170,15 +183,15 @@ def _training(recipe: Recipe, path: str, sample: Sample) -> StageForecast:
     )
 
 
-def _examples(recipe: Recipe, path: str, sample: Sample) -> tuple[int, float]:
+def _examples(stage: Finetune, record: StageRecord, sample: Sample) -> tuple[int, float]:
     """Number of a training's examples in the real run, and their mean tokens."""
-    figures = sample.records[_stand_in(path)].figures
-    num_examples, num_tokens = figures["num_examples"], figures["num_tokens"]
-    if path == "base/model" and path not in sample.done:  # pieces of the drawn segments
+    num_examples, num_tokens = record.figures["num_examples"], record.figures["num_tokens"]
+    # Pieces of the drawn segments.
+    if isinstance(stage.examples, BaseExamples) and stage.path not in sample.done:
         share = sample.num_rows / sample.num_segments
         return round(num_examples / share), num_tokens / num_examples
-    if path.startswith("iter-"):
-        num_web = estimate.num_selected(recipe.settings.selection, sample.num_segments)
+    if isinstance(stage.examples, Curate):
+        num_web = estimate.num_selected(stage.examples.settings, sample.num_segments)
         num_examples += num_web
         num_tokens += num_web * sample.web_tokens
     return num_examples, num_tokens / num_examples

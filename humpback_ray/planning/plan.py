@@ -74,8 +74,7 @@ def estimate_run(
         for path, (state, record) in states.items()
         if state is State.DONE and isinstance(record, StageRecord)
     }
-    kinds = {stage.path: stage.kind for stage in stages}
-    estimates = estimate_stages(recipe, kinds, finished, hardware, num_rows)
+    estimates = estimate_stages(recipe, stages, finished, hardware, num_rows)
     if num_rows is not None:
         return RunEstimate(estimates)
     with storage.explained(run_folder):

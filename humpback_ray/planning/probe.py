@@ -32,15 +32,19 @@ from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.provenance import provenance
 from humpback_ray.execution.stage import METRICS, Context, Result, Stage, StageRecord, State
 from humpback_ray.method.tokens import example_ids
-from humpback_ray.planning import extrapolate
+from humpback_ray.planning import estimate, extrapolate
 from humpback_ray.planning.extrapolate import ProbeReport, Records, Sample
-from humpback_ray.rows import SegmentOutcome
+from humpback_ray.rows import RatingOutcome, SegmentOutcome
 from humpback_ray.serving.requests import ServedModel, load_tokenizer
+from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.generating import GeneratingStage
+from humpback_ray.stages.rate import Rate
+from humpback_ray.stages.segments import Segments
 
 FOLDER = "_probe"  # in the run's folder
 NUM_STEPS = 8  # of a training; the first warms up, the others count
-BEFORE_GENERATING = ("seed", "base/", "backward/", "forward-0/")
-GENERATING = ("candidates", "iter-1/rated", "evaluation/M_0")
 # vLLM's defaults for `max_num_seqs`, at most.
 MAX_SEQUENCES = {"cpu": 256, "gpu": 1024}
 
@@ -75,8 +79,8 @@ def probe_run(run_folder: str, num_rows: int, console: Console) -> ProbeReport:
         sample.num_rows,
         sample.num_segments,
         _num_gpus(recipe),
-        extrapolate.extrapolate(recipe, {stage.path: stage.kind for stage in stages}, sample),
-        _notes(recipe, run_folder, num_rows, sample),
+        extrapolate.extrapolate(recipe, stages, sample),
+        _notes(recipe, stages, run_folder, num_rows, sample),
     )
     with storage.explained(run_folder):
         extrapolate.write(report, run_folder)
@@ -91,7 +95,7 @@ def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
     with storage.explained(run_folder):
         config = storage.read_json(storage.join(run_folder, "config.json"))
     name = config["name"] if config else "RECIPE"
-    command = f"humpback run {name} --run {run_folder} --until segments"
+    command = f"humpback run {name} --run {run_folder} --until {pipeline.SEGMENTS}"
     if config is None:
         raise UserError(f"no run in {run_folder}: make its segments first with `{command}`")
     try:
@@ -106,7 +110,7 @@ def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
         states = {stage.path: stage.find(run_folder) for stage in stages}
     done = {path: record for path, (state, record) in states.items()
             if state is State.DONE and isinstance(record, StageRecord)}  # fmt: skip
-    if "segments" not in done:
+    if pipeline.SEGMENTS not in done:
         raise UserError(f"{run_folder} has no finished segments to draw from: run `{command}`")
     return recipe, stages, done
 
@@ -157,14 +161,20 @@ def _take_over(
     """
     for stage in cut_stages:
         source = storage.join(run_folder, stage.path)
-        if stage.path == "segments":
+        if isinstance(stage, Segments):
             rows, random_seed = storage.join(source, "rows"), cut.settings.random_seed
             fill = partial(_draw, source=rows, num_rows=num_rows, random_seed=random_seed)
-        elif stage.path in done and stage.path.startswith(BEFORE_GENERATING):
+        elif _is_taken_over(stage, done):
             fill = partial(_copy, source=source, record=done[stage.path])
         else:
             continue
         _fill(stage, fill, storage.join(run_folder, FOLDER), cut, console)
+
+
+def _is_taken_over(stage: Stage, done: Records) -> bool:
+    """True for a finished stage before the first generation, except for the segments."""
+    is_before = not isinstance(stage, Segments) and not _follows(stage, GeneratingStage)
+    return is_before and stage.path in done
 
 
 def _fill(
@@ -202,30 +212,42 @@ def _copy(context: Context, *, source: str, record: StageRecord) -> Result:
     return Result(record.num_rows, record.outcomes, record.figures)
 
 
+def _follows(stage: Stage, kind: type[Stage]) -> bool:
+    """True if the stage, or one whose result it needs, is of this class."""
+    origins = [origin for origin in stage.inputs.values() if isinstance(origin, Stage)]
+    return isinstance(stage, kind) or any(_follows(origin, kind) for origin in origins)
+
+
 def _run_stages(cut_stages: Sequence[Stage], cut: Recipe, folder: str, console: Console) -> Records:
-    wanted = ("segments", *BEFORE_GENERATING, *GENERATING)
-    only = [stage.path for stage in cut_stages if stage.path.startswith(wanted)]
+    """Run the stages up to the first rating, the evaluation of M_0, and the selection."""
+    first = [stage for stage in cut_stages if not _follows(stage, Curate)]
+    # All models cost alike, so one evaluation is enough: the last one, that of M_0.
+    last: dict[type[Stage], Stage] = {
+        type(stage): stage for stage in first if isinstance(stage, GeneratingStage)
+    }
+    only = [stage.path for stage in first if last.get(type(stage), stage) is stage]
     records = runner.run(cut_stages, cut, folder, console, only=only)
     # Raters of a few steps may give no score that parses; then there is nothing to select from.
-    if records["iter-1/rated"].outcomes.get("scored"):
-        records |= runner.run(cut_stages, cut, folder, console, only=["iter-1/examples"])
+    curate = next(stage for stage in cut_stages if isinstance(stage, Curate))
+    if records[curate.rated.path].outcomes.get(RatingOutcome.SCORED.value):
+        records |= runner.run(cut_stages, cut, folder, console, only=[curate.path])
     return records
 
 
 def _read_sample(
     cut_stages: Sequence[Stage], cut: Recipe, folder: str, records: Records, done: Records
 ) -> Sample:
-    trainings = [stage.path for stage in cut_stages if stage.kind == "finetune"]
-    rated = ("candidates", "iter-1/rated")
-    taken = {path: done[path] for path in done if path.startswith(BEFORE_GENERATING)}
+    trainings = [stage.path for stage in cut_stages if isinstance(stage, Finetune)]
+    rated = [stage.path for stage in cut_stages if isinstance(stage, Augment | Rate)]
+    taken = {stage.path: done[stage.path] for stage in cut_stages if _is_taken_over(stage, done)}
     return Sample(
         records={**records, **taken},
         # The steps of trainings that the run has finished come from the copies.
         steps={path: _steps(storage.join(folder, path)) for path in trainings if path in records},
         row_errors={path: _row_error(storage.join(folder, path, "rows")) for path in rated},
-        web_tokens=_web_tokens(cut, folder),
-        num_rows=records["segments"].num_rows,
-        num_segments=done["segments"].outcomes[SegmentOutcome.KEPT.value],
+        web_tokens=_web_tokens(cut_stages, cut, folder),
+        num_rows=records[pipeline.SEGMENTS].num_rows,
+        num_segments=done[pipeline.SEGMENTS].outcomes[SegmentOutcome.KEPT.value],
         done=done,
     )
 
@@ -245,15 +267,18 @@ def _row_error(folder: str) -> float:
     return max(extrapolate.relative_error(prompts), extrapolate.relative_error(answers))
 
 
-def _web_tokens(cut: Recipe, folder: str) -> float:
+def _web_tokens(cut_stages: Sequence[Stage], cut: Recipe, folder: str) -> float:
     """Mean length of a candidate as a training example, its response cut at `max_length`."""
     settings = cut.settings
     max_length = settings.forward_training.max_length
     trusted = isinstance(settings.base, PretrainedBase) and settings.base.trust_remote_code
-    location = storage.join(folder, "forward-0/model")
+    tokenized, _ = estimate.seed_model(cut_stages)
+    candidates = next(stage for stage in cut_stages if isinstance(stage, Augment))
+    location = storage.join(folder, tokenized.path)
     model = ServedModel(location, settings.context_length, settings.dtype, trusted)
     tokenizer = load_tokenizer(model)
-    table = tables.read_table(storage.join(folder, "candidates/rows"), ["instruction", "response"])
+    rows = storage.join(folder, candidates.path, "rows")
+    table = tables.read_table(rows, ["instruction", "response"])
     examples = [
         example_ids(
             tokenizer, row["instruction"], settings.prompts.web_tag, row["response"], max_length
@@ -275,7 +300,9 @@ def _num_gpus(recipe: Recipe) -> int:
     )
 
 
-def _notes(recipe: Recipe, run_folder: str, num_wanted: int, sample: Sample) -> list[str]:
+def _notes(
+    recipe: Recipe, stages: Sequence[Stage], run_folder: str, num_wanted: int, sample: Sample
+) -> list[str]:
     engine, num_rows = recipe.placement.engine, sample.num_rows
     notes = []
     if num_wanted > num_rows:
@@ -287,10 +314,19 @@ def _notes(recipe: Recipe, run_folder: str, num_wanted: int, sample: Sample) -> 
             "generating stages may take less than this. Take --rows "
             f"{min(4 * num_places, sample.num_segments)}."
         )
-    if "forward-0/model" not in sample.done:
+    seed_model, _ = estimate.seed_model(stages)
+    if seed_model.path not in sample.done:
         notes.append(
             f"The models that generated were trained for up to {NUM_STEPS} steps; finished ones "
             f"may write less or more. After `humpback run {recipe.name} --run {run_folder} "
-            "--until forward-0/model` a probe takes the finished ones."
+            f"--until {seed_model.path}` a probe takes the finished ones."
         )
+    unmeasured = [
+        stage.path
+        for stage in stages
+        if isinstance(stage, GeneratingStage | Finetune)
+        and extrapolate.stand_in(stage, stages, sample.records) is None
+    ]
+    if unmeasured:
+        notes.append(f"Not measured, and counted as nothing: {', '.join(unmeasured)}.")
     return notes

@@ -8,6 +8,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
+from humpback_ray import pipeline
 from humpback_ray.cli import app
 from humpback_ray.config.recipe import load_recipe, recipe_names
 from humpback_ray.config.settings import LoraSettings
@@ -316,23 +317,20 @@ def test_generation_takes_half_as_long_on_twice_the_engines():
 
 # --- a recipe's stages ----------------------------------------------------------------------------
 
-KINDS = {
-    "seed": "seed", "backward/model": "finetune", "forward-0/model": "finetune",
-    "candidates": "augment", "iter-1/rated": "rate", "iter-1/model": "finetune",
-    "iter-2/rated": "rate", "iter-2/model": "finetune", "evaluation/M_2": "evaluate",
-}  # fmt: skip
 
-
-def stages(*overrides: str, records=None, rows=None, hardware="8xH100"):
+def stages(*overrides: str, records=None, rows=None, hardware="8xH100", nodes=1):
     recipe = load_recipe("llama-7b", list(overrides))
-    machines = parse_hardware(hardware)
-    found = estimate.estimate_stages(recipe, KINDS, records or {}, machines, rows)
+    machines, declared = parse_hardware(hardware, nodes), pipeline.stages_of(recipe)
+    found = estimate.estimate_stages(recipe, declared, records or {}, machines, rows)
     return {stage.path: stage for stage in found}
 
 
 def test_estimate_has_every_gpu_stage_of_a_recipe():
     found = stages()
-    assert list(found) == [path for path in KINDS if path != "seed"]
+    declared = pipeline.stages_of(load_recipe("llama-7b"))
+    assert list(found) == [
+        stage.path for stage in declared if stage.uses_engines or stage.uses_workers
+    ]
     # Both iterations rate the same candidates.
     assert found["iter-1/rated"].hours == found["iter-2/rated"].hours
     assert found["candidates"].layout == "8 engines x TP1"
@@ -377,10 +375,7 @@ def test_estimate_on_every_hardware_fits_or_says_so(size, fewest):
     for hardware, first in zip(("8xA100-40", "8xA100-80", "8xH100"), fewest, strict=True):
         hours = []
         for num_nodes in (1, 2, 4, 8):
-            recipe = load_recipe("llama-7b", [model])
-            machines = parse_hardware(hardware, num_nodes)
-            found = estimate.estimate_stages(recipe, KINDS, {}, machines)
-            (training,) = (stage for stage in found if stage.path == "iter-2/model")
+            training = stages(model, hardware=hardware, nodes=num_nodes)["iter-2/model"]
             if first is None or num_nodes < first:
                 assert training.hours is None
                 assert re.match(r"does not fit: ZeRO-3 .* needs [\d.]+ GiB of", training.fits)

@@ -18,13 +18,7 @@ from humpback_ray.sizing.hardware import parse_hardware
 from tests.support.records import record
 
 RUNNER = CliRunner()
-KINDS = {
-    "seed": "seed", "segments": "segments", "base/examples": "base-examples",
-    "base/model": "finetune", "backward/model": "finetune", "forward-0/model": "finetune",
-    "candidates": "augment", "iter-1/rated": "rate", "iter-1/examples": "curate",
-    "iter-1/model": "finetune", "iter-2/rated": "rate", "iter-2/examples": "curate",
-    "iter-2/model": "finetune", "evaluation/base": "evaluate", "evaluation/M_2": "evaluate",
-}  # fmt: skip
+NO_CORPUS = "settings.corpus.path=/none"  # stages are declared without one, and sooner
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -72,8 +66,10 @@ SAMPLE = extrapolate.Sample(
 
 
 def stages_of(*overrides: str, **changes) -> dict[str, extrapolate.StageForecast]:
-    found = extrapolate.extrapolate(recipe(*overrides), KINDS, replace(SAMPLE, **changes))
-    assert [stage.path for stage in found] == list(KINDS)
+    full = recipe(NO_CORPUS, *overrides)
+    declared = pipeline.stages_of(full)
+    found = extrapolate.extrapolate(full, declared, replace(SAMPLE, **changes))
+    assert [stage.path for stage in found] == [stage.path for stage in declared]
     return {stage.path: stage for stage in found}
 
 
@@ -208,7 +204,8 @@ def test_drawn_rows_are_whole_and_depend_on_the_seed(tmp_path):
 
 def test_probe_notes_tell_a_person_the_limits():
     def notes(num_asked: int, *overrides: str, **changes) -> list[str]:
-        return probe._notes(recipe(*overrides), "runs/x", num_asked, replace(SAMPLE, **changes))
+        full, sample = recipe(NO_CORPUS, *overrides), replace(SAMPLE, **changes)
+        return probe._notes(full, pipeline.stages_of(full), "runs/x", num_asked, sample)
 
     small = ("placement.engine.max_num_seqs=32",)
     done = SAMPLE.done | {"forward-0/model": SAMPLE.records["forward-0/model"]}
@@ -219,6 +216,9 @@ def test_probe_notes_tell_a_person_the_limits():
     assert all_taken.startswith("--rows 1000: the run has 640 segments; all were taken")
     (not_full,) = notes(64, "placement.engine.max_num_seqs=512", done=done)
     assert not_full.endswith("Take --rows 640.")
+    ratings = {path: r for path, r in SAMPLE.records.items() if path != "iter-1/rated"}
+    (unmeasured,) = notes(64, *small, done=done, records=ratings)
+    assert unmeasured == "Not measured, and counted as nothing: iter-1/rated, iter-2/rated."
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -257,15 +257,15 @@ def test_bad_price_is_a_user_error(tmp_path):
 
 
 def probed(folder, plan: Recipe, num_gpus: int) -> None:
-    stages = list(stages_of().values())
+    stages = [stage for path, stage in stages_of().items() if path != "evaluation/M_1"]
     report = extrapolate.ProbeReport(plan, 64, 640, num_gpus, stages, [])
     extrapolate.write(report, str(folder))
 
 
 def hours(folder, plan: Recipe, hardware: str = "8xH100") -> tuple[dict, str]:
     machines = parse_hardware(hardware)
-    kinds = {stage.path: stage.kind for stage in pipeline.stages_of(plan)}
-    rows = estimate.estimate_stages(plan, kinds, {"base/model": record(1)}, machines)
+    declared = pipeline.stages_of(plan)
+    rows = estimate.estimate_stages(plan, declared, {"base/model": record(1)}, machines)
     found, line = extrapolate.replace_by_probe(plan, str(folder), machines, rows)
     return {row.path: row.hours for row in found}, line
 
@@ -279,7 +279,7 @@ def test_estimate_uses_a_probe_of_the_same_settings(tmp_path):
     assert "measured" in line
     assert found["candidates"] == pytest.approx(112 / 3600)
     assert found["base/model"] == 0.0  # done
-    assert found["evaluation/M_1"] == published["evaluation/M_1"]  # KINDS has none
+    assert found["evaluation/M_1"] == published["evaluation/M_1"]  # no forecast
     for other in (
         hours(tmp_path, plan, "4xH100"),
         hours(tmp_path, recipe("placement.engine.max_engines=2")),
