@@ -25,6 +25,7 @@ import ray
 import yaml
 
 from humpback_ray import storage
+from humpback_ray.cluster import capacity
 from humpback_ray.config.placement import EnginePlacement
 
 ANSWER_SECONDS = 60.0  # for a task on a node; a worker process that imports Ray takes a few
@@ -110,6 +111,20 @@ class ClusterReport:
     autoscaler_limits: AutoscalerLimits | None = (
         None  # None: there is no autoscaler, or it does not say
     )
+
+    @property
+    def answering(self) -> list[Node]:
+        """Nodes with a report."""
+        return [node for node in self.nodes if node.report is not None]
+
+    @property
+    def resources(self) -> list[capacity.Resources]:
+        """Resources of every node."""
+        return [node.resources for node in self.nodes]
+
+    def holding(self, bundle: capacity.Resources) -> list[Node]:
+        """Nodes that have answered and hold at least one such bundle."""
+        return [node for node in self.answering if capacity.num_bundles(bundle, node.resources)]
 
 
 # --- asking -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from humpback_ray.sizing.hardware import Hardware
 
 # For types alone, because these modules load libraries that `humpback --help` does not wait for.
 if TYPE_CHECKING:
-    from humpback_ray.cluster.doctor import Finding
+    from humpback_ray.cluster.findings import Finding
     from humpback_ray.planning.estimate import RunEstimate
     from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
     from humpback_ray.planning.plan import Plan

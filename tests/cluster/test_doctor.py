@@ -8,7 +8,7 @@ import pytest
 
 from humpback_ray import pipeline
 from humpback_ray.cluster import doctor, nodes, preflight
-from humpback_ray.cluster.doctor import Finding, Verdict
+from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.cluster.nodes import (
     AutoscalerLimits,
     ClusterReport,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from humpback_ray.cluster.doctor import Finding, Verdict
+from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
 from humpback_ray.report import terminal
