@@ -92,6 +92,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def answers(cluster: ClusterReport) -> list[Finding]:
+    """Nodes that do not answer."""
     silent = [node for node in cluster.nodes if node.report is None]
     found = f"{len(cluster.answering)} of {len(cluster.nodes)} answer"
     if not silent:
@@ -151,6 +152,7 @@ def libraries(placement: Placement, cluster: ClusterReport) -> list[Finding]:
 
 
 def clock(run_folder: str, cluster: ClusterReport) -> list[Finding]:
+    """The clock that is furthest from the driver's."""
     if not cluster.answering:
         return []
     node = max(cluster.answering, key=lambda node: abs(node.seconds_ahead))
@@ -166,6 +168,7 @@ def clock(run_folder: str, cluster: ClusterReport) -> list[Finding]:
 
 
 def access(cluster: ClusterReport) -> list[Finding]:
+    """Ports of the head that others reach without a token."""
     head = next((node for node in cluster.answering if node.is_head), None)
     if head is None or head.report is None:
         return []
@@ -191,6 +194,7 @@ def _beyond_loopback(addresses: Iterable[str]) -> list[str]:
 
 
 def missing_sources(missing: Sequence[str]) -> list[Finding]:
+    """Sources of the recipe that are missing."""
     wanted = "corpus, seed, base model, prompts"
     if not missing:
         return [Finding("sources", "all there", wanted)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from humpback_ray.cluster import capacity
 from humpback_ray.cluster.findings import Finding, Verdict
@@ -21,81 +22,85 @@ WORKER_PROCESS = 1 * GIB  # a training worker without its model: libraries and b
 # --- engines, training workers, GPUs --------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Need:
+    """Engines or training workers that a run asks for, each of them a number of bundles."""
+
+    check: str
+    bundle: capacity.Resources
+    each: str  # the bundles of one, for people
+    least: int
+    most: int
+    count: Callable[[Sequence[capacity.Resources]], int]  # of those that fit on nodes
+    asks_for_nodes: bool  # of the autoscaler
+    settings: str
+
+    @property
+    def wanted(self) -> str:
+        number = f"{self.least} to {self.most}" if self.least < self.most else str(self.most)
+        return f"{number} with {self.each} each"
+
+
 def engines(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
+    """Capacity for engines."""
     placement = recipe.placement.engine
-    bundles = capacity.engine_bundles(placement)
-
-    def count(there: Sequence[capacity.Resources]) -> int:
-        return capacity.num_engines(bundles, there, placement.across_nodes)
-
-    least, most = placement.min_engines, placement.max_engines
-    wanted = _from_to(least, most)
-    wanted += f" with {capacity.describe(bundles, placement.across_nodes)} each"
-    return _judge_capacity(
-        recipe, cluster, "engines", wanted, count, least, most, bundles[0],
+    bundles, across = capacity.engine_bundles(placement), placement.across_nodes
+    need = _Need(
+        "engines",
+        bundles[0],
+        capacity.describe(bundles, across),
+        placement.min_engines,
+        placement.max_engines,
+        lambda nodes: capacity.num_engines(bundles, nodes, across),
+        recipe.placement.cluster.autoscaling,
         "placement.engine (device, tensor_parallel_size, accelerator_type)",
-        asks_for_nodes=recipe.placement.cluster.autoscaling,
-    )  # fmt: skip
+    )
+    return [_judge_capacity(need, recipe, cluster)]
 
 
 def workers(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
+    """Capacity for training workers."""
     placement = recipe.placement.training
     bundle = capacity.worker_bundle(placement)
-    most, least = placement.num_workers, _least_workers(placement)
-
-    def count(there: Sequence[capacity.Resources]) -> int:
-        return sum(capacity.num_bundles(bundle, resources) for resources in there)
-
-    wanted = f"{_from_to(least, most)} with {capacity.describe([bundle], across=True)} each"
-    return _judge_capacity(
-        recipe, cluster, "training workers", wanted, count, least, most, bundle,
+    need = _Need(
+        "training workers",
+        bundle,
+        capacity.describe([bundle], across=True),
+        _least_workers(placement),
+        placement.num_workers,
+        lambda nodes: sum(capacity.num_bundles(bundle, resources) for resources in nodes),
+        True,
         "placement.training (device, num_workers, accelerator_type)",
-        asks_for_nodes=True,
-    )  # fmt: skip
+    )
+    return [_judge_capacity(need, recipe, cluster)]
 
 
-def _judge_capacity(
-    recipe: Recipe,
-    cluster: ClusterReport,
-    check: str,
-    wanted: str,
-    count: Callable[[Sequence[capacity.Resources]], int],
-    least: int,
-    most: int,
-    bundle: capacity.Resources,
-    settings: str,
-    *,
-    asks_for_nodes: bool,
-) -> list[Finding]:
+def _judge_capacity(need: _Need, recipe: Recipe, cluster: ClusterReport) -> Finding:
     """Compare the capacity now, and with all that the autoscaler may add, with the need."""
-    now, autoscaler_limits = count(cluster.resources), cluster.autoscaler_limits
-    found = f"room for {min(now, most)}: {capacity.describe_nodes(cluster.resources)}"
-    if now >= most:
-        return [Finding(check, found, wanted)]
-    if autoscaler_limits is not None:
-        later = count(within_reach(cluster.nodes, autoscaler_limits, bundle))
-        found += f"; with all that the autoscaler may add, room for {min(later, most)}"
-        if later >= least and asks_for_nodes:
-            return [Finding(check, found, wanted)]
-        if later >= least > now:
+    now, limits = need.count(cluster.resources), cluster.autoscaler_limits
+    found = f"room for {min(now, need.most)}: {capacity.describe_nodes(cluster.resources)}"
+    if now >= need.most:
+        return Finding(need.check, found, need.wanted)
+    if limits is not None:
+        later = need.count(within_reach(cluster.nodes, limits, need.bundle))
+        found += f"; with all that the autoscaler may add, room for {min(later, need.most)}"
+        if later >= need.least and need.asks_for_nodes:
+            return Finding(need.check, found, need.wanted)
+        if later >= need.least > now:
             way_out = "set placement.cluster.autoscaling=true, so that engines ask for nodes"
-            return [Finding(check, found, wanted, Verdict.WARNING, way_out)]
+            return Finding(need.check, found, need.wanted, Verdict.WARNING, way_out)
     elif recipe.placement.cluster.autoscaling:
         way_out = "the autoscaler does not show its limits: see that they are enough"
-        return [Finding(check, found, wanted, Verdict.WARNING, way_out)]
-    if now >= least:
-        way_out = f"more nodes, or fewer in {settings}; the run works as it is"
-        return [Finding(check, found, wanted, Verdict.WARNING, way_out)]
-    way_out = f"add nodes, or set {settings} to the present nodes"
-    return [Finding(check, found, wanted, Verdict.MISSING, way_out)]
+        return Finding(need.check, found, need.wanted, Verdict.WARNING, way_out)
+    if now >= need.least:
+        way_out = f"more nodes, or fewer in {need.settings}; the run works as it is"
+        return Finding(need.check, found, need.wanted, Verdict.WARNING, way_out)
+    way_out = f"add nodes, or set {need.settings} to the present nodes"
+    return Finding(need.check, found, need.wanted, Verdict.MISSING, way_out)
 
 
 def _least_workers(placement: TrainingPlacement) -> int:
     return placement.min_workers or placement.num_workers
-
-
-def _from_to(least: int, most: int) -> str:
-    return f"{least} to {most}" if least < most else str(most)
 
 
 def gpus(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
@@ -125,6 +130,7 @@ def gpus(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
 
 
 def engine_memory(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
+    """Memory for the engines: weights, workspace, and the KV cache of one sequence."""
     architecture, settings = known_architecture(recipe), recipe.settings
     if architecture is None:
         found = "the base model's architecture is not known"
@@ -148,6 +154,7 @@ def engine_memory(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
 
 
 def training_memory(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
+    """Memory for the training workers: states and activations."""
     architecture, placement = known_architecture(recipe), recipe.placement.training
     if architecture is None:
         return []

@@ -18,6 +18,7 @@ FULL_DISK = 0.95
 
 
 def shared_folder(recipe: Recipe, run_folder: str, cluster: ClusterReport) -> list[Finding]:
+    """The run folder, which the driver and every node see."""
     check, wanted = "run folder", "the driver and every node see each other's files there"
     way_out = "mount it on every node at the same path, or give a URL (s3://, gs://) with --run"
     if cluster.run_problem:
@@ -42,6 +43,7 @@ def shared_folder(recipe: Recipe, run_folder: str, cluster: ClusterReport) -> li
 
 
 def local_sources(cluster: ClusterReport) -> list[Finding]:
+    """Local sources that a node does not see."""
     missing = {
         path: node.name for node in cluster.answering if node.report
         for path in node.report.missing_paths
@@ -92,6 +94,7 @@ def temporary_disk(recipe: Recipe, run_folder: str, cluster: ClusterReport) -> l
 
 
 def ray_disk(cluster: ClusterReport) -> list[Finding]:
+    """The disk of Ray's sessions and spilled objects, on the node where it is fullest."""
     if not cluster.answering:
         return []
 
@@ -106,6 +109,7 @@ def ray_disk(cluster: ClusterReport) -> list[Finding]:
 
 
 def object_store(cluster: ClusterReport) -> list[Finding]:
+    """The object store, which should fit into /dev/shm."""
     small = [
         node for node in cluster.answering
         if node.report and node.report.shared_memory is not None
