@@ -6,23 +6,21 @@ the file with its traceback; 130 stopped.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial, wraps
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
 from humpback_ray import storage
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.errors import UserError, user_message
+from humpback_ray.errors import user_message
 from humpback_ray.execution.logs import keep_traceback
 from humpback_ray.report import terminal
-from humpback_ray.report.run_facts import finished_stage, last_model, run_folder_of, status_of
+from humpback_ray.report.run_facts import last_model, run_folder_of
+from humpback_ray.report.run_status import find_status
 from humpback_ray.report.terminal import console, say
 from humpback_ray.sizing.hardware import parse_hardware, parse_price
 
@@ -99,13 +97,13 @@ def run(
     """Run a recipe: skip finished stages, resume unfinished ones."""
     from humpback_ray import pipeline
     from humpback_ray.execution import runner
+    from humpback_ray.report.run_summary import summarize
 
     loaded = load_recipe(recipe, overrides)
-    folder = run_folder_of(run_folder, loaded)
-    records = runner.run(pipeline.stages_of(loaded), loaded, folder, console, until=until)
+    folder, stages = run_folder_of(run_folder, loaded), pipeline.stages_of(loaded)
+    records = runner.run(stages, loaded, folder, console, until=until)
     if until is None:
-        stages = {path: finished_stage(path, record) for path, record in records.items()}
-        terminal.print_summary(loaded, folder, stages)
+        terminal.print_summary(loaded.name, folder, summarize(stages, records))
     else:
         say(f"stopped after {until}; the same command without --until resumes")
 
@@ -116,36 +114,11 @@ def status(
     run_folder: RunOrJobArgument, address: AddressOption = None, as_json: JsonOption = False
 ) -> None:
     """Show a run, live or not: stages, engines, rates, time left, last error, and its job."""
-    facts, hidden = None, None
-    try:
-        facts = status_of(storage.absolute(run_folder))
-    except UserError as error:
-        hidden = error
-    shown: dict[str, Any] = asdict(facts) if facts else {}
-    if address is not None or hidden:
-        shown["job"] = _job_of(run_folder, address, hidden)
+    found = find_status(run_folder, address)
     if as_json:
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
-        return
-    if facts:
-        terminal.print_run(facts)
-    if shown.get("job"):
-        terminal.print_job(shown["job"], with_log=facts is None)
-
-
-def _job_of(run: str, address: str | None, hidden: UserError | None) -> dict[str, Any] | None:
-    """The job of a run; None without one. Raises `hidden`, if given, where no job can be shown."""
-    from humpback_ray.cluster import jobs
-
-    if hidden and not address and not jobs.address_in_environment():
-        raise hidden
-    server = jobs.connect(address)
-    try:
-        return jobs.view(server, jobs.job_of(server, run))
-    except UserError:
-        if hidden:
-            raise
-        return None
+        terminal.print_json(found.as_dict())
+    else:
+        terminal.print_status(found)
 
 
 @app.command()
@@ -260,20 +233,17 @@ def doctor(
 ) -> None:
     """Report what a cluster lacks for a recipe; exit code 2 if it lacks something."""
     from humpback_ray import pipeline
-    from humpback_ray.cluster import connect, nodes
-    from humpback_ray.cluster.doctor import exit_code, find_problems, paths_to_see
+    from humpback_ray.cluster.connect import cluster_address
+    from humpback_ray.cluster.doctor import examine, exit_code
+    from humpback_ray.planning.plan import missing_sources
 
     loaded = load_recipe(recipe, overrides)
-    folder = run_folder_of(run_folder, loaded)
-    stages = pipeline.stages_of(loaded)
-    sources = list(dict.fromkeys(line for stage in stages for line in stage.problems))
-    connect.join_cluster(loaded)
-    cluster = nodes.inspect_nodes(folder, paths_to_see(loaded))
-    findings = find_problems(loaded, folder, cluster, sources)
+    missing = missing_sources(pipeline.stages_of(loaded))
+    findings = examine(loaded, run_folder_of(run_folder, loaded), missing)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        terminal.print_json([asdict(finding) for finding in findings])
     else:
-        where = loaded.placement.cluster.address or os.environ.get("RAY_ADDRESS") or "this machine"
+        where = cluster_address(loaded) or "this machine"
         terminal.print_findings(f"{loaded.name} on {where}", findings)
     raise typer.Exit(exit_code(findings))
 
@@ -293,22 +263,18 @@ def submit(
 ) -> None:
     """Run a recipe on a cluster as a Ray job and follow its log. Ctrl-C leaves it running."""
     from humpback_ray.cluster import jobs
-    from humpback_ray.cluster.submission import prepare
 
     loaded = load_recipe(recipe, overrides)
     server = jobs.connect(address)
     folder = jobs.run_on(server, run_folder or f"runs/{loaded.name}")
-    with tempfile.TemporaryDirectory(prefix="humpback-submit-") as packed:
-        submission = prepare(recipe, loaded, folder, packed, until=until, overrides=overrides)
-        for note in submission.notes:
-            say(note)
-        job, is_new = jobs.submit(server, submission)
-    verb = "submitted" if is_new else "running already"
-    say(f"{submission.run}: {verb} as {job.submission_id}")
+    job, is_new = jobs.submit_run(
+        server, recipe, loaded, folder, say, until=until, overrides=overrides
+    )
+    say(f"{folder}: {'submitted' if is_new else 'running already'} as {job.submission_id}")
     if no_wait:
-        say(terminal.ways_back(submission.run, server.get_address()))
+        say(terminal.ways_back(folder, server.get_address()))
     else:
-        _watch(server, submission.run, job)
+        raise typer.Exit(terminal.follow_job(server, folder, job))
 
 
 @app.command()
@@ -328,7 +294,7 @@ def logs(
     if no_follow:
         print(server.get_job_logs(job.submission_id), end="")
     else:
-        _watch(server, run_folder, job)
+        raise typer.Exit(terminal.follow_job(server, run_folder, job))
 
 
 @app.command()
@@ -344,23 +310,6 @@ def stop(run_folder: RunOrJobArgument, address: AddressOption = None) -> None:
         return
     stopped = jobs.stop(server, str(job.submission_id))
     say(f"{job.submission_id}: {stopped.status.value}; submit the run again to resume it")
-
-
-def _watch(server: Any, run_folder: str, job: Any) -> None:
-    """Follow a job's log to its end, and exit with the job's exit code."""
-    from humpback_ray.cluster import jobs
-
-    try:
-        ended = jobs.follow(server, job.submission_id, partial(print, end="", flush=True))
-    except KeyboardInterrupt:
-        back = terminal.ways_back(run_folder, server.get_address())
-        say(f"\nleft; {job.submission_id} keeps running. {back}")
-        raise typer.Exit(130) from None
-    say(f"{ended.submission_id}: {ended.status.value}")
-    if code := jobs.exit_code(ended):
-        if ended.driver_exit_code is None and ended.message:
-            say(ended.message)
-        raise typer.Exit(code)
 
 
 def main() -> None:

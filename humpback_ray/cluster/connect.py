@@ -14,6 +14,11 @@ from humpback_ray.errors import UserError
 CONNECT_SECONDS = 10.0  # a living head accepts a connection in this time
 
 
+def cluster_address(recipe: Recipe) -> str | None:
+    """The address that the recipe or `RAY_ADDRESS` names; None for a cluster in this process."""
+    return recipe.placement.cluster.address or os.environ.get("RAY_ADDRESS")
+
+
 def join_cluster(recipe: Recipe) -> None:
     """Join the cluster that the recipe or `RAY_ADDRESS` names, or start one in this process.
 
@@ -27,8 +32,7 @@ def join_cluster(recipe: Recipe) -> None:
     if ray.is_initialized():
         _quieten()
         return
-    cluster = recipe.placement.cluster
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    cluster, address = recipe.placement.cluster, cluster_address(recipe)
     if address:
         _check_answers(address)
         try:

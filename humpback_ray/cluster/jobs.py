@@ -15,6 +15,7 @@ import platform
 import re
 import shlex
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -26,7 +27,14 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from humpback_ray import storage
-from humpback_ray.cluster.submission import RUN, SETTINGS, Submission, refuse_credentials
+from humpback_ray.cluster.submission import (
+    RUN,
+    SETTINGS,
+    Submission,
+    prepare,
+    refuse_credentials,
+)
+from humpback_ray.config.recipe import Recipe
 from humpback_ray.errors import UserError
 
 ANSWER_SECONDS = 10.0  # a living dashboard answers in this time
@@ -182,6 +190,28 @@ def submit(cluster: JobServer, submission: Submission) -> tuple[JobDetails, bool
             line = [line for line in str(error).splitlines() if line.strip()][-1]
             raise UserError(f"the cluster did not take the job: {line.strip()}") from error
         return cluster.get_job_info(name), True
+
+
+def submit_run(
+    cluster: JobServer,
+    recipe: str,
+    loaded: Recipe,
+    run: str,
+    say: Callable[[str], None],
+    *,
+    until: str | None = None,
+    overrides: list[str] | None = None,
+) -> tuple[JobDetails, bool]:
+    """Pack a run with `prepare` and submit it with `submit`; `say` gets the notes for a person.
+
+    Raises:
+        UserError: of either.
+    """
+    with tempfile.TemporaryDirectory(prefix="humpback-submit-") as packed:
+        submission = prepare(recipe, loaded, run, packed, until=until, overrides=overrides)
+        for note in submission.notes:
+            say(note)
+        return submit(cluster, submission)
 
 
 def submission_id(run: str, jobs: list[JobDetails]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from humpback_ray import pipeline, storage
@@ -38,9 +39,14 @@ def plan_run(recipe: Recipe, run_folder: str) -> Plan:
         UserError: the folder cannot be read from here.
     """
     stages = pipeline.stages_of(recipe)
-    missing = list(dict.fromkeys(line for stage in stages for line in stage.problems))
+    missing = missing_sources(stages)
     with storage.explained(run_folder):
         return Plan([_planned(stage, run_folder) for stage in stages], missing)
+
+
+def missing_sources(stages: Sequence[Stage]) -> list[str]:
+    """A line for each source that stages wait for."""
+    return list(dict.fromkeys(line for stage in stages for line in stage.problems))
 
 
 def _planned(stage: Stage, run_folder: str) -> PlannedStage:

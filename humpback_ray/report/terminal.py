@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,18 +16,22 @@ from rich.panel import Panel
 from rich.table import Table
 
 from humpback_ray import storage
-from humpback_ray.config.recipe import Recipe
 from humpback_ray.execution import clock
 from humpback_ray.sizing.hardware import Hardware
 
 # For types alone, because these modules load libraries that `humpback --help` does not wait for.
 if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
     from humpback_ray.cluster.findings import Finding
+    from humpback_ray.cluster.jobs import JobServer
     from humpback_ray.planning.estimate import RunEstimate
     from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
     from humpback_ray.planning.plan import Plan
     from humpback_ray.report.look import Shown
-    from humpback_ray.report.run_facts import RunFacts, StageFacts
+    from humpback_ray.report.run_facts import RunFacts
+    from humpback_ray.report.run_status import RunStatus
+    from humpback_ray.report.run_summary import ModelResult, RunSummary
 
 console = Console()
 
@@ -33,6 +39,11 @@ console = Console()
 def say(line: str) -> None:
     """Print a line as it is."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print plain values for programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def say_error(label: str, message: str) -> None:
@@ -44,39 +55,32 @@ def say_error(label: str, message: str) -> None:
 # --- humpback run ---------------------------------------------------------------------------------
 
 
-def print_summary(recipe: Recipe, run_folder: str, stages: Mapping[str, StageFacts]) -> None:
+def print_summary(name: str, run_folder: str, summary: RunSummary) -> None:
     """Print the results of a finished run, and the commands that come next."""
-    console.print(_models(recipe, stages))
-    console.print(_self_curation(recipe, stages))
-    last = f"iter-{recipe.settings.iterations}"
+    console.print(_models(summary.models))
+    console.print(_self_curation(summary.selections))
     # Short names where the run lies below the working folder, because people type them again.
     here = f"{storage.absolute('.')}/"
     folder = run_folder.removeprefix(here)
     humpback = "humpback" if shutil.which("humpback") else sys.argv[0].removeprefix(here)
-    seconds = sum(stage.seconds or 0.0 for stage in stages.values())
     text = (
-        f"The run lies in {folder} ({clock.duration(seconds)} of work).\n"
-        f"  the last model       {last}/model  (transformers and vLLM load it)\n"
-        f"  answers to prompts   evaluation/*/outputs.json  (AlpacaEval's format)\n\n"
+        f"The run lies in {folder} ({clock.duration(summary.seconds)} of work).\n"
+        f"  the last model       {summary.model}  (transformers and vLLM load it)\n"
+        f"  answers to prompts   {summary.answers}  (AlpacaEval's format)\n\n"
         f"Next:\n"
-        f"  {humpback} look {folder}/{last}/rated -n 3\n"
-        f"  {humpback} look {folder}/{last}/examples -n 3\n"
+        f"  {humpback} look {folder}/{summary.rated} -n 3\n"
+        f"  {humpback} look {folder}/{summary.examples} -n 3\n"
         f"  {humpback} status {folder}\n"
         f"  {humpback} chat {folder}"
     )
-    console.print(Panel(escape(text), title=f"{recipe.name}: done"))
+    console.print(Panel(escape(text), title=f"{name}: done"))
 
 
-def _models(recipe: Recipe, stages: Mapping[str, StageFacts]) -> Table:
+def _models(models: Sequence[ModelResult]) -> Table:
     table = Table("model", "trained on", "loss on held-out seed answers", title="Models")
-    folders = {"base": "base/model", "M_0": "forward-0/model"}
-    folders |= {f"M_{t}": f"iter-{t}/model" for t in range(1, recipe.settings.iterations + 1)}
-    for name, path in folders.items():
-        loss = stages[f"evaluation/{name}"].figures["held_out_loss"]
-        # The run does not train a pretrained base model.
-        training = stages.get(path)
-        trained_on = _trained_on(training.figures) if training else "-"
-        table.add_row(name, trained_on, "-" if loss is None else f"{loss:.3f} nats")
+    for model in models:
+        loss = "-" if model.held_out_loss is None else f"{model.held_out_loss:.3f} nats"
+        table.add_row(model.name, _trained_on(model.training) if model.training else "-", loss)
     return table
 
 
@@ -86,13 +90,12 @@ def _trained_on(figures: Mapping[str, Any]) -> str:
     return f"{figures['num_examples']} examples{seen}"
 
 
-def _self_curation(recipe: Recipe, stages: Mapping[str, StageFacts]) -> Table:
+def _self_curation(selections: Sequence[Mapping[str, Any]]) -> Table:
     columns = ("iteration", "pairs with a score", "mean score", "selected", "from score")
     table = Table(*columns, title="Self-curation")
-    for t in range(1, recipe.settings.iterations + 1):
-        selected = stages[f"iter-{t}/examples"].figures
+    for iteration, selected in enumerate(selections, start=1):
         table.add_row(
-            str(t),
+            str(iteration),
             str(selected["num_scored"]),
             f"{selected['mean_score']:.2f}",
             str(selected["num_selected"]),
@@ -216,6 +219,14 @@ def print_run(run: RunFacts) -> None:
         say(f"last error: {run.last_error}")
 
 
+def print_status(status: RunStatus) -> None:
+    """Print a run, and its job; the job's last lines only without facts about the run."""
+    if status.facts:
+        print_run(status.facts)
+    if status.job:
+        print_job(status.job, with_log=status.facts is None)
+
+
 def print_job(job: Mapping[str, Any], *, with_log: bool) -> None:
     """Print a job, and the end of its log if asked for."""
     say(f"job {job['id']}: {job['status']}, {job['entrypoint']}")
@@ -230,6 +241,23 @@ def ways_back(run_folder: str, address: str) -> str:
     where = f"{shlex.quote(run_folder)} --address {address}"
     commands = [f"  humpback {verb} {where}" for verb in ("logs", "status", "stop")]
     return "\n".join(["To come back:", *commands])
+
+
+def follow_job(server: JobServer, run_folder: str, job: JobDetails) -> int:
+    """Print a job's log to its end; returns the job's exit code, or 130 if Ctrl-C came first."""
+    from humpback_ray.cluster import jobs
+
+    try:
+        ended = jobs.follow(server, str(job.submission_id), partial(print, end="", flush=True))
+    except KeyboardInterrupt:
+        back = ways_back(run_folder, server.get_address())
+        say(f"\nleft; {job.submission_id} keeps running. {back}")
+        return 130
+    say(f"{ended.submission_id}: {ended.status.value}")
+    code = jobs.exit_code(ended)
+    if code and ended.driver_exit_code is None and ended.message:
+        say(ended.message)
+    return code
 
 
 def print_rows(shown: Shown) -> None:

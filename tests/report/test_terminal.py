@@ -7,11 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from humpback_ray import pipeline
 from humpback_ray.cluster.findings import Finding, Verdict
-from humpback_ray.config.recipe import load_recipe
+from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
 from humpback_ray.report import terminal
 from humpback_ray.report.run_facts import RunFacts, RunState, StageFacts, StageState
+from humpback_ray.report.run_summary import summarize
+from tests.support.records import record
+
+NO_CORPUS = "settings.corpus.path=/none"  # stages are declared without one, and sooner
 
 
 def cells(output: str, name: str) -> list[str]:
@@ -21,8 +26,8 @@ def cells(output: str, name: str) -> list[str]:
     return [cell.strip() for cell in row]
 
 
-def done(path: str, **figures) -> StageFacts:
-    return StageFacts(path, StageState.DONE, num_rows=4, seconds=60.0, figures=figures)
+def done(path: str) -> StageFacts:
+    return StageFacts(path, StageState.DONE, num_rows=4, seconds=60.0)
 
 
 @pytest.fixture(autouse=True)
@@ -30,49 +35,57 @@ def wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
 
 
+def print_summary_of(recipe: Recipe, run_folder: str, figures: dict[str, dict]) -> None:
+    """Print the summary of a run whose records have these figures; every stage took a minute."""
+    stages = pipeline.stages_of(recipe)
+    records = {path: record(4, 60.0, figures=values) for path, values in figures.items()}
+    terminal.print_summary(recipe.name, run_folder, summarize(stages, records))
+
+
 def test_summary_shows_models_selections_and_next_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    stages = [done("base/model", num_examples=9), done("forward-0/model", num_examples=40)]
+    figures: dict[str, dict] = {
+        "base/model": {"num_examples": 9},
+        "forward-0/model": {"num_examples": 40},
+    }
     for t in (1, 2):
-        stages += [
-            done(f"iter-{t}/rated"),
-            done(
-                f"iter-{t}/examples",
-                num_scored=30 + t,
-                mean_score=3.25,
-                num_selected=10 + t,
-                lowest_selected_score=4.5,
-            ),
-            done(f"iter-{t}/model", num_examples=50 + t, num_passes=t / 8),
-        ]
+        figures[f"iter-{t}/rated"] = {}
+        figures[f"iter-{t}/examples"] = {
+            "num_scored": 30 + t,
+            "mean_score": 3.25,
+            "num_selected": 10 + t,
+            "lowest_selected_score": 4.5,
+        }
+        figures[f"iter-{t}/model"] = {"num_examples": 50 + t, "num_passes": t / 8}
     losses = {"base": None, "M_0": 2.0, "M_1": 1.5, "M_2": 1.25}
-    stages += [done(f"evaluation/{name}", held_out_loss=loss) for name, loss in losses.items()]
-    facts = {stage.stage: stage for stage in stages}
-    terminal.print_summary(load_recipe("tiny"), str(tmp_path / "runs/x"), facts)
+    figures |= {f"evaluation/{name}": {"held_out_loss": loss} for name, loss in losses.items()}
+    recipe = load_recipe("tiny", [NO_CORPUS])
+    print_summary_of(recipe, str(tmp_path / "runs/x"), figures)
     output = capsys.readouterr().out
     assert cells(output, "base") == ["base", "9 examples", "-"]
     assert cells(output, "M_2") == ["M_2", "52 examples, 0.25 passes", "1.250 nats"]
     assert cells(output, "2") == ["2", "32", "3.25", "12", "4.50"]
     assert "The run lies in runs/x (12:00 of work)" in output
+    assert re.search(r"the last model +iter-2/model  \(transformers", output)
+    assert re.search(r"answers to prompts +evaluation/\*/outputs.json  \(AlpacaEval", output)
     assert "look runs/x/iter-2/rated -n 3" in output
+    assert "look runs/x/iter-2/examples -n 3" in output
 
 
 def test_summary_of_a_pretrained_base_shows_no_training(capsys):
-    recipe = load_recipe("tiny", ["settings.iterations=1"])
-    stages = [
-        done("forward-0/model", num_examples=40),
-        done("iter-1/rated"),
-        done(
-            "iter-1/examples",
-            num_scored=1,
-            mean_score=3.0,
-            num_selected=1,
-            lowest_selected_score=3.0,
-        ),
-        done("iter-1/model", num_examples=41),
-        *(done(f"evaluation/{name}", held_out_loss=1.0) for name in ("base", "M_0", "M_1")),
-    ]
-    terminal.print_summary(recipe, "/run", {stage.stage: stage for stage in stages})
+    overrides = [NO_CORPUS, "settings.iterations=1", "settings.base={model: someone/else}"]
+    figures: dict[str, dict] = {
+        "forward-0/model": {"num_examples": 40},
+        "iter-1/examples": {
+            "num_scored": 1,
+            "mean_score": 3.0,
+            "num_selected": 1,
+            "lowest_selected_score": 3.0,
+        },
+        "iter-1/model": {"num_examples": 41},
+        **{f"evaluation/{name}": {"held_out_loss": 1.0} for name in ("base", "M_0", "M_1")},
+    }
+    print_summary_of(load_recipe("tiny", overrides), "/run", figures)
     assert cells(capsys.readouterr().out, "base") == ["base", "-", "1.000 nats"]
 
 
