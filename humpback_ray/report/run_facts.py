@@ -123,10 +123,10 @@ def _read_stage(run_folder: str, path: str) -> StageFacts:
     # this mark.
     started = storage.read_json(storage.join(folder, STARTED))
     record = read_record(folder)
-    return finished_stage(path, record) if record else _unfinished_stage(folder, path, started)
+    return _finished_stage(path, record) if record else _unfinished_stage(folder, path, started)
 
 
-def finished_stage(path: str, record: StageRecord) -> StageFacts:
+def _finished_stage(path: str, record: StageRecord) -> StageFacts:
     """The facts in a finished stage's record."""
     return StageFacts(
         path,
