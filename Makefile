@@ -1,6 +1,8 @@
 # Everything a newcomer needs. The environment goes to .venv, runs go to runs/.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Two test files at a time: engines and workers wait for each other, and for files, half of the time.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 # No hub, no usage reports: everything here works offline once installed.
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -14,10 +16,10 @@ demo: environment  ## the whole method on this machine, into runs/demo
 	$(BIN)/humpback run tiny --run runs/demo
 
 test: lint  ## all of lint, and the tests on real engines; the rest is pytest -m long
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long" $(SIDE_BY_SIDE)
 
 check: lint  ## all of lint, and the fast tests; what proves resume is slow and only in `make test`
-	$(BIN)/pytest -m "not slow and not long"
+	$(BIN)/pytest -m "not slow and not long" $(SIDE_BY_SIDE)
 
 lint: environment  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check humpback_ray jobs benchmarks tests
