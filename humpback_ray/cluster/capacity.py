@@ -104,8 +104,8 @@ def check_workers(
     raise UserError(
         f"the cluster has no room for {wanted} training workers (placement.training.{least}): "
         f"each needs ({_listed(bundle)}); {_there_is(nodes, grown)}, room for {fitting}: add "
-        "nodes, or set placement.training (device, num_workers to a divisor of the batch, "
-        f"accelerator_type, cpus_per_worker) to the present nodes{_or_wait(grown)}"
+        "nodes, or set placement.training (device, num_workers, accelerator_type, "
+        f"cpus_per_worker) to the present nodes{_or_wait(grown)}"
     )
 
 

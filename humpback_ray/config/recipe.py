@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from humpback_ray.config.fields import Frozen, locations, marks
 from humpback_ray.config.placement import Placement
-from humpback_ray.config.settings import ScratchBase, Settings
+from humpback_ray.config.settings import Settings
 from humpback_ray.config.urls import location_problem
 from humpback_ray.errors import UserError
 
@@ -36,23 +36,6 @@ class Recipe(Frozen):
         for key, _, location in locations(self.settings):
             if problem := location_problem(location):
                 raise ValueError(f"settings.{key}: {problem} (it is {location!r})")
-        return self
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> Recipe:
-        workers = self.placement.training.num_workers
-        trainings = [self.settings.backward_training, self.settings.forward_training]
-        if isinstance(self.settings.base, ScratchBase):
-            trainings.append(self.settings.base.training)
-        for training in trainings:
-            # Below 3,000 examples a null batch is 8; the training checks that at run time.
-            batch = training.batch_size or 32
-            if batch % workers:
-                raise ValueError(
-                    f"a batch of {batch} examples does not divide among {workers} training "
-                    f"workers: set placement.training.num_workers to a divisor of {batch}, "
-                    f"or the batch_size of the training to a multiple of {workers}"
-                )
         return self
 
 

@@ -107,6 +107,8 @@ def finetune(
         cut=task.settings.too_long == "truncate",
     )  # fmt: skip
     job = plan_job(task, tokenized, placement, output, scratch_folder)
+    if on_notice is not None and (line := idle_workers_line(job)):
+        on_notice(line)
     mailbox = _start_mailbox(job)
     limit_cleaner_wait()
     trainer = TorchTrainer(
@@ -152,14 +154,9 @@ def plan_job(
     """The job of every worker.
 
     Raises:
-        UserError: the batch does not divide among the workers, or a micro-batch is too small.
+        UserError: a micro-batch is too small.
     """
     batch_size, num_steps = schedule(tokenized.num_examples, task.settings)
-    if batch_size % placement.num_workers:
-        raise UserError(
-            f"a batch of {batch_size} examples does not divide among {placement.num_workers} "
-            f"training workers: set placement.training.num_workers to a divisor of {batch_size}"
-        )
     zero_stage, micro_batch_tokens = choose_zero_and_micro_batch(task, placement, batch_size)
     return TrainingJob(
         task=task,
@@ -170,6 +167,21 @@ def plan_job(
         batch_size=batch_size,
         num_steps=num_steps,
         run_name=run_name(task, tokenized, scratch_folder),
+    )
+
+
+def idle_workers_line(job: TrainingJob) -> str:
+    """One line for a person where workers outnumber a step's examples; otherwise empty.
+
+    ZeRO needs all workers for the model's states, so none is left out. A worker without an example
+    takes part with a token of no loss, and the gradient is that of the batch.
+    """
+    num_workers, batch_size = job.placement.num_workers, job.batch_size
+    if num_workers <= batch_size:
+        return ""
+    return (
+        f"a step has {batch_size} examples for {num_workers} training workers: "
+        f"{num_workers - batch_size} of them hold their share of the states and have no example"
     )
 
 

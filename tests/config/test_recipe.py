@@ -84,7 +84,6 @@ def test_the_llama_recipes_keep_the_papers_values(name):
         ("placement.endpoint.requests_per_second=0", r"requests_per_second: .*greater than 0"),
         ("settings.iterations=0", r"settings\.iterations: .*greater than 0"),
         ("settings.corpus.max_characters=10", "no segment could be kept"),
-        ("placement.training.num_workers=3", "a batch of 8 examples does not divide among 3"),
         ("placement.engine.min_engines=4", "min_engines 4 is above max_engines 1"),
         ("settings", "takes a.b=c"),
         ("settings..k=1", "takes a.b=c"),

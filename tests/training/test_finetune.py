@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import psutil
 import pyarrow
 import pyarrow.parquet
@@ -30,17 +31,21 @@ from transformers import (
 )
 
 from humpback_ray.config.placement import TrainingPlacement
+from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LoraSettings, TrainingSettings
 from humpback_ray.method.schedule import (
     learning_rate,
 )
 from humpback_ray.rows import Origin, TrainingExample
 from humpback_ray.training import batches, loop
+from humpback_ray.training.batches import TokenizedSet
 from humpback_ray.training.examples import tokenize
 from humpback_ray.training.finetune import (
     TrainingResult,
     choose_zero_and_micro_batch,
+    idle_workers_line,
     limit_cleaner_wait,
+    plan_job,
     run_name,
 )
 from humpback_ray.training.loss import completion_loss
@@ -252,12 +257,16 @@ def train_all(
             update={"num_workers": num_workers, "checkpoint_every": 100, **update}
         )
         task = task_for(base, examples, settings)
-        zero_stage, tokens = choose_zero_and_micro_batch(task, placement, 8)
+        batch_size, num_steps = settings.batch_size or 8, settings.num_steps or 10
+        zero_stage, tokens = choose_zero_and_micro_batch(task, placement, batch_size)
         output = folder / name
         output.mkdir()
         jobs.append(
-            TrainingJob(task, placement, str(output), zero_stage, tokens, 8, 10, f"all-{len(jobs)}")
-        )
+            TrainingJob(
+                task, placement, str(output), zero_stage, tokens, batch_size, num_steps,
+                f"all-{len(jobs)}",
+            )
+        )  # fmt: skip
         mailboxes.append(ray.remote(TrainingMailbox).options(num_cpus=0).remote(tokens, MAX_LENGTH))
     limit_cleaner_wait()
     TorchTrainer(
@@ -353,6 +362,47 @@ def test_any_number_of_workers_trains_as_one_plain_process(
     for name, steps in train_all(base, examples, tmp_path, num_workers, layouts).items():
         assert [s.loss for s in steps] == pytest.approx(plain[0], abs=1e-4), name
         assert [s.gradient_norm for s in steps] == pytest.approx(plain[1], rel=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_workers_than_examples_of_a_batch_train_as_one_plain_process(
+    base: str, examples: str, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"batch_size": 2, "num_steps": 4})
+    losses, norms, weights = plain_training(base, make_examples(26), settings)
+    layouts = {name: LAYOUTS[name] for name in list(LAYOUTS)[:3]}
+    layouts["ZeRO-3, padded"] = LAYOUTS["ZeRO-3, padded"]
+    for name, steps in train_all(base, examples, tmp_path, 3, layouts, settings).items():
+        assert [s.loss for s in steps] == pytest.approx(losses, abs=1e-4), name
+        assert [s.gradient_norm for s in steps] == pytest.approx(norms, rel=1e-3), name
+        exported = load_file(tmp_path / name / "model.safetensors")
+        for tensor, weight in weights.items():
+            torch.testing.assert_close(exported[tensor], weight, atol=2e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "num_pairs", "batch_size", "line"),
+    [
+        ("llama-33b", 2_999, 8, "8 examples for 16 training workers: 8 of them"),
+        ("llama-65b", 2_999, 8, "8 examples for 32 training workers: 24 of them"),
+        ("llama-65b", 3_000, 32, ""),
+    ],
+)
+def test_shipped_recipe_with_few_pairs_trains_the_papers_batch_on_all_workers(
+    recipe: str, num_pairs: int, batch_size: int, line: str
+) -> None:
+    loaded = load_recipe(recipe, ["placement.training.zero_stage=3",
+                                  "placement.training.micro_batch_tokens=2048"])  # fmt: skip
+    ids = numpy.arange(2 * num_pairs, dtype=numpy.int32)
+    starts = numpy.arange(0, 2 * num_pairs + 1, 2, dtype=numpy.int64)
+    pairs = TokenizedSet(ids, starts, numpy.ones(num_pairs, dtype=numpy.int32))
+    task = task_for("base", settings=loaded.settings.forward_training)
+    job = plan_job(task, pairs, loaded.placement.training, "out", "scratch")
+    assert job.batch_size == batch_size
+    assert job.placement == loaded.placement.training, "ZeRO has all workers"
+    assert line in idle_workers_line(job)
+    assert bool(line) == bool(idle_workers_line(job))
 
 
 @pytest.mark.slow
@@ -537,8 +587,6 @@ def test_bad_training_input_is_a_user_error(base: str, examples: str, tmp_path: 
     with pytest.raises(ValueError, match="no column 'completion'"):
         run(base, str(other), tmp_path)
 
-    with pytest.raises(ValueError, match=r"batch of 8 .* 3 training workers"):
-        run(base, examples, tmp_path, placement=PLACEMENT.model_copy(update={"num_workers": 3}))
     small = PLACEMENT.model_copy(update={"micro_batch_tokens": MAX_LENGTH - 1})
     with pytest.raises(ValueError, match="micro-batch of 159 tokens does not hold"):
         run(base, examples, tmp_path, placement=small)
