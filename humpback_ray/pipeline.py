@@ -30,7 +30,7 @@ from humpback_ray.rows import Direction
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.base import BaseExamples, InitialBase
 from humpback_ray.stages.curate import Curate
-from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.rate import Rate, rating_template
@@ -131,7 +131,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         forward = finetune(f"iter-{t}/model", curated)
         models[f"M_{t}"] = forward
 
-    asked = file_source(s.evaluation.prompts, "evaluation prompts", "settings.evaluation.prompts")
+    asked = prompts_source(s.evaluation.prompts)
     for name, model in models.items():
         declare(
             Evaluate(

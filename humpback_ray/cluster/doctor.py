@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from humpback_ray import storage
+from humpback_ray import base_models, storage
+from humpback_ray.base_models import Problem
 from humpback_ray.cluster import capacity, connect, doctor_capacity, doctor_storage, nodes
 from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.cluster.nodes import ClusterReport
@@ -38,7 +39,8 @@ def examine(recipe: Recipe, run_folder: str, sources: Sequence[str]) -> list[Fin
     """
     connect.join_cluster(recipe)
     cluster = nodes.inspect_nodes(run_folder, paths_to_see(recipe))
-    return find_problems(recipe, run_folder, cluster, sources)
+    base = base_models.find_problems(recipe.settings)
+    return find_problems(recipe, run_folder, cluster, sources, base)
 
 
 def paths_to_see(recipe: Recipe) -> list[str]:
@@ -53,7 +55,11 @@ def paths_to_see(recipe: Recipe) -> list[str]:
 
 
 def find_problems(
-    recipe: Recipe, run_folder: str, cluster: ClusterReport, sources: Sequence[str] = ()
+    recipe: Recipe,
+    run_folder: str,
+    cluster: ClusterReport,
+    sources: Sequence[str] = (),
+    base: Sequence[Problem] = (),
 ) -> list[Finding]:
     """Findings of every check that a run of this recipe needs.
 
@@ -62,6 +68,7 @@ def find_problems(
         run_folder: absolute path or URL.
         cluster: the report of `nodes.inspect_nodes`.
         sources: a line for each missing source of the recipe.
+        base: problems of the base model's files.
     """
     parts = (
         answers(cluster),
@@ -81,6 +88,7 @@ def find_problems(
         libraries(recipe.placement, cluster),
         clock(run_folder, cluster),
         access(cluster),
+        base_model(base),
         missing_sources(sources),
     )
     return [finding for part in parts for finding in part]
@@ -191,6 +199,15 @@ def access(cluster: ClusterReport) -> list[Finding]:
 
 def _beyond_loopback(addresses: Iterable[str]) -> list[str]:
     return [each for each in addresses if not each.startswith(("127.", "::1", "::ffff:127."))]
+
+
+def base_model(problems: Sequence[Problem]) -> list[Finding]:
+    """Problems of the base model's files."""
+    wanted = "one that can be trained and served as the recipe asks"
+    return [
+        Finding("base model", each.found, wanted, Verdict.MISSING, each.way_out)
+        for each in problems
+    ]
 
 
 def missing_sources(missing: Sequence[str]) -> list[Finding]:

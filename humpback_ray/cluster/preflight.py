@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from humpback_ray.base_models import Unusable, find_problems
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.cluster.nodes import AutoscalerLimits, Node
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.errors import UserError
 from humpback_ray.sizing.architecture import known_architecture
 from humpback_ray.sizing.memory import check_engine_fits
+
+
+def check_base(recipe: Recipe) -> None:
+    """Refuse a base model that the recipe's trainings and engines could not use.
+
+    Needs no cluster and writes nothing, so a run checks it before everything else.
+
+    Raises:
+        UserError: the first problem of the base model's files.
+    """
+    if problems := find_problems(recipe.settings):
+        raise Unusable(problems[0])
 
 
 def check(recipe: Recipe, run_folder: str, *, uses_engines: bool, uses_workers: bool) -> None:

@@ -79,6 +79,8 @@ def run(
             assert begun is not None
             raise UserError(_refusal(stage, begun, run_folder))
     to_do = [stage for stage in chosen if states[stage.path][0] is not State.DONE]
+    if to_do and _needs_base(stages, run_folder):
+        preflight.check_base(recipe)
     if to_do:
         storage.check_writable(run_folder)
         with storage.explained(run_folder):
@@ -119,6 +121,16 @@ def run(
             _say(console, f"{heading}: {record.counts} in {duration(record.seconds)}")
     records = {stage.path: read_record(storage.join(run_folder, stage.path)) for stage in chosen}
     return {path: record for path, record in records.items() if record is not None}
+
+
+def _needs_base(stages: Sequence[Stage], run_folder: str) -> bool:
+    """True if a stage that trains or generates is not done, wherever this call ends."""
+    with storage.explained(run_folder):
+        return any(
+            (stage.uses_workers or stage.uses_engines)
+            and stage.find(run_folder)[0] is not State.DONE
+            for stage in stages
+        )
 
 
 @contextmanager

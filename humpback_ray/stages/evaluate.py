@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
-
-import fsspec
 
 from humpback_ray import storage, tables
 from humpback_ray.config.settings import SamplingSettings
 from humpback_ray.errors import UserError
+from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, tokens
 from humpback_ray.rows import Evaluated, Finish, SeedPair, Task, TaskKind
@@ -116,25 +115,42 @@ def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
     }
 
 
+def prompts_source(path: str) -> Source:
+    """The evaluation prompts by their content; with a problem if they are no prompts."""
+    source = file_source(path, "evaluation prompts", "settings.evaluation.prompts")
+    if source.problem:
+        return source
+    try:
+        read_prompts(path)
+    except UserError as error:
+        return replace(source, identity=None, problem=str(error))
+    return source
+
+
 def read_prompts(path: str) -> list[dict[str, str]]:
     """Evaluation prompts in AlpacaEval's format.
 
     Raises:
         UserError: no such file, not JSON, or not a list of objects with an instruction.
     """
+    wanted = (
+        'set settings.evaluation.prompts to a JSON list of {"dataset", "instruction"}, as '
+        "AlpacaEval has"
+    )
+    text = storage.read_text(
+        path, "evaluation prompts", "settings.evaluation.prompts"
+    ).removeprefix("\ufeff")
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"no prompts {path}: set settings.evaluation.prompts") from error
+        content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"prompts {path} is not a JSON file: {error}") from error
-    if not isinstance(content, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("instruction"), str) for row in content
-    ):
-        raise UserError(
-            f'prompts {path} must be a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
-        )
+        raise UserError(f"evaluation prompts {path} are no JSON ({error}): {wanted}") from error
+    if not isinstance(content, list):
+        raise UserError(f"evaluation prompts {path} are no list: {wanted}")
+    for number, row in enumerate(content):
+        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
+            raise UserError(
+                f"evaluation prompts {path}: entry {number} has no text as instruction: {wanted}"
+            )
     return [
         {"dataset": str(r.get("dataset", "")), "instruction": r["instruction"]} for r in content
     ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from humpback_ray.base_models import set_dropout
 from humpback_ray.model_folders import local_folder
 from humpback_ray.training import lora
 from humpback_ray.training.export import export_model
@@ -100,13 +101,12 @@ def load_model(job: TrainingJob, config: dict[str, Any]) -> Any:
     # reads one tensor after the other from the mapped files, and the others get their shares.
     partitioning = HfDeepSpeedConfig(config)
     model_config = AutoConfig.from_pretrained(folder, **base.load_options)
-    if hasattr(model_config, "attention_dropout"):
-        model_config.attention_dropout = job.settings.dropout
+    set_dropout(model_config, job.settings.dropout)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         config=model_config,
         dtype=torch.bfloat16 if job.settings.precision == "bf16" else torch.float32,
-        attn_implementation=attention(job.placement.device),
+        attn_implementation=attention(job.placement.device, job.settings.precision),
         use_safetensors=True,
         **base.load_options,
     )
@@ -145,11 +145,15 @@ def refuse_kernels(job: TrainingJob) -> str:
     return ""
 
 
-def attention(device: str) -> str:
-    """The fastest attention on this machine that keeps packed examples apart."""
+def attention(device: str, precision: str) -> str:
+    """The fastest attention on this machine that keeps packed examples apart.
+
+    FlashAttention computes in 16 bits alone (https://github.com/Dao-AILab/flash-attention).
+    """
     from transformers.utils import is_flash_attn_2_available
 
-    return "flash_attention_2" if device == "gpu" and is_flash_attn_2_available() else "sdpa"
+    can_flash = device == "gpu" and precision == "bf16" and is_flash_attn_2_available()
+    return "flash_attention_2" if can_flash else "sdpa"
 
 
 def build_optimizer(model: torch.nn.Module, job: TrainingJob) -> torch.optim.Optimizer:
