@@ -16,6 +16,7 @@ from humpback_ray.base_models import set_dropout
 from humpback_ray.model_folders import local_folder
 from humpback_ray.training import lora
 from humpback_ray.training.export import export_model
+from humpback_ray.training.masters import StoredWeights, shape_of, stored_weights
 from humpback_ray.training.task import TrainingJob
 
 # Gradients that DeepSpeed sums over the ranks at a time. Its default of ten times as many takes
@@ -186,21 +187,28 @@ def export(model: Any, job: TrainingJob, rank: int) -> None:
     base = job.task.base
     export_model(
         model=model,
-        weights=gathered_weights(model),
+        weights=gathered_weights(model, stored_weights(model, job)),
         is_writer=rank == 0,
         base=replace(base, location=local_folder(base.location)),
         output=job.output,
     )
 
 
-def gathered_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def gathered_weights(
+    model: Any, stored: StoredWeights | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of every parameter and saved buffer of the base model, whole.
 
     With LoRA each weight has its adapter merged into it. All ranks must iterate to the end. Only
     rank 0 may use the values, and each only until it advances the iterator. A tensor with several
     names comes under each of them.
+
+    Args:
+        stored: the base's weights where bf16 does not hold them. A trained weight then is the
+            optimizer's fp32 one, and a frozen weight the stored one.
     """
     import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param
 
     parameters = dict(model.named_parameters(remove_duplicate=False))
     adapters = lora.adapters_of(model)
@@ -211,6 +219,12 @@ def gathered_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield in_base, model.get_buffer(name)
             continue
         parameter, adapter = parameters[name], adapters.get(name)
+        shape = shape_of(parameter)
+        if stored is not None and parameter.requires_grad:
+            yield in_base, safe_get_full_fp32_param(parameter).view(shape)
+            continue
+        exact = stored.find(in_base, shape) if stored is not None else None
         needed = [parameter, *(lora.matrices_of(adapter) if adapter else [])]
         with deepspeed.zero.GatheredParameters(needed, enabled=hasattr(parameter, "ds_id")):
-            yield in_base, lora.merged(parameter, adapter) if adapter else parameter.detach()
+            weight = parameter.detach() if exact is None else exact[:].to(parameter.device)
+            yield in_base, lora.merged(weight, adapter) if adapter else weight

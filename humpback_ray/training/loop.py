@@ -17,7 +17,7 @@ import ray.train
 import torch
 
 from humpback_ray.method.schedule import batch_indices, learning_rate
-from humpback_ray.training import batches, checkpoints
+from humpback_ray.training import batches, checkpoints, masters
 from humpback_ray.training.batches import TokenizedSet
 from humpback_ray.training.checkpoints import Layout
 from humpback_ray.training.deepspeed_engine import build_engine, export, refuse_kernels
@@ -70,7 +70,11 @@ def _train(job: TrainingJob, examples: TokenizedSet, mailbox: Any, capacity: int
         is_universal = latest is not None and latest.is_universal
         engine = build_engine(job, num_workers, universal=is_universal)
         progress = checkpoints.load(engine, latest)
+    if latest is None and (refusal := masters.start_exactly(engine, job)):
+        return {"stopped": refusal}
     if job.placement.packing and (refusal := refuse_leak(engine)):
+        return {"stopped": refusal}
+    if refusal := refuse_dropout(engine, job.settings.dropout):
         return {"stopped": refusal}
     try_largest(engine, job, capacity)
     speed = Speed(engine, job)
@@ -168,6 +172,27 @@ def refuse_leak(engine: Any) -> str:
     return (
         f"{type(engine.module).__name__} lets packed examples see each other (logits differ by "
         f"{difference:.1%}): set placement.training.packing=false"
+    )
+
+
+def refuse_dropout(engine: Any, dropout: float) -> str:
+    """The reason why this model must not be trained with that dropout; empty if it may.
+
+    Models with code of their own may have the setting in their config and not read it.
+    """
+    if not dropout:
+        return ""
+    ids = torch.arange(1, 25, device=engine.device)[None] % (engine.module.config.vocab_size - 1)
+    logits = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            logits.append(engine(input_ids=ids, use_cache=False).logits)
+    if not torch.equal(*logits):
+        return ""
+    return (
+        f"{type(engine.module).__name__} gives the same logits under any seed, so the training's "
+        f"dropout of {dropout:g} has no effect on it: set dropout to 0"
     )
 
 

@@ -24,12 +24,14 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api import data_parallel_trainer
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaForCausalLM,
     T5Config,
 )
 
+from humpback_ray.base_models import set_dropout
 from humpback_ray.config.placement import TrainingPlacement
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LoraSettings, TrainingSettings
@@ -39,6 +41,7 @@ from humpback_ray.method.schedule import (
 from humpback_ray.rows import Origin, TrainingExample
 from humpback_ray.training import batches, loop
 from humpback_ray.training.batches import TokenizedSet
+from humpback_ray.training.deepspeed_engine import attention
 from humpback_ray.training.examples import tokenize
 from humpback_ray.training.finetune import (
     TrainingResult,
@@ -154,6 +157,31 @@ def test_model_that_mixes_packed_examples_is_refused(base: str) -> None:
             return super().__call__(**inputs | {"position_ids": torch.arange(length)[None]})
 
     assert "packing=false" in loop.refuse_leak(Mixing(model))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_that_a_model_does_not_read_is_refused(base: str, dropout: float) -> None:
+    config = AutoConfig.from_pretrained(base)
+    set_dropout(config, dropout)
+    model = LlamaForCausalLM.from_pretrained(base, config=config, dtype=torch.float32).train()
+    assert loop.refuse_dropout(_OneProcess(model), dropout) == ""
+    deaf = _OneProcess(LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).train())
+    refusal = loop.refuse_dropout(deaf, dropout)
+    assert ("dropout of 0.5 has no effect on it: set dropout to 0" in refusal) is (dropout > 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        ("gpu", "bf16", "flash_attention_2"), ("gpu", "fp32", "sdpa"), ("cpu", "bf16", "sdpa"),
+    ],
+)  # fmt: skip
+def test_flash_attention_is_chosen_for_16_bits_alone(
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, expected: str
+) -> None:
+    # A machine with a GPU and flash-attn.
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
+    assert attention(device, precision) == expected
 
 
 def test_long_examples_are_cut_or_dropped(base: str, examples: str) -> None:
