@@ -387,10 +387,11 @@ def load_config(files: ModelFiles, options: Mapping[str, Any]) -> Any:
     Raises:
         Unusable: it cannot be loaded, or is of no model that continues text.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
+    folder = _local(files)
     try:
-        config = AutoConfig.from_pretrained(_local(files), **options)
+        config = AutoConfig.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         if "auto_map" in files.config and not options["trust_remote_code"]:
             raise files.unusable(
@@ -404,6 +405,16 @@ def load_config(files: ModelFiles, options: Mapping[str, Any]) -> Any:
             "it must be a folder (path or URL) with config.json, tokenizer and safetensors, or a "
             "Hugging Face hub id",
         ) from error
+    if "generation_config.json" in files.names:
+        try:
+            GenerationConfig.from_pretrained(folder, revision=options["revision"])
+        except ValueError as error:
+            raise files.unusable(
+                ProblemKind.UNREADABLE,
+                "has a generation_config.json that transformers refuses "
+                f"({storage.one_line(error)[:300]})",
+                "take the entry out of that file",
+            ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
         raise files.unusable(
             ProblemKind.NO_LANGUAGE_MODEL,

@@ -163,6 +163,7 @@ def damaged(name: str) -> Callable[[Path], object]:
         "no tokenizer": lambda b: [p.unlink() for p in b.glob("tokenizer*")],
         "no end token": lambda b: edit(b / "tokenizer_config.json", eos_token=None),
         "rows": lambda b: edit(b / "config.json", vocab_size=600),
+        "generation": lambda b: edit(b / "generation_config.json", num_return_sequences=3),
         "t5": lambda b: T5Config().save_pretrained(b),
         "unknown type": lambda b: edit(b / "config.json", model_type="newest"),
         "remote code": lambda b: edit(
@@ -203,6 +204,7 @@ def damaged(name: str) -> Callable[[Path], object]:
         ("no tokenizer", "no tokenizer", "has no tokenizer", "beside config.json"),
         ("no end token", "no end token", "no answer would ever end", "eos_token"),
         ("rows", "vocabulary", "381 rows where config.json says vocab_size 600", "both"),
+        ("generation", "unreadable", "num_return_sequences", "take the entry out"),
         ("t5", "no language model", "a t5 model", "continues text"),
         ("unknown type", "unreadable", "newest", "must be a folder"),
         ("remote code", "remote code", "brings code", "settings.base.trust_remote_code to true"),
@@ -321,6 +323,12 @@ def test_grades_of_two_tokens_are_refused_before_the_rater_is_trained(base):
     assert problem.kind is ProblemKind.GRADES
     assert "settings.rating.method to text" in problem.way_out
     assert find_problems(settings_for(str(base), "settings.rating.method=text")) == []
+
+
+@pytest.mark.parametrize("entries", [{"temperature": 0}, {"do_sample": True, "temperature": 0.0}])
+def test_temperature_of_zero_in_the_generation_config_is_no_problem(base, entries):
+    edit(base / "generation_config.json", **entries)
+    assert find_problems(settings_for(str(base))) == []
 
 
 # --- lengths --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ from humpback_ray import storage
 from humpback_ray.method import prompts
 from humpback_ray.training.lora import base_name
 from humpback_ray.training.task import BaseModel
-from humpback_ray.training.wrapping import without_sampling
+from humpback_ray.training.wrapping import GENERATION_FILE, without_sampling
 
 # transformers recognises a model folder by its config.json, so that file is put in place last.
 LAST_FILE = "config.json"
@@ -83,17 +84,22 @@ def export_model(
             for name, tensor in weights
             if name not in second_names
         )
+        tokenizer = AutoTokenizer.from_pretrained(base.location, **base.load_options)
+        sampling = generation_config(model.generation_config, tokenizer, model.config.vocab_size)
         is_converted = not dtypes.keys() <= {base_name(name) for name in model.state_dict()}
         if is_converted and getattr(model, "_weight_conversions", None):
-            # The files have another form than the model: only transformers can convert it back.
+            # The files have another form than the model: only transformers can convert it back. It
+            # refuses to write sampling entries that contradict each other, as many bases have.
+            model.generation_config = sampling
             model.save_pretrained(folder, state_dict=dict(stored))
         else:
             _write_weights(folder, stored)
         AutoConfig.from_pretrained(base.location, **base.load_options).save_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(base.location, **base.load_options)
         copy_tokenizer(base, tokenizer, folder)
         check_same_ids(tokenizer, folder, base)
-        generation_config(model.generation_config, tokenizer).save_pretrained(folder)
+        # `save_pretrained` refuses entries that contradict each other, such as beams of one.
+        sampling.to_json_file(os.path.join(folder, GENERATION_FILE))
+        _give_usual_modes(folder)
         _put_in_place(folder, output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -200,9 +206,13 @@ def _write_weights(folder: str, weights: Iterator[tuple[str, torch.Tensor]]) -> 
             json.dump(index, stream, indent=1)
 
 
-def generation_config(base: GenerationConfig, tokenizer: Any) -> GenerationConfig:
+def generation_config(
+    base: GenerationConfig, tokenizer: Any, vocabulary_size: int
+) -> GenerationConfig:
     """The base's generation config without sampling, with the tokenizer's special tokens."""
     pad = tokenizer.pad_token_id
+    if pad is not None and pad >= vocabulary_size:
+        pad = None  # many a tokenizer has a padding token that the model has no embedding for
     return GenerationConfig(
         **without_sampling(base.to_diff_dict())
         | {
@@ -211,6 +221,15 @@ def generation_config(base: GenerationConfig, tokenizer: Any) -> GenerationConfi
             "pad_token_id": pad if pad is not None else tokenizer.eos_token_id,
         }
     )
+
+
+def _give_usual_modes(folder: str) -> None:
+    """Let all files have the mode that the umask gives; safetensors writes for the owner alone."""
+    # transformers opens config.json in the usual way. Asking for the umask would change it for a
+    # moment in all threads.
+    mode = stat.S_IMODE(os.stat(os.path.join(folder, LAST_FILE)).st_mode)
+    for name in os.listdir(folder):
+        os.chmod(os.path.join(folder, name), mode)
 
 
 def _staging_folder(output: str) -> str:

@@ -253,6 +253,88 @@ def test_export_keeps_other_files_and_replaces_a_broken_attempt(tmp_path: Path) 
     assert not [name for name in os.listdir(output) if name.startswith(".") or "half" in name]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_modes_of_exported_files_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        base = make_base(tmp_path / "base")
+        for out in (str(tmp_path / "out"), f"file://{tmp_path}/url"):
+            export(base, out)
+            write_wrapping(out, Wrapping("{{ messages }}", 0.7, 0.9))
+    finally:
+        os.umask(before)
+    names = {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"}
+    for folder in (tmp_path / "out", tmp_path / "url"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        assert names < modes.keys()
+        assert set(modes.values()) == {0o666 & ~umask}
+        assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"temperature": 0},
+        {"do_sample": True, "temperature": 0.0},
+        {"do_sample": False, "temperature": 0.6, "top_p": 0.9},
+        {"num_beams": 1, "early_stopping": True, "length_penalty": 0.5},
+    ],
+)
+def test_generation_config_that_contradicts_itself_is_exported_without_sampling(
+    tmp_path: Path, entries: dict[str, object]
+) -> None:
+    base = make_base(tmp_path / "base")
+    path = Path(base, "generation_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    export(base, str(tmp_path / "out"))
+    write_wrapping(str(tmp_path / "out"), Wrapping("{{ messages }}", 0.0, 0.9))
+    exported = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert not exported["do_sample"]
+    assert not {"temperature", "top_p"} & exported.keys()
+    assert exported["eos_token_id"] == 1
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.generate(torch.tensor([[3, 4]]), max_new_tokens=2).shape == (1, 4)
+
+
+def test_padding_token_beyond_the_embedding_is_not_exported(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    export(base, str(tmp_path / "out"))
+    exported = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert tokenizer.pad_token_id == AutoConfig.from_pretrained(base).vocab_size
+    assert exported.pad_token_id == exported.eos_token_id == 1
+
+
+def test_code_of_the_base_is_exported_with_it(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    code = {
+        "configuration_own.py": "from transformers import LlamaConfig\n\n\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n",
+        "modeling_own.py": "from transformers import LlamaForCausalLM\n\n"
+        "from .configuration_own import OwnConfig\nfrom .parts_own import PART\n\n\n"
+        "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n    part = PART\n",
+        "parts_own.py": "PART = 7\n",
+    }
+    for name, text in code.items():
+        Path(base, name).write_text(text)
+    path = Path(base, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {
+        "model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": {
+            "AutoConfig": "configuration_own.OwnConfig",
+            "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}}))  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=True)
+    trusted = BaseModel(base, trust_remote_code=True)
+    output = str(tmp_path / "out")
+    export_model(model=model, weights=model.state_dict().items(), base=trusted, output=output)
+    for name, text in code.items():
+        assert (tmp_path / "out" / name).read_text() == text
+    exported = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True)
+    assert type(exported).__name__ == "OwnForCausalLM"
+    assert exported.part == 7
+
+
 def test_export_to_a_url_writes_the_same_files(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     export(base, str(tmp_path / "path"))
