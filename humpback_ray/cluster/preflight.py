@@ -13,16 +13,23 @@ from humpback_ray.sizing.architecture import known_architecture
 from humpback_ray.sizing.memory import check_engine_fits
 
 
-def check_base(recipe: Recipe) -> None:
-    """Refuse a base model that the recipe's trainings and engines could not use.
+def check_inputs(recipe: Recipe, *, uses_models: bool, rates: bool) -> None:
+    """Refuse what a run would meet only after hours, as far as recipe and files tell it.
 
     Needs no cluster and writes nothing, so a run checks it before everything else.
 
+    Args:
+        recipe: settings and placement.
+        uses_models: a stage of the run that is not done trains or generates.
+        rates: a stage that will run rates.
+
     Raises:
-        UserError: the first problem of the base model's files.
+        UserError: a base model that cannot be used, or an endpoint without its key.
     """
-    if problems := find_problems(recipe.settings):
+    if uses_models and (problems := find_problems(recipe.settings)):
         raise Unusable(problems[0])
+    if rates and recipe.settings.rating.endpoint:
+        recipe.placement.endpoint.read_key()
 
 
 def check(recipe: Recipe, run_folder: str, *, uses_engines: bool, uses_workers: bool) -> None:

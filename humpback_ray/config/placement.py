@@ -5,18 +5,21 @@ Changing placement never changes which rows come out or which examples a trainin
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
     Field,
+    SecretStr,
     field_validator,
     model_validator,
 )
 
 from humpback_ray.config.fields import Frozen, PositiveInt, Share
 from humpback_ray.config.urls import ray_address
+from humpback_ray.errors import UserError
 
 # --- placement ----------------------------------------------------------------------------------
 
@@ -137,6 +140,27 @@ class EndpointPlacement(Frozen):
                 "key itself: export the key under that name and write the name here"
             )
         return name
+
+    def read_key(self) -> SecretStr | None:
+        """The key in this process's environment; None where the endpoint needs none.
+
+        Raises:
+            UserError: the variable is not set, or holds no key.
+        """
+        name = self.api_key_variable
+        if name is None:
+            return None
+        key = os.environ.get(name, "").strip()  # a mounted secret often ends with a line break
+        variable = f"the environment variable {name} (placement.endpoint.api_key_variable)"
+        if not key:
+            raise UserError(
+                f"{variable} is not set: export the endpoint's key under that name where the run "
+                "is started"
+            )
+        # A client that cannot send the key would show it in its error.
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"{variable} holds no key: a key is one line of ASCII characters")
+        return SecretStr(key)
 
 
 class Placement(Frozen):

@@ -280,7 +280,8 @@ class TrainingSettings(Frozen):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     final_learning_rate: Annotated[float, Field(ge=0)] = 9e-6  # linear decay
     weight_decay: Annotated[float, Field(ge=0)] = 0.1  # not on norms and biases
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # attention; LLaMA has no other
+    # Of the attention in LLaMA, which has no other; of every place where another model has one.
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # LIMA
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95  # LIMA
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # LIMA

@@ -79,9 +79,12 @@ def run(
             assert begun is not None
             raise UserError(_refusal(stage, begun, run_folder))
     to_do = [stage for stage in chosen if states[stage.path][0] is not State.DONE]
-    if to_do and _needs_base(stages, run_folder):
-        preflight.check_base(recipe)
     if to_do:
+        preflight.check_inputs(
+            recipe,
+            uses_models=_uses_models(stages, run_folder),
+            rates=any(stage.part == "rate" for stage in to_do),
+        )
         storage.check_writable(run_folder)
         with storage.explained(run_folder):
             _start_attempt(recipe, run_folder, [stage.path for stage in stages])
@@ -123,8 +126,8 @@ def run(
     return {path: record for path, record in records.items() if record is not None}
 
 
-def _needs_base(stages: Sequence[Stage], run_folder: str) -> bool:
-    """True if a stage that trains or generates is not done, wherever this call ends."""
+def _uses_models(stages: Sequence[Stage], run_folder: str) -> bool:
+    """True if a stage of the run that trains or generates is not done, wherever this call ends."""
     with storage.explained(run_folder):
         return any(
             (stage.uses_workers or stage.uses_engines)

@@ -10,7 +10,6 @@ Retry-After, and ends the dataset at the first request that fails for good.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,6 @@ from pydantic import SecretStr
 from humpback_ray import tables
 from humpback_ray.config.placement import EndpointPlacement
 from humpback_ray.config.settings import EndpointSettings
-from humpback_ray.errors import UserError
 from humpback_ray.rows import Finish
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest, EndpointClient, NoAnswer
 from humpback_ray.serving.engine_registry import Engine
@@ -58,7 +56,7 @@ class EndpointPool:
         self._task, self._settings, self._limits = task, settings, limits
 
     def __enter__(self) -> EndpointPool:
-        self._key = _read_key(self._limits)
+        self._key = self._limits.read_key()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -147,7 +145,7 @@ def try_endpoint(
     """
 
     async def ask() -> ChatReply:
-        client = EndpointClient(settings, limits, _read_key(limits))
+        client = EndpointClient(settings, limits, limits.read_key())
         try:
             return await client.answer(request)
         except NoAnswer as error:
@@ -156,20 +154,3 @@ def try_endpoint(
             await client.close()
 
     return asyncio.run(ask())
-
-
-def _read_key(limits: EndpointPlacement) -> SecretStr | None:
-    name = limits.api_key_variable
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()  # a mounted secret often ends with a line break
-    variable = f"the environment variable {name} (placement.endpoint.api_key_variable)"
-    if not key:
-        raise UserError(
-            f"{variable} is not set: export the endpoint's key under that name where the run is "
-            "started"
-        )
-    # A client that cannot send the key would show it in its error.
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(f"{variable} holds no key: a key is one line of ASCII characters")
-    return SecretStr(key)

@@ -27,7 +27,7 @@ class Finetune(Stage):
     """
 
     kind: ClassVar[str] = "finetune"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     part: ClassVar[Part] = "finetune"
 
     base: Stage | Source

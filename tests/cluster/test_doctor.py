@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from humpback_ray import pipeline
+from humpback_ray.base_models import Problem, ProblemKind
 from humpback_ray.cluster import doctor, nodes, preflight
 from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.cluster.nodes import (
@@ -320,6 +321,19 @@ def test_doctor_reports_missing_sources():
     assert found.found == "no seed file data/x.jsonl"
     assert found.way_out.startswith("set settings.seed.path")
     assert found.verdict == Verdict.MISSING
+
+
+def test_doctor_reports_every_problem_of_the_base_model():
+    problems = [
+        Problem(ProblemKind.POSITIONS, "settings.context_length 4096 is above the 2048", "set it"),
+        Problem(ProblemKind.DROPOUT, "settings.forward_training.dropout 0.1", "set it to 0"),
+    ]
+    found = doctor.find_problems(load_recipe("llama-7b"), RUN, cluster(gpu_node()), base=problems)
+    of_base = [each for each in found if each.check == "base model"]
+    assert [(each.found, each.way_out) for each in of_base] == [
+        (problem.found, problem.way_out) for problem in problems
+    ]
+    assert doctor.exit_code(of_base) == 2
 
 
 def test_limits_in_a_cluster_file_have_its_worker_types():

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
@@ -235,6 +236,61 @@ def test_missing_source_is_refused_before_any_write(tmp_path):
     with pytest.raises(UserError, match="nothing at /nowhere"):
         execute(stage, tmp_path)
     assert not storage.names(str(tmp_path))
+
+
+class Training(Pairs):
+    @property
+    def uses_workers(self) -> bool:
+        return True
+
+
+def test_base_model_is_judged_before_the_first_stage_of_a_run_that_trains(model_folder, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in Path(model_folder).iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    lengths = ["settings.context_length=512", "settings.backward_training.max_length=512",
+               "settings.forward_training.max_length=512"]  # fmt: skip
+    recipe = load_recipe("tiny", [f"settings.base={{kind: pretrained, model: {base}}}", *lengths])
+    whole = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(whole[:-1])
+    runs: list[str] = []
+    stages = [pairs_stage(runs), pairs_stage(runs, path="model", kind=Training)]
+    run = str(tmp_path / "run")
+    with pytest.raises(UserError, match=r"model\.safetensors of .* copy it again"):
+        runner.run(stages, recipe, run, CONSOLE, until="seed")
+    assert not runs
+    assert not storage.exists(run)
+    (base / "model.safetensors").write_bytes(whole)
+    # One worker is room enough; the stage trains nothing.
+    runner.run(stages, recipe, run, CONSOLE)
+    assert runs == ["seed", "model"]
+    (base / "model.safetensors").write_bytes(b"")
+    runner.run([*stages, pairs_stage(runs, path="report")], recipe, run, CONSOLE)
+    assert runs == ["seed", "model", "report"], "no stage that is left needs the base"
+
+
+class Rating(Pairs):
+    part: ClassVar[Part] = "rate"
+
+
+def test_endpoint_without_its_key_is_refused_before_the_first_stage(monkeypatch, tmp_path):
+    monkeypatch.delenv("RATER_KEY", raising=False)
+    recipe = load_recipe("tiny", [
+        "settings.rating.endpoint={url: 'http://127.0.0.1:1/v1', model: m}",
+        "placement.endpoint.api_key_variable=RATER_KEY",
+    ])  # fmt: skip
+    runs: list[str] = []
+    stages = [pairs_stage(runs), pairs_stage(runs, path="rated", kind=Rating)]
+    run = str(tmp_path / "run")
+    with pytest.raises(UserError, match=r"RATER_KEY .* is not set: export the endpoint's key"):
+        runner.run(stages, recipe, run, CONSOLE)
+    assert not runs
+    assert not storage.exists(run)
+    runner.run(stages, recipe, run, CONSOLE, until="seed")
+    monkeypatch.setenv("RATER_KEY", "secret")
+    runner.run(stages, recipe, run, CONSOLE)
+    assert runs == ["seed", "rated"]
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"bytes"])
