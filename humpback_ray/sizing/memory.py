@@ -220,10 +220,12 @@ def fit_training(
     gradient_checkpointing: bool,
     lora: LoraSettings | None = None,
 ) -> TrainingFit:
-    """Layout of a training on hardware: `fit_workers` with as many workers as divide the batch."""
-    num_workers = max(n for n in range(1, hardware.num_gpus + 1) if batch_size % n == 0)
+    """Layout of a training on hardware: `fit_workers` with a worker on each GPU.
+
+    Workers beyond the batch hold states and have no example.
+    """
     return fit_workers(
-        architecture, hardware.gpu.memory, num_workers, batch_size=batch_size,
+        architecture, hardware.gpu.memory, hardware.num_gpus, batch_size=batch_size,
         max_length=max_length, gradient_checkpointing=gradient_checkpointing, lora=lora,
     )  # fmt: skip
 

@@ -87,8 +87,9 @@ def step_seconds(
     attention = architecture.attention_flops_per_token(sequence_length)
     total, trained = architecture.num_parameters, architecture.num_trained(lora)
     per_token = (6 * total if lora is None else 4 * total + 6 * trained) + 3 * attention
-    flops = fit.num_workers * hardware.gpu.bf16_tflops * 1e12 * TRAINING_MFU
-    compute = batch_size * sequence_length * per_token / flops
+    flops = hardware.gpu.bf16_tflops * 1e12 * TRAINING_MFU  # of one worker
+    # The slowest worker decides: the one with an example more than others.
+    compute = math.ceil(batch_size / fit.num_workers) * sequence_length * per_token / flops
     if fit.num_workers == 1:
         return compute
     accumulation = math.ceil(batch_size / (fit.num_workers * fit.micro_batch_size))

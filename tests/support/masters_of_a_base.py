@@ -1,4 +1,4 @@
-"""The optimizer's fp32 weights and the exported ones of an fp16 base, before any step.
+"""The optimizer's fp32 weights and the exported ones of an fp16 base, before any step; one step.
 
 `python -m tests.support.masters_of_a_base ARGUMENTS RANK NUM_WORKERS RENDEZVOUS`, once for each
 rank, where ARGUMENTS is JSON with base, settings and placement. Rank 0 prints the names of the
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from humpback_ray.config.placement import TrainingPlacement
 from humpback_ray.config.settings import TrainingSettings
-from humpback_ray.training import masters
+from humpback_ray.training import loop, masters
 from humpback_ray.training.deepspeed_engine import build_engine, gathered_weights
 from humpback_ray.training.task import BaseModel, TrainingJob, TrainingTask
 
@@ -51,6 +51,12 @@ def main() -> None:
     for name, value in gathered_weights(engine.module, masters.stored_weights(engine.module, job)):
         if not torch.equal(value.to(files[name].dtype), files[name]):
             exported.append(name)
+    # The check of the dropout leaves the engine fit for a step.
+    assert loop.refuse_dropout(engine, settings.dropout) == ""
+    ids = torch.arange(2, 18)[None]
+    engine.backward(engine(input_ids=ids, labels=ids, use_cache=False).loss)
+    engine.step()
+    assert engine.global_steps == 1
     torch.distributed.destroy_process_group()
     if rank == 0:
         print("MASTERS", json.dumps([started, exported]))

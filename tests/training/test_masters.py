@@ -17,7 +17,7 @@ from humpback_ray.training.masters import StoredWeights, stored_weights
 from humpback_ray.training.task import TrainingJob
 from tests.support.training import PLACEMENT, SETTINGS, make_base, task_for
 
-BF16 = SETTINGS.model_copy(update={"precision": "bf16"})
+BF16 = SETTINGS.model_copy(update={"precision": "bf16", "dropout": 0.1})
 
 
 def masters_of(base: str, folder: Path, *, stage: int, num_workers: int, exactly: bool = True,
