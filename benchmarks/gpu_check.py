@@ -126,10 +126,9 @@ def plain(check: Check) -> dict[str, Any]:
     from humpback_ray.training.deepspeed_engine import attention
 
     case = check.case()
-    found = train(
-        PlainEngine(case, check.device, attention(check.device)), case.job(), case.tokenized()
-    )
-    return found | {"note": attention(check.device)}
+    chosen = attention(check.device, case.precision)
+    found = train(PlainEngine(case, check.device, chosen), case.job(), case.tokenized())
+    return found | {"note": chosen}
 
 
 def plain_sdpa(check: Check) -> dict[str, Any]:
