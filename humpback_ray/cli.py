@@ -6,7 +6,6 @@ the file with its traceback; 130 stopped.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
@@ -19,6 +18,7 @@ from humpback_ray.config.recipe import load_recipe
 from humpback_ray.errors import user_message
 from humpback_ray.execution.logs import keep_traceback
 from humpback_ray.report import terminal
+from humpback_ray.report.console import open_streams
 from humpback_ray.report.run_facts import last_model, run_folder_of
 from humpback_ray.report.run_status import find_status
 from humpback_ray.report.terminal import console, say
@@ -292,7 +292,7 @@ def logs(
     server = jobs.connect(address)
     job = jobs.job_of(server, run_folder)
     if no_follow:
-        print(server.get_job_logs(job.submission_id), end="")
+        terminal.write(server.get_job_logs(job.submission_id), end="")
     else:
         raise typer.Exit(terminal.follow_job(server, run_folder, job))
 
@@ -314,9 +314,7 @@ def stop(run_folder: RunOrJobArgument, address: AddressOption = None) -> None:
 
 def main() -> None:
     """Entry point of `humpback`."""
-    # An arrow in a message must not end a run under a cp1252 or C locale.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    open_streams()
     app()
 
 

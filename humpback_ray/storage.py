@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -96,8 +97,36 @@ def is_url(location: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """A URL unchanged; a local path made absolute, because Ray's workers run in other folders."""
+    """A URL unchanged; a local path made absolute, because Ray's workers run in other folders.
+
+    `file://` and `local://` name local paths too, which most libraries take as paths alone.
+    """
+    url = re.sub(r"^(?:file|local)://(?:localhost(?=/))?", "", url)
     return url if is_url(url) else os.path.abspath(os.path.expanduser(url))
+
+
+# vLLM finds weights by glob; Ray Data and Ray Train parse paths as URLs, with queries, fragments,
+# parameters and percent codes, and fsspec takes `::` for a chain of URLs.
+_MISREAD = re.compile(r"[*?\[\]#%;\\\x00-\x1f\x7f]|::")
+
+
+def refuse_misread(path: str, what: str, key: str) -> None:
+    """Refuse a path or URL that a library of the run would take for something else.
+
+    Args:
+        path: as the libraries get it.
+        what: description of the folder, for people.
+        key: the setting or option that names it.
+
+    Raises:
+        UserError: the path has such a character.
+    """
+    if found := _MISREAD.search(path):
+        raise UserError(
+            f"the {what} {path} has {found[0]!r} in its path, which the run's libraries would read "
+            f"as a pattern or as a part of a URL: give {key} a path without * ? [ ] # % ; :: \\ "
+            "and control characters"
+        )
 
 
 def join(url: str, *parts: str) -> str:
@@ -135,8 +164,14 @@ def read_json(url: str) -> Any:
     """The content of a JSON file; None if the file does not exist."""
     if not exists(url):
         return None
-    with fsspec.open(url, "rt", encoding="utf-8") as file:
+    with open_text(url) as file:
         return json.load(file)
+
+
+def open_text(url: str) -> Any:
+    """A text file for reading, as UTF-8."""
+    filesystem, path = locate(url)
+    return filesystem.open(path, "rt", encoding="utf-8")
 
 
 def size(url: str, what: str, key: str) -> int:
@@ -162,7 +197,7 @@ def read_text(url: str, what: str, key: str) -> str:
     """Content of a small text file; errors as in `size`."""
     size(url, what, key)
     try:
-        with fsspec.open(url, "rt", encoding="utf-8") as file:
+        with open_text(url) as file:
             return file.read()
     except UnicodeDecodeError as error:
         raise UserError(f"{what} {url} is not UTF-8 text: set {key}") from error

@@ -12,6 +12,9 @@ from humpback_ray.config.urls import ray_address
 from humpback_ray.errors import UserError
 
 CONNECT_SECONDS = 10.0  # a living head accepts a connection in this time
+# Linux allows a socket's path 107 bytes, and Ray appends up to 68 to its temporary folder:
+# /ray/session_YYYY-MM-DD_hh-mm-ss_uuuuuu_PID/sockets/plasma_store, with a PID of seven digits.
+MAX_TEMPORARY_FOLDER = 107 - 68
 
 
 def cluster_address(recipe: Recipe) -> str | None:
@@ -24,7 +27,8 @@ def join_cluster(recipe: Recipe) -> None:
 
     Raises:
         UserError: nothing answers at the address, no cluster runs here for `auto`, another Ray or
-            Python runs there, or the token is missing.
+            Python runs there, the token is missing, or Ray's temporary folder has too long a path
+            or cannot be written.
     """
     import ray
     from ray.exceptions import AuthenticationError
@@ -40,6 +44,7 @@ def join_cluster(recipe: Recipe) -> None:
         except (RuntimeError, ConnectionError, AuthenticationError) as error:
             raise UserError(f"the cluster at {address} cannot be joined: {error}") from error
     else:
+        _check_temporary_folder()
         # A cluster for this process alone needs no token and must not use one that it finds.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
@@ -52,6 +57,23 @@ def join_cluster(recipe: Recipe) -> None:
             logging_level="ERROR",
         )
     _quieten()
+
+
+def _check_temporary_folder() -> None:
+    """Refuse a temporary folder in which Ray could not make its sockets."""
+    for variable in ("RAY_TMPDIR", "TMPDIR"):  # in Ray's order; it does not ask `tempfile`
+        if folder := os.environ.get(variable):
+            break
+    else:
+        return
+    way_out = "set RAY_TMPDIR to a folder on a local disk with a short path, such as /tmp"
+    if len(os.fsencode(folder)) > MAX_TEMPORARY_FOLDER:
+        raise UserError(
+            f"{variable} is {folder}, and the sockets that Ray makes there would have too long "
+            f"paths: at most {MAX_TEMPORARY_FOLDER} bytes fit; {way_out}"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{variable} is {folder}, where Ray cannot write: {way_out}")
 
 
 def _check_answers(address: str) -> None:

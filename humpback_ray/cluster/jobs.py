@@ -148,14 +148,17 @@ def run_on(cluster: JobServer, run: str) -> str:
     """The run's folder as the cluster's nodes name it, without a slash at its end.
 
     Raises:
-        UserError: a relative path, and the cluster is on other machines.
+        UserError: a relative path, and the cluster is on other machines; or a path that a library
+            would misread.
     """
     if not os.path.isabs(run) and "://" not in run and not cluster.is_here():
         raise UserError(
             f"the run folder {run} is relative to this machine, and the cluster is elsewhere: give "
             "--run a URL (s3://bucket/runs/7b) or an absolute path that every node sees"
         )
-    return storage.absolute(run).rstrip("/")
+    folder = storage.absolute(run).rstrip("/")
+    storage.refuse_misread(folder, "run folder", "--run")
+    return folder
 
 
 # --- the jobs of a run --------------------------------------------------------------------------

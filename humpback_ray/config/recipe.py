@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import glob
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,8 +58,9 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     merge into the parent's key by key, and any other value replaces the parent's. A mapping with
     another `kind` replaces the parent's too.
 
-    A location that is neither a URL nor a path from the working folder is searched beside the file
-    that names it, then beside the recipe, so that a recipe and its data can move together.
+    A location in a recipe file that is no URL is searched beside that file, then from the working
+    folder, so that a recipe and its data can move together and mean the same from everywhere. One
+    in an override is searched from the working folder, then beside the recipe.
 
     Raises:
         UserError: unknown recipe, unknown key (with the nearest valid one), wrong type or value.
@@ -66,7 +69,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     content = _read_with_parents(path, [])
     for override in overrides or []:
         _apply_override(content, override)
-    content = _with_locations(content, [Recipe], path.parent)
+    content = _with_locations(content, [Recipe], [Path(), path.parent])
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -113,7 +116,7 @@ def _read_with_parents(path: Path, children: list[Path]) -> dict[str, Any]:
     if path.resolve() in [child.resolve() for child in children]:
         chain = " -> ".join(str(each) for each in [*children, path])
         raise UserError(f"recipes extend each other in a cycle: {chain}; drop one `extends`")
-    content = _with_locations(_read(path), [Recipe], path.parent)
+    content = _with_locations(_read(path), [Recipe], [path.parent, Path()])
     if "extends" not in content:
         return content
     parent = content.pop("extends")
@@ -156,28 +159,36 @@ def _merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _with_locations(content: Any, models: list[type[BaseModel]], folder: Path) -> Any:
-    """The content of a section, with absolute paths for locations that lie in the folder.
+def _with_locations(content: Any, models: list[type[BaseModel]], folders: list[Path]) -> Any:
+    """The content of a section, with absolute paths for locations that lie in one of the folders.
 
     Args:
         content: as YAML gives it; nothing in it is checked yet.
         models: the classes that the section may have.
-        folder: of the recipe file.
+        folders: to search, in this order.
     """
     if not isinstance(content, dict):
         return content
     fields = {name: field for model in models for name, field in model.model_fields.items()}
-    return {key: _with_location(value, fields.get(key), folder) for key, value in content.items()}
+    return {key: _with_location(value, fields.get(key), folders) for key, value in content.items()}
 
 
-def _with_location(value: Any, field: FieldInfo | None, folder: Path) -> Any:
+def _with_location(value: Any, field: FieldInfo | None, folders: list[Path]) -> Any:
     if field is None:
         return value
     if not marks(field) or not isinstance(value, str):
-        return _with_locations(value, _models_in(field.annotation), folder)
-    if "://" in value or Path(value).exists() or not (folder / value).exists():
+        return _with_locations(value, _models_in(field.annotation), folders)
+    if "://" in value or value.startswith("~"):
         return value
-    return str((folder / value).absolute())
+    places = (str((folder / value).absolute()) for folder in folders if _is_in(folder, value))
+    return next(places, value)
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    """True if a folder has that file, folder or link, or a match of the pattern."""
+    if os.path.lexists(folder / name):
+        return True
+    return glob.escape(name) != name and any(glob.iglob(name, root_dir=folder, recursive=True))
 
 
 # --- overrides and mistakes ---------------------------------------------------------------------
@@ -196,8 +207,8 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         # A YAML anchor makes two sections share one mapping, and only the named one may change.
         node[key] = node = dict(child)
     try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        node[last] = yaml.load(value, Loader=_UniqueKeys)
+    except (yaml.YAMLError, UserError) as error:
         raise UserError(f"--set {override}: {_one_line(error)}") from error
 
 

@@ -38,10 +38,10 @@ class StageProgress:
         self._first: tuple[float, int] | None = None
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=console,
             transient=True,
         )
@@ -72,7 +72,7 @@ class StageProgress:
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(f"  {self._name}: {text}", highlight=False, soft_wrap=True)
+        self._print_line(f"  {self._name}: {text}")
 
     def state(self) -> dict[str, Any]:
         """The state to write for other processes; `total` is None in a phase without units."""
@@ -116,11 +116,10 @@ class StageProgress:
 
     def _print(self) -> None:
         counted = f"{self._done}/{self._total} " if self._total else ""
-        self._console.print(
-            f"  {self._name}: {counted}{self._detail}, {self._left()}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._print_line(f"  {self._name}: {counted}{self._detail}, {self._left()}")
+
+    def _print_line(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

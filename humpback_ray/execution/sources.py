@@ -46,9 +46,13 @@ def model_source(model: str, revision: str | None) -> Source:
         return Source(model, f"hub:{model}@{revision or 'main'}", revision)
     location = storage.absolute(model)
     key = "settings.base.model"
-    return _source(
-        location, lambda: content_identity(list_files(location, MODEL_SUFFIXES, key), key)
-    )
+
+    def identity() -> str:
+        if not storage.is_url(location):  # the model at a URL gets a local copy with a plain name
+            storage.refuse_misread(location, "base model", key)
+        return content_identity(list_files(location, MODEL_SUFFIXES, key), key)
+
+    return _source(location, identity)
 
 
 def _source(location: str, identity: Callable[[], str]) -> Source:

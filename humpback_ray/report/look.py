@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
-from humpback_ray.method import prompts
+from humpback_ray.execution.stage import read_record
+from humpback_ray.method import prompts, tokens
+from humpback_ray.model_folders import local_folder
 
 # Folders of rows in a stage, the one to show first.
 ROW_FOLDERS = ("rows", "dropped", "held_out", "samples")
 HIDDEN_FIELDS = frozenset({"num_prompt_tokens", "num_generated_tokens"})
+SHOWN_DIGITS = 3  # of a number, behind the point
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,17 @@ def select_rows(folder: str, number: int, where: list[str], *, ranked: bool = Fa
         if ranked:
             shown = list(_ranked(dataset, condition, number, rows_folder))
         else:
-            shown = list(map(_shown, dataset.head(number, filter=condition).to_pylist()))
+            rows = dataset.head(number, filter=condition).to_pylist()
+            fields_of = _fields_of_examples(rows_folder) if _has_examples(rows) else _fields
+            shown = [_shown(row, fields_of) for row in rows]
     return Shown(rows_folder, shown, num_matching)
 
 
-def _shown(row: dict[str, Any], place: str = "") -> ShownRow:
-    return ShownRow(f"{place}{next(iter(row.values()))}", _readable(row))
+Fields = list[tuple[str, str]]
+
+
+def _shown(row: dict[str, Any], fields_of: Callable[..., Fields], place: str = "") -> ShownRow:
+    return ShownRow(f"{place}{next(iter(row.values()))}", fields_of(row))
 
 
 def _ranked(dataset: Any, condition: Any, number: int, folder: str) -> Iterator[ShownRow]:
@@ -88,7 +98,7 @@ def _ranked(dataset: Any, condition: Any, number: int, folder: str) -> Iterator[
     rows = dataset.to_table(filter=condition & pads.field(name).isin(list(places))).to_pylist()
     for row in sorted(rows, key=lambda row: places[row[name]][0]):
         place, part = places[row[name]]
-        yield _shown(row, f"{part}, {place + 1} of {len(order)}: ")
+        yield _shown(row, _fields, f"{part}, {place + 1} of {len(order)}: ")
 
 
 def _rows_folder(folder: str) -> str:
@@ -100,38 +110,117 @@ def _rows_folder(folder: str) -> str:
     raise UserError(f"no rows in {folder}: name a stage that holds rows, as RUN/STAGE{hint}")
 
 
+# --- conditions -----------------------------------------------------------------------------------
+
+
 def _condition(dataset: Any, where: list[str]) -> Any:
     condition = None
+    # A list of numbers has no one value to compare.
+    types = {field.name: field.type for field in dataset.schema if not pa.types.is_list(field.type)}
     for clause in where:
         name, separator, value = clause.partition("=")
-        if not separator or name not in dataset.schema.names:
-            fields = ", ".join(dataset.schema.names)
-            raise UserError(f"--where {clause}: give field=value with a field of {fields}")
-        matches = pads.field(name).cast("string") == value
+        if not separator or name not in types:
+            raise UserError(
+                f"--where {clause}: give field=value with a field of {', '.join(types)}"
+            )
+        matches = _matches(pads.field(name), types[name], value, clause)
         condition = matches if condition is None else condition & matches
     return condition
 
 
-def _readable(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Fields in reading order. A training example shows apart what the loss is computed on."""
-    if "completion" in row:
-        text = prompts.render(row["prompt"], row["tag"]) if row["prompt"] else ""
-        return [
-            ("origin", row["origin"]),
-            ("masked, no loss", f"\n{text}"),
-            ("trained on", f"\n{row['completion']}<end>"),
-        ]
-    fields = list(row.items())[1:]
+def _matches(field: Any, kind: pa.DataType, value: str, clause: str) -> Any:
+    """The condition that a field has a value, which a person may give as it is shown."""
+    if pa.types.is_string(kind):
+        return field == value
+    if value == "null":
+        return field.is_null()
+    try:
+        if pa.types.is_boolean(kind):
+            return field == {"true": True, "false": False}[value.lower()]
+        if pa.types.is_integer(kind):
+            return field == int(value)
+        return pc.abs(pc.subtract(field, float(value))) <= 0.5 * 10**-SHOWN_DIGITS
+    except (KeyError, ValueError):
+        wanted = "true or false" if pa.types.is_boolean(kind) else "a number"
+        raise UserError(f"--where {clause}: the value must be {wanted}, or null") from None
+
+
+# --- fields in reading order ----------------------------------------------------------------------
+
+
+def _fields(row: dict[str, Any]) -> Fields:
     return [
-        (name, _as_text(value)) for name, value in fields
+        (name, _as_text(value)) for name, value in list(row.items())[1:]
         if name not in HIDDEN_FIELDS and value not in (None, "")
     ]  # fmt: skip
 
 
 def _as_text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.{SHOWN_DIGITS}f}"
     if isinstance(value, list):
         return " ".join(_as_text(entry) for entry in value)
     text = str(value)
     return f"\n{text}" if "\n" in text else text
+
+
+def _has_examples(rows: list[dict[str, Any]]) -> bool:
+    return bool(rows) and "completion" in rows[0]
+
+
+def _fields_of_examples(folder: str) -> Callable[[dict[str, Any]], Fields]:
+    """A function that shows apart which text of an example has no loss and which one has.
+
+    An example may be longer than its training reads, which only the training's tokenizer tells.
+    """
+    training = _training_beside(folder)
+
+    def fields_of(row: dict[str, Any]) -> Fields:
+        masked = prompts.render(row["prompt"], row["tag"]) if row["prompt"] else ""
+        if training is None:
+            trained = ("to be trained on, up to max_length", f"\n{row['completion']}<end>")
+        else:
+            trained = training.trained_text(row)
+        return [("origin", row["origin"]), ("masked, no loss", f"\n{masked}"), trained]
+
+    return fields_of
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A finished training: what it reads of an example."""
+
+    tokenizer: Any
+    max_length: int
+    drops_long: bool
+
+    def trained_text(self, row: dict[str, Any]) -> tuple[str, str]:
+        """The text that carries the loss, as far as it is trained on, under its name."""
+        parts = (row["prompt"], row["tag"], row["completion"])
+        example = tokens.example_ids(self.tokenizer, *parts, self.max_length)
+        if example is None:
+            return "not trained on", f"the prompt leaves no room in max_length {self.max_length}"
+        if example.ids[-1] == self.tokenizer.eos_token_id:
+            return "trained on", f"\n{row['completion']}<end>"
+        if self.drops_long:
+            return "not trained on", f"longer than max_length {self.max_length}, too_long is drop"
+        ids = example.ids[example.num_prompt :]
+        text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return "trained on", f"\n{text}<cut at max_length {self.max_length}, no end token>"
+
+
+def _training_beside(folder: str) -> _Training | None:
+    """The training of the examples in a folder; None if there is no finished one beside it."""
+    stage = folder.removesuffix("/rows")
+    model = storage.join(stage.rpartition("/")[0], "model")
+    record = read_record(model)
+    if record is None or not stage.endswith("/examples"):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(local_folder(model, weights=False))
+    except ValueError:  # it comes with code, which is not run for a look at rows
+        return None
+    settings = record.identity["settings"]
+    return _Training(tokenizer, settings["max_length"], settings["too_long"] == "drop")

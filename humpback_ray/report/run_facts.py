@@ -72,8 +72,14 @@ class RunFacts:
 
 
 def run_folder_of(run_folder: str | None, recipe: Recipe) -> str:
-    """The folder or URL of a run: the one given, or runs/NAME of the recipe."""
-    return storage.absolute(run_folder or f"runs/{recipe.name}")
+    """The folder or URL of a run: the one given, or runs/NAME of the recipe.
+
+    Raises:
+        UserError: a library would misread the path.
+    """
+    folder = storage.absolute(run_folder or f"runs/{recipe.name}")
+    storage.refuse_misread(folder, "run folder", "--run")
+    return folder
 
 
 def status_of(run_folder: str) -> RunFacts:

@@ -7,16 +7,16 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from humpback_ray import storage
 from humpback_ray.execution import clock
+from humpback_ray.report.console import Console, visible
 from humpback_ray.sizing.hardware import Hardware
 
 # For types alone, because these modules load libraries that `humpback --help` does not wait for.
@@ -41,9 +41,14 @@ def say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def write(text: str, end: str = "\n") -> None:
+    """Print a text of many lines, such as JSON or a log, without wrapping it."""
+    console.out(text, end=end, highlight=False)
+
+
 def print_json(value: Any) -> None:
     """Print plain values for programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    write(json.dumps(value, indent=2))
 
 
 def say_error(label: str, message: str) -> None:
@@ -110,7 +115,7 @@ def _self_curation(selections: Sequence[Mapping[str, Any]]) -> Table:
 def print_plan(title: str, plan: Plan) -> None:
     """Print every stage with its fingerprint and state, then the missing sources."""
     columns = ("stage", "kind", "fingerprint", "found", "counts, or what differs")
-    table = Table(*columns, title=title)
+    table = Table(*columns, title=escape(title))
     for stage in plan.stages:
         fingerprint = stage.fingerprint[:12] if stage.fingerprint else "-"
         table.add_row(stage.path, stage.kind, fingerprint, stage.state, escape(stage.detail))
@@ -184,7 +189,8 @@ def _time_and_money(
 
 def print_findings(title: str, findings: Sequence[Finding]) -> None:
     """Print the doctor's table, then the checks that miss something or warn."""
-    table = Table("check", "found", "wanted", "verdict", "way out", title=title)
+    columns = ("check", "found", "wanted", "verdict", "way out")
+    table = Table(*columns, title=escape(title))
     colours = {"ok": "green", "warning": "yellow", "missing": "bold red"}
     for finding in findings:
         verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
@@ -203,7 +209,7 @@ def print_run(run: RunFacts) -> None:
     """Print a run's stages, and the last error of its last attempt."""
     from humpback_ray.report.run_facts import describe_unfinished
 
-    title = f"{run.run}: {run.state}, attempt {run.attempt}"
+    title = escape(f"{run.run}: {run.state}, attempt {run.attempt}")
     table = Table("stage", "state", "rows", "outcomes, or what goes on", "time", title=title)
     for stage in run.stages:
         progress = stage.progress or {}
@@ -247,8 +253,13 @@ def follow_job(server: JobServer, run_folder: str, job: JobDetails) -> int:
     """Print a job's log to its end; returns the job's exit code, or 130 if Ctrl-C came first."""
     from humpback_ray.cluster import jobs
 
+    def show(text: str) -> None:
+        write(text, end="")
+        if console.quiet:  # nobody reads it any more
+            raise KeyboardInterrupt
+
     try:
-        ended = jobs.follow(server, str(job.submission_id), partial(print, end="", flush=True))
+        ended = jobs.follow(server, str(job.submission_id), show)
     except KeyboardInterrupt:
         back = ways_back(run_folder, server.get_address())
         say(f"\nleft; {job.submission_id} keeps running. {back}")
@@ -263,9 +274,11 @@ def follow_job(server: JobServer, run_folder: str, job: JobDetails) -> int:
 def print_rows(shown: Shown) -> None:
     """Print rows as panels."""
     for row in shown.rows:
-        body = "\n".join(f"[bold cyan]{name}[/]  {escape(text)}" for name, text in row.fields)
-        console.print(Panel(body, title=escape(row.title), title_align="left"))
-    console.print(f"{len(shown.rows)} of {shown.num_matching} rows in {shown.folder}")
+        body = Text("\n").join(
+            Text.assemble((name, "bold cyan"), f"  {visible(text)}") for name, text in row.fields
+        )
+        console.print(Panel(body, title=Text(visible(row.title)), title_align="left"))
+    say(f"{len(shown.rows)} of {shown.num_matching} rows in {shown.folder}")
 
 
 def talk(answer: Callable[[str], Iterable[str]]) -> None:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 from ray.exceptions import RayTaskError
-from rich.markup import escape
 
 from humpback_ray import storage, tables
 from humpback_ray.config.settings import CorpusSettings
@@ -105,7 +104,7 @@ def _reasons(dropped: str) -> Counter[str]:
 def _in_words(reasons: Counter[str]) -> str:
     shown = reasons.most_common(5)
     rest = reasons.total() - sum(count for _, count in shown)
-    words = [f"{count} x {escape(reason)}" for reason, count in shown]
+    words = [f"{count} x {reason}" for reason, count in shown]
     return ", ".join([*words, f"{rest} others"] if rest else words)
 
 
