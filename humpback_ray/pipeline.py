@@ -70,11 +70,12 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         settings: TrainingSettings = s.forward_training,
         tags: tuple[str, ...] = both_tags,
         sampling: SamplingSettings = s.evaluation.sampling,
+        request: str = "",
     ) -> Stage:
         return declare(
             Finetune(
                 path=path, base=base, examples=examples, settings=settings, tags=tags,
-                sampling=sampling, **seeded, **trusted,
+                sampling=sampling, request=request, **seeded, **trusted,
             )
         )  # fmt: skip
 
@@ -95,6 +96,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     backward = finetune(
         "backward/model", reversed_pairs, settings=s.backward_training,
         tags=(s.prompts.seed_tag,), sampling=s.augmentation,
+        request=prompts.BACKWARD_TEMPLATE.template,
     )  # fmt: skip
     pairs = declare(
         SeedExamples(

@@ -241,6 +241,15 @@ def write_text(url: str, text: str) -> None:
     write_bytes(url, text.encode("utf-8"))
 
 
+def replace_text(url: str, text: str) -> bool:
+    """Write a small text file if its content differs; returns True if it was written."""
+    filesystem, path = locate(url)
+    if filesystem.exists(path) and filesystem.cat_file(path) == text.encode("utf-8"):
+        return False
+    write_text(url, text)
+    return True
+
+
 def append_text(url: str, text: str) -> None:
     """Append to a small file; rewrites it where the store cannot append."""
     filesystem, path = locate(url)

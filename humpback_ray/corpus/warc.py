@@ -21,7 +21,7 @@ from humpback_ray.corpus.documents import (
     not_read,
     unreadable,
 )
-from humpback_ray.corpus.warc_records import Damage, records_of
+from humpback_ray.corpus.warc_records import Damage, digest_says, records_of
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
@@ -35,6 +35,10 @@ def read_warc(file: CorpusFile) -> Iterator[Document | Unreadable | NotRead]:
     for index, piece in enumerate(records_of(file)):
         if isinstance(piece, Damage):
             yield unreadable(file, index, f"the archive is damaged: {piece.reason}")
+            continue
+        if digest_says(piece) is False:
+            reason = "the archive is damaged: a record is not what its digest says"
+            yield unreadable(file, index, reason, _url_in(piece))
             continue
         try:
             record = next(iter(ArchiveIterator(io.BytesIO(_in_lower_case(piece)))))

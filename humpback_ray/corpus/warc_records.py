@@ -6,6 +6,9 @@ with the line `WARC/1.0` or `WARC/1.1` and most archives compress records one by
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import re
 import zlib
 from collections.abc import Generator, Iterator
@@ -136,6 +139,42 @@ def _holds_record(stream: Any, position: int) -> bool:
     return content.startswith(b"WARC/")
 
 
+# --- digests ------------------------------------------------------------------------------------
+
+_DIGEST = re.compile(
+    rb"(?im)^WARC-Block-Digest:[ \t]*(md5|sha-?1|sha-?256|sha-?512)[:=][ \t]*([A-Za-z0-9+/=]+)"
+)
+
+
+def digest_says(record: bytes) -> bool | None:
+    """True if a record's block has the digest in its header, False if not; None without a digest.
+
+    Bytes that were overwritten within a block change no length, so only a digest shows them. An
+    archive without digests keeps such a record; filters then drop it where the bytes are no text.
+    """
+    end = _HEADER_END.search(record)
+    found = _DIGEST.search(record, 0, end.end()) if end else None
+    if end is None or found is None:
+        return None
+    digest = hashlib.new(found[1].decode().lower().replace("-", ""), record[end.end() :]).digest()
+    for decode in (bytes.fromhex, _base32, _base64):
+        try:
+            given = decode(found[2].decode())
+        except (ValueError, binascii.Error):
+            continue
+        if len(given) == len(digest):
+            return given == digest
+    return None
+
+
+def _base32(text: str) -> bytes:
+    return base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+
+
+def _base64(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
 # --- records ------------------------------------------------------------------------------------
 
 _RECORD_START = re.compile(rb"WARC/1\.[0-9]\r?\n[A-Za-z-]+:")
@@ -205,6 +244,11 @@ class _Framer:
         behind = bytes(self.buffer[length : length + _MAX_START])
         following = behind.lstrip(b"\r\n")
         if not following or _RECORD_START.match(following):
+            return True
+        # Bytes that were overwritten behind a record leave it whole, and the next one in its place.
+        if any(_RECORD_START.match(behind, n) for n in (2, 4)):
+            return True
+        if digest_says(bytes(self.buffer[:length])) is True:
             return True
         has_line_breaks = behind.startswith((b"\r\n\r\n", b"\n\n"))
         return has_line_breaks and _RECORD_START.search(self.buffer, 1, length) is None

@@ -38,8 +38,10 @@ class Gauges:
             name: metrics.Gauge(f"humpback_{name}", description, tag_keys=TAGS)
             for name, description in figures.items()
         }
+        # Ray encodes tags as ASCII, and a run's folder may have any name.
+        name = run.encode("ascii", "backslashreplace").decode()
         for gauge in self._gauges.values():
-            gauge.set_default_tags({"run": run, "stage": stage})
+            gauge.set_default_tags({"run": name, "stage": stage})
 
     def set(self, values: Mapping[str, float]) -> None:
         """Export the values that have a gauge."""

@@ -103,7 +103,7 @@ def run(
             if state is State.DONE:
                 assert isinstance(record, StageRecord)
                 _say(console, f"{heading}: done before, {record.counts}")
-                _refresh(stage, recipe, run_folder, console)
+                _refresh(stage, record, recipe, run_folder, console)
                 continue
             _refuse_second_driver(stage, run_folder, console)
             if state is State.CHANGED:
@@ -115,7 +115,7 @@ def run(
             with _at_work(stage, verb, recipe, run_folder, console, make_engine) as context:
                 started = time.monotonic()
                 result = stage.run(context)
-                stage.refresh(context)
+                stage.refresh(context, result.figures)
             stage.finish(run_folder, result, time.monotonic() - started, provenance())
             record = read_record(context.folder)
             assert record is not None
@@ -200,7 +200,9 @@ def _store_errors_explained(run_folder: str) -> Iterator[None]:
         raise
 
 
-def _refresh(stage: Stage, recipe: Recipe, run_folder: str, console: Console) -> None:
+def _refresh(
+    stage: Stage, record: StageRecord, recipe: Recipe, run_folder: str, console: Console
+) -> None:
     folder = storage.join(run_folder, stage.path)
     stage.refresh(
         Context(
@@ -209,7 +211,8 @@ def _refresh(stage: Stage, recipe: Recipe, run_folder: str, console: Console) ->
             recipe.placement,
             StageProgress(console, stage.path),
             Metrics(storage.join(folder, METRICS)),
-        )
+        ),
+        record.figures,
     )
 
 

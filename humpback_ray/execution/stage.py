@@ -159,8 +159,13 @@ class Stage:
         """Write the result, or the missing rest of it, into the stage's folder."""
         raise NotImplementedError
 
-    def refresh(self, context: Context) -> None:
-        """Rewrite cheap files that no fingerprint covers, if their content differs."""
+    def refresh(self, context: Context, figures: Mapping[str, Any]) -> None:
+        """Rewrite cheap files that no fingerprint covers, if their content differs.
+
+        Args:
+            context: as `run` has it.
+            figures: those of the stage's result.
+        """
 
     def wording(self) -> dict[str, str]:
         """Texts in the code on which the result depends, by name, for the fingerprint."""

@@ -194,7 +194,7 @@ _BLOCK_TAGS = frozenset([
     "dir", "dt", "fieldset", "figcaption", "figure", "form", "header", "hr", "li", "main", "menu",
     "ol", "p", "pre", "section", "summary", "table", "td", "th", "tr", "ul",
 ])  # fmt: skip
-_LIST_TAGS = frozenset(["ul", "ol", "menu", "dir"])
+_LIST_TAGS = frozenset(["ul", "ol", "menu", "dir", "dl"])
 _CODE_TAGS = frozenset(["code", "kbd", "samp", "tt"])
 _HEADER_LEVELS = {f"h{level}": level for level in range(1, 7)}
 _HEADERS = ", ".join(_HEADER_LEVELS)
@@ -299,6 +299,7 @@ class _BlockWriter:
     at_line_edge: bool = False  # a line of <pre> has just been opened or closed
     lists: list[int | None] = field(default_factory=list)  # open ones: next number, None for ul
     marker: str = ""  # of the list item whose first block is still to come
+    is_term: bool = False  # the open item of the innermost list is a <dt>
     tables: list[_Table] = field(default_factory=list)  # open ones
     num_tables: int = 0  # opened so far: rows of different tables are not adjacent
 
@@ -343,6 +344,8 @@ class _BlockWriter:
             self.num_preformatted += 1
         elif tag in _LIST_TAGS:
             self.lists.append(_number(node, "start", 1) if tag == "ol" else None)
+        elif tag in ("dt", "dd"):
+            self.is_term = tag == "dt"
         elif tag == "li" and self.lists:
             number = self.lists[-1]
             if number is None:
@@ -375,6 +378,8 @@ class _BlockWriter:
                 self.lists.pop()
             elif tag == "li":
                 self.marker = ""
+            elif tag == "dt":
+                self.is_term = False
             elif tag == "table":
                 self.tables.pop()
 
@@ -439,9 +444,10 @@ class _BlockWriter:
         if self.lists and not block.kind.startswith("row"):
             block.kind = "item"
             indent = "  " * min(len(self.lists) - 1, _MAX_INDENTS)
-            lead = self.marker or " " * 2
-            rest = re.sub(r"\n(?=[^\n])", f"\n{indent}  ", block.text)
-            block.text = indent + lead + rest
+            # A term stands where its list stands, and its definitions are indented below it.
+            hang = "" if self.is_term and not self.marker else "  "
+            rest = re.sub(r"\n(?=[^\n])", f"\n{indent}{hang}", block.text)
+            block.text = indent + (self.marker or hang) + rest
             self.marker = ""
         self.blocks.append(block)
 

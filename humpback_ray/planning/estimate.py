@@ -6,6 +6,7 @@ are bytes, tokens and seconds unless a name says otherwise; GiB is 2**30 bytes, 
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Source, Stage, StageRecord
+from humpback_ray.method import prompts
 from humpback_ray.method.schedule import schedule
 from humpback_ray.rows import Direction, SegmentOutcome
 from humpback_ray.sizing.architecture import Architecture, architecture_of
@@ -41,10 +43,9 @@ SELECTED_SHARE = {4.5: 41_821 / NUM_SEGMENTS, 4.0: 195_043 / NUM_SEGMENTS}  # A_
 SEED_CHARACTERS = 148 + 1072
 SELECTED_CHARACTERS = 115 + 1663
 CANDIDATE_CHARACTERS = (352, 1722)
-CHARACTERS_PER_TOKEN = 4  # English prose; a guess, like the next four
+PROMPT_CHARACTERS_PER_TOKEN = 4  # of the method's own prompts; LLaMA's tokenizer gives 3.98
 TEMPLATE_TOKENS = 70  # turn markers, tags and the backward request
-RUBRIC_TOKENS = 450  # shared by all rating prompts
-RATIONALE_TOKENS = 150
+RATIONALE_TOKENS = 150  # a guess, like the next one
 ANSWER_TOKENS = 400  # of an evaluation
 
 
@@ -197,7 +198,9 @@ class _Estimator:
         return self.num_rows or kept or NUM_SEGMENTS
 
     def work(self, stage: GeneratingStage) -> GenerationWork:
-        instruction, response = (n / CHARACTERS_PER_TOKEN for n in CANDIDATE_CHARACTERS)
+        instruction, response = (
+            n / self.architecture.characters_per_token for n in CANDIDATE_CHARACTERS
+        )
         settings = self.recipe.settings
         num_candidates = self.num_segments() * settings.num_candidates
         if isinstance(stage, Augment):
@@ -210,7 +213,7 @@ class _Estimator:
                 num_candidates * (rating.num_samples if rating.method == "mean" else 1),
                 TEMPLATE_TOKENS + instruction + response,
                 1 if rating.method == "expected" else output,
-                RUBRIC_TOKENS,
+                rubric_tokens(stage),
             )
         # Every other stage is taken for one that answers the evaluation's prompts.
         output = min(ANSWER_TOKENS, settings.evaluation.sampling.max_tokens)
@@ -236,7 +239,16 @@ class _Estimator:
                 num_chosen = finished - num_seed
         characters = num_seed * SEED_CHARACTERS + num_chosen * SELECTED_CHARACTERS
         num_examples = num_seed + num_chosen
-        return num_examples, characters / num_examples / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+        tokens = characters / num_examples / self.architecture.characters_per_token
+        return num_examples, tokens + TEMPLATE_TOKENS
+
+
+def rubric_tokens(stage: Rate) -> float:
+    """Tokens that a stage's rating prompts begin with, which the prefix cache computes once."""
+    shared = prompts.shared_rating_text(
+        string.Template(stage.template), reasoning=stage.settings.method != "expected"
+    )
+    return len(shared) / PROMPT_CHARACTERS_PER_TOKEN
 
 
 def num_selected(selection: SelectionSettings, num_segments: int) -> int:

@@ -73,7 +73,7 @@ def open_streams() -> None:
     library that prints writes into that file. A character that the terminal's encoding lacks
     becomes a question mark, so an arrow ends no run under a cp1252 or C locale.
     """
-    for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:
@@ -81,6 +81,7 @@ def open_streams() -> None:
             os.dup2(null, number)
             if null != number:
                 os.close(null)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         getattr(sys, name).reconfigure(errors="replace")

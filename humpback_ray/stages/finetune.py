@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from humpback_ray import storage
 from humpback_ray.config.settings import SamplingSettings, TrainingSettings
 from humpback_ray.execution.gauges import OF_TRAINING, Gauges
 from humpback_ray.execution.metrics import TensorBoard
-from humpback_ray.execution.stage import NOT_HASHED, Context, Part, Result, Source, Stage
+from humpback_ray.execution.stage import (
+    NOT_HASHED,
+    Context,
+    Part,
+    Result,
+    Source,
+    Stage,
+    read_record,
+)
 from humpback_ray.method import prompts
 from humpback_ray.method.schedule import passes_line
+from humpback_ray.training.model_card import Base, ModelCard, licence_of, write_model_card
 from humpback_ray.training.records import StepRecord
 from humpback_ray.training.task import BaseModel, TrainingTask
 from humpback_ray.training.wrapping import Wrapping, write_wrapping
@@ -23,7 +34,8 @@ class Finetune(Stage):
     """A model folder that transformers and vLLM load: the base's weights trained on examples.
 
     The identity covers the weights alone. The chat template and the default sampling only change
-    how a caller asks the model, so `refresh` rewrites them without another training.
+    how a caller asks the model, so `refresh` rewrites them, and the model card, without another
+    training.
     """
 
     kind: ClassVar[str] = "finetune"
@@ -37,6 +49,8 @@ class Finetune(Stage):
     trust_remote_code: bool = field(default=False, metadata=NOT_HASHED)
     tags: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
     sampling: SamplingSettings | None = field(default=None, metadata=NOT_HASHED)
+    # Template with $response that asks M_yx for a request; empty for a model that answers.
+    request: str = field(default="", metadata=NOT_HASHED)
 
     @property
     def uses_workers(self) -> bool:
@@ -92,9 +106,43 @@ class Finetune(Stage):
         examples = context.of(self.examples, "rows")
         return TrainingTask(base, examples, self.settings, self.random_seed)
 
-    def refresh(self, context: Context) -> None:
-        """Rewrite the chat template and the sampling defaults if they differ from the fields."""
+    def refresh(self, context: Context, figures: Mapping[str, Any]) -> None:
+        """Rewrite the chat template, the sampling defaults and the card where they differ."""
         sampling = self.sampling or SamplingSettings()
         template = prompts.chat_template(*self.tags)
         wrapping = Wrapping(template, sampling.temperature, sampling.top_p)
         write_wrapping(context.folder, wrapping)
+        examples = read_record(context.of(self.examples))
+        card = ModelCard(
+            name=f"{context.run}: {self.path}",
+            base=self._base_for_card(),
+            examples=examples.outcomes if examples else {},
+            sources=dict(_sources_behind(self.examples)),
+            settings=self.settings,
+            figures=figures,
+            tags=self.tags,
+            request=self.request,
+            wrapping=wrapping,
+        )
+        write_model_card(context.folder, card)
+
+    def _base_for_card(self) -> Base:
+        base = self.base
+        if isinstance(base, Stage):
+            return Base(base.path, is_made_here=True)
+        if (base.identity or "").startswith("hub:"):
+            return Base(base.location, hub_id=base.location, revision=base.revision)
+        return Base(storage.name(base.location), licence=licence_of(base.location))
+
+
+# Fields of stages that name the seed and the corpus, as the card calls them.
+_DATA = {"file": "seed", "corpus": "corpus"}
+
+
+def _sources_behind(origin: Stage | Source) -> Iterator[tuple[str, str]]:
+    """The files behind a stage's rows, by what they are: a base model is none of them."""
+    for name, source in origin.inputs.items() if isinstance(origin, Stage) else ():
+        if isinstance(source, Stage):
+            yield from _sources_behind(source)
+        elif name in _DATA:
+            yield _DATA[name], storage.name(source.location)

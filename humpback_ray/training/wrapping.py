@@ -53,9 +53,7 @@ def write_wrapping(model_folder: str, wrapping: Wrapping) -> bool:
         True if a file was written.
     """
     template_url = storage.join(model_folder, CHAT_TEMPLATE_FILE)
-    is_new_template = _text(template_url) != wrapping.chat_template
-    if is_new_template:
-        storage.write_text(template_url, wrapping.chat_template)
+    is_new_template = storage.replace_text(template_url, wrapping.chat_template)
 
     generation_url = storage.join(model_folder, GENERATION_FILE)
     before = storage.read_json(generation_url)
@@ -69,9 +67,3 @@ def write_wrapping(model_folder: str, wrapping: Wrapping) -> bool:
 def without_sampling(generation_config: dict[str, Any]) -> dict[str, Any]:
     """The entries of a generation config that do not depend on sampling, such as token ids."""
     return {k: v for k, v in generation_config.items() if k not in SAMPLING_ENTRIES}
-
-
-def _text(url: str) -> str | None:
-    """The content of a text file; None when there is no such file."""
-    filesystem, path = storage.locate(url)
-    return filesystem.cat_file(path).decode() if filesystem.exists(path) else None
