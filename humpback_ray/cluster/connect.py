@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import warnings
+from contextlib import suppress
 
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.urls import ray_address
@@ -72,6 +73,8 @@ def _check_temporary_folder() -> None:
             f"{variable} is {folder}, and the sockets that Ray makes there would have too long "
             f"paths: at most {MAX_TEMPORARY_FOLDER} bytes fit; {way_out}"
         )
+    with suppress(OSError):
+        os.makedirs(folder, exist_ok=True)  # as Ray does
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{variable} is {folder}, where Ray cannot write: {way_out}")
 

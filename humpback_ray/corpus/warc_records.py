@@ -62,7 +62,14 @@ _MEMBER_START = b"\x1f\x8b\x08"
 
 
 def _gzip_pieces(stream: Any) -> Iterator[bytes | Damage]:
-    """The content of each gzip member; behind damage, from the next member that holds a record."""
+    """The content of each gzip member; behind damage, from the next member that holds a record.
+
+    Nothing behind damage within a member can be read. The next block of its bits can be found, but
+    text is a chain of references to what stands up to 32 KiB before it. Of a file of 219 records of
+    package metadata (1.8 MB in one member, 40 bytes overwritten at a third of it), the 1.1 MB
+    behind the next block had 69% unknown bytes at first and 28% at the end, and none of its 148
+    records was whole.
+    """
     start: int | None = 0
     while start is not None:
         end, damage = yield from _member(stream, start)

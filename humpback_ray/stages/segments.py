@@ -36,7 +36,7 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     part: ClassVar[Part] = "prepare"
 
     corpus: Source

@@ -181,6 +181,54 @@ def test_base_model_beside_a_recipe_is_found_from_any_working_folder(tmp_path, m
     assert load_recipe(str(recipe.resolve()), override).settings.base.model == "org/model"
 
 
+def test_location_of_a_recipe_lies_beside_it_though_the_working_folder_has_that_name_too(
+    tmp_path, monkeypatch
+):
+    mine = write(
+        tmp_path / "mine",
+        recipe="{extends: llama-7b, name: r, settings: {corpus: {path: texts}, seed: {path: s}}}",
+    )
+    for folder in (mine, tmp_path):
+        (folder / "texts").mkdir()
+    (tmp_path / "s").touch()
+    monkeypatch.chdir(tmp_path)
+    recipe = str(mine / "recipe.yaml")
+    settings = load_recipe(recipe).settings
+    assert settings.corpus.path == str(mine / "texts")
+    assert settings.seed.path == str(tmp_path / "s"), "only the working folder has it"
+    typed = load_recipe(recipe, ["settings.corpus.path=texts"]).settings
+    assert typed.corpus.path == str(tmp_path / "texts"), "people complete names from where they are"
+
+
+@pytest.mark.parametrize("name", ["texts/*.md", "te?ts", "**/a.md", "dangling", "a::b", "texts"])
+def test_pattern_link_or_odd_name_beside_a_recipe_is_found_from_elsewhere(
+    name, tmp_path, monkeypatch
+):
+    mine = write(
+        tmp_path / "my [1] recipes",
+        recipe=f"{{extends: llama-7b, name: r, settings: {{corpus: {{path: '{name}'}}}}}}",
+    )
+    (mine / "texts").mkdir()
+    (mine / "texts" / "a.md").touch()
+    (mine / "a::b").touch()
+    (mine / "dangling").symlink_to("nowhere")
+    monkeypatch.chdir("/")
+    settings = load_recipe(str(mine / "recipe.yaml")).settings
+    assert settings.corpus.path == f"{mine}/{name}"
+
+
+def test_home_folder_and_urls_in_a_recipe_stay_as_they_are(tmp_path):
+    for name in ("~", "s3:"):
+        (tmp_path / name).mkdir()
+    write(
+        tmp_path,
+        recipe="{extends: llama-7b, name: r, settings: {corpus: {path: ~/x}, seed: {path: s3://b}}}",
+    )
+    (tmp_path / "~" / "x").mkdir()
+    settings = load_recipe(str(tmp_path / "recipe.yaml")).settings
+    assert (settings.corpus.path, settings.seed.path) == ("~/x", "s3://b")
+
+
 def test_locations_are_the_settings_that_name_files():
     marked = {
         key: (mark.has_many_files, mark.is_read_on_nodes, mark.is_packed)
@@ -311,6 +359,11 @@ def test_key_given_twice_is_refused_with_its_lines(tmp_path):
         load_recipe(str(tmp_path / "a.yaml"))
     assert "\n" not in str(mistake.value)
     assert str(tmp_path / "a.yaml") in str(mistake.value)
+
+
+def test_key_given_twice_in_an_override_is_refused():
+    with pytest.raises(UserError, match=r"--set settings.selection=.*'k' is given twice"):
+        load_recipe("tiny", ["settings.selection={k: 4, method: best, k: 5}"])
 
 
 def test_key_that_replaces_one_of_an_anchor_is_not_given_twice(tmp_path):

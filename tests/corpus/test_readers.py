@@ -1,7 +1,9 @@
 """Files to documents to segment rows."""
 
+import base64
 import bz2
 import gzip
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -686,6 +688,70 @@ def test_warc_length_that_is_no_number_or_too_large_loses_one_record(tmp_path):
         documents = documents_of(tmp_path, "a.warc", data)
         assert contents(documents)[0] is Unreadable
         assert [d.url for d in documents[1:]] == list(PAGES)[1:5]
+
+
+def with_digest(part, digest):
+    block = part.removesuffix(b"\r\n\r\n").partition(b"\r\n\r\n")[2]
+    return part.replace(
+        b"WARC-Date:", b"warc-block-digest: " + digest(block).encode() + b"\r\nWARC-Date:", 1
+    )
+
+
+def sha1_base32(block):
+    return "sha1:" + base64.b32encode(hashlib.sha1(block).digest()).decode()
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        sha1_base32,
+        lambda block: "SHA-256:" + hashlib.sha256(block).hexdigest(),
+        lambda block: "md5:" + base64.b64encode(hashlib.md5(block).digest()).decode(),
+    ],
+)
+@pytest.mark.parametrize("noise", [b"x", b"\0" * 40, b"\xff" * 700])
+def test_record_overwritten_in_place_is_found_by_its_digest(tmp_path, digest, noise):
+    parts = [with_digest(part, digest) for part in RECORDS[:6]]
+    assert [d.url for d in documents_of(tmp_path, "a.warc", b"".join(parts))] == list(PAGES)[:6]
+    begin = len(parts[3]) - 2000
+    assert parts[3][begin:][: len(noise)] != noise
+    parts[3] = parts[3][:begin] + noise + parts[3][begin + len(noise) :]
+    documents = documents_of(tmp_path, "a.warc", b"".join(parts))
+    assert [d.url for d in documents] == list(PAGES)[:6]
+    assert contents(documents)[3] is Unreadable
+    assert documents[3].reason.endswith("a record is not what its digest says")
+    assert contents(documents).count(Unreadable) == 1
+
+
+@pytest.mark.parametrize("digest", ["sha1:AAAA", "crc32:12345678", "sha1:", "x"])
+def test_digest_of_an_unknown_kind_or_length_is_not_looked_at(tmp_path, digest):
+    part = with_digest(RECORDS[0], lambda block: digest)
+    assert [d.url for d in documents_of(tmp_path, "a.warc", part)] == ["http://page/0"]
+
+
+def test_line_breaks_overwritten_behind_a_record_lose_nothing(tmp_path):
+    first = RECORDS[0].removesuffix(b"\r\n\r\n")
+    documents = documents_of(tmp_path, "a.warc", first + b"\xff" * 4 + b"".join(RECORDS[1:3]))
+    assert [d.url for d in documents if not isinstance(d, Unreadable)] == list(PAGES)[:3]
+    first = with_digest(RECORDS[0], sha1_base32).removesuffix(b"\r\n\r\n")
+    second = b"\xff" * 30 + RECORDS[1][30:]
+    documents = documents_of(tmp_path, "a.warc", first + b"\xff" * 4 + second + RECORDS[2])
+    assert [d.url for d in documents if not isinstance(d, Unreadable)] == [
+        "http://page/0",
+        "http://page/2",
+    ]
+    assert contents(documents).count(Unreadable) == 1
+
+
+def test_damage_in_a_gzip_file_of_one_member_is_counted_once(tmp_path):
+    data = bytearray(gzip.compress(b"".join(RECORDS)))
+    data[len(data) // 2 : len(data) // 2 + 40] = b"\xff" * 40
+    documents = documents_of(tmp_path, "one-member.warc.gz", bytes(data))
+    whole = [d.url for d in documents if not isinstance(d, Unreadable)]
+    assert 15 <= len(whole) < 25
+    assert whole == list(PAGES)[: len(whole)]
+    assert 1 <= contents(documents).count(Unreadable) <= 2
+    assert isinstance(documents[-1], Unreadable)
 
 
 def test_zeros_after_the_last_gzip_member_are_no_damage(tmp_path):

@@ -286,6 +286,14 @@ def test_blocks_that_hold_only_code_are_lines_of_one_listing(html):
         ("<menu><li>a<li>b</menu>", "- a\n- b"),
         ("<ol><li>run<pre>a\n\n  b</pre><li><pre>c</pre></ol>",
          "1. run\n  a\n\n    b\n2. c"),
+        ("<dl><dt>Krill<dd>A small<br>animal.<dd>Food.<dt>Whale<dt>Orca<dd><p>Large.<p>It sings."
+         "</dl><p>b", "Krill\n  A small\n  animal.\n  Food.\nWhale\nOrca\n  Large.\n  It sings."
+         "\n\nb"),
+        ("<dl><div><dt><b>a</b></dt><dd>b<ul><li>c<li>d</ul></dd></div><dt>e<dd>f<dl><dt>g<dd>h</dl>"
+         "<dt>i<dd>j</dl>", "a\n  b\n  - c\n  - d\ne\n  f\n  g\n    h\ni\n  j"),
+        ("<dl><dt><code>f()</code><dd><pre>x = 1\n\ny = 2</pre></dl>",
+         "f()\n  x = 1\n\n  y = 2"),
+        ("<ul><li>a<dl><dt>b<dd>c</dl><li>d</ul>", "- a\n  b\n    c\n- d"),
         ("<table><tr><td>a<td>b</table><table><tr><td>c<td>d</table>", "a | b\n\nc | d"),
         ("<table><tr><td colspan=2>a<td>b<tr><td>c<td>d<td>e</table>", "a |  | b\nc | d | e"),
         ("<table><tr><td rowspan=2>a<td>b<td>c<tr><td>d<td>e</table>", "a | b | c\n | d | e"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from humpback_ray import pipeline
 from humpback_ray.cli import app
 from humpback_ray.config.recipe import load_recipe, recipe_names
 from humpback_ray.config.settings import LoraSettings
+from humpback_ray.method import prompts
 from humpback_ray.planning import estimate
 from humpback_ray.sizing import time
 from humpback_ray.sizing.architecture import (
@@ -30,6 +32,7 @@ from humpback_ray.sizing.memory import (
     state_bytes,
 )
 from humpback_ray.sizing.time import GenerationWork
+from humpback_ray.stages.rate import Rate
 from tests.support.records import record
 
 RUNNER = CliRunner()
@@ -340,6 +343,53 @@ def test_estimate_has_every_gpu_stage_of_a_recipe():
     text = stages("settings.rating.method=text")
     assert text["iter-1/rated"].hours > 2 * found["iter-1/rated"].hours
     assert text["candidates"] == found["candidates"]
+
+
+# Tokens of the five grades' rubric up to the pair, and of the whole prompt without the pair, under
+# LLaMA's SentencePiece model of 32,000 pieces.
+RUBRIC_OF_LLAMA, PROMPT_OF_LLAMA = 267, 300
+
+
+def rated(*overrides: str) -> Rate:
+    """The first rating stage of llama-7b."""
+    stages = pipeline.stages_of(load_recipe("llama-7b", list(overrides)))
+    return next(stage for stage in stages if isinstance(stage, Rate))
+
+
+def test_rubric_has_the_tokens_of_the_prompt_that_is_sent(tmp_path):
+    assert estimate.rubric_tokens(rated()) == pytest.approx(RUBRIC_OF_LLAMA, rel=0.05)
+    template = prompts.RUBRICS["five_grades"]
+    whole = prompts.render(prompts.rating_prompt(template, "", "", reasoning=False))
+    num_tokens = len(whole) / estimate.PROMPT_CHARACTERS_PER_TOKEN
+    assert num_tokens == pytest.approx(PROMPT_OF_LLAMA, rel=0.05)
+    (tmp_path / "mine.txt").write_text("Rate it.\n\n$instruction\n$response\n$answer_format\n")
+    mine = rated(f"settings.prompts.rating_template={tmp_path}/mine.txt")
+    assert estimate.rubric_tokens(mine) < 10
+    additive = estimate.rubric_tokens(rated("settings.rating.rubric=additive"))
+    assert additive == pytest.approx(259, rel=0.05)
+
+
+def test_characters_per_token_follow_the_family_of_the_tokenizer():
+    seven = PUBLISHED["7"]
+    assert seven.vocabulary_size == 32_000
+    assert seven.characters_per_token == 3.2
+    # As LLaMA-3's: the same texts have fewer tokens.
+    assert replace(seven, vocabulary_size=128_256).characters_per_token == 4.0
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("llama-7b", 1), ("llama-33b", 2), ("llama-65b", 4)])
+def test_description_of_a_recipe_names_the_zero_stage_that_its_fit_picks(name, nodes):
+    recipe = load_recipe(name)
+    hardware = parse_hardware("8xH100", nodes)
+    stages = {
+        fit_training(
+            architecture_of(recipe), hardware, batch_size=batch_size,
+            max_length=recipe.settings.forward_training.max_length,
+            gradient_checkpointing=recipe.placement.training.gradient_checkpointing,
+        ).zero_stage
+        for batch_size in (8, 32)
+    }  # fmt: skip
+    assert {int(n) for n in re.findall(r"ZeRO-(\d)", recipe.description)} == stages
 
 
 def test_estimate_takes_the_runs_rows_before_the_papers():

@@ -26,6 +26,13 @@ from tests.support.generation import context
 from tests.support.training import SEED, SETTINGS, TAG, make_base
 
 OTHER_TAG = "Answer briefly."
+FIGURES = {
+    "num_steps": 10,
+    "batch_size": 8,
+    "num_passes": 2.0,
+    "num_truncated": 1,
+    "num_dropped": 0,
+}
 WRAPPING = Wrapping(prompts.chat_template(TAG), temperature=0.7, top_p=0.9)
 
 
@@ -150,17 +157,17 @@ def test_finetune_stage_with_other_tags_keeps_its_identity_and_weights(model_fol
         path=model_folder.name, base=Source("base", "base"), examples=Source("rows", "rows"),
         settings=SETTINGS, random_seed=SEED, tags=(TAG,), sampling=SamplingSettings(),
     )  # fmt: skip
-    stage.refresh(context(model_folder))
+    stage.refresh(context(model_folder), FIGURES)
     before = contents(model_folder)
     other = replace(stage, tags=(OTHER_TAG,), sampling=SamplingSettings(temperature=0))
     assert other.fingerprint == stage.fingerprint
     assert replace(stage, random_seed=SEED + 1).fingerprint != stage.fingerprint
 
-    other.refresh(context(model_folder))
+    other.refresh(context(model_folder), FIGURES)
 
     after = contents(model_folder)
     changed = {name for name in after if before.get(name) != after[name]}
-    assert changed == {"chat_template.jinja", "generation_config.json"}
+    assert changed == {"chat_template.jinja", "generation_config.json", "README.md"}
     assert OTHER_TAG in AutoTokenizer.from_pretrained(model_folder).chat_template
     assert generation_entries(model_folder)["do_sample"] is False
 

@@ -1,0 +1,45 @@
+"""The temporary folder of a cluster that a run starts."""
+
+from __future__ import annotations
+
+import pytest
+from ray._private.utils import validate_socket_filepath
+
+from humpback_ray.cluster import connect
+from humpback_ray.cluster.connect import MAX_TEMPORARY_FOLDER
+from humpback_ray.errors import UserError
+
+LONG = "/tmp/" + "x" * MAX_TEMPORARY_FOLDER
+
+
+def test_longest_path_of_rays_sockets_fits_and_no_longer_one():
+    folder = "x" * MAX_TEMPORARY_FOLDER
+    below = "ray/session_2026-11-28_20-22-48_697628_4194304/sockets/plasma_store"
+    validate_socket_filepath(f"{folder}/{below}")
+    with pytest.raises(OSError, match="AF_UNIX path length cannot exceed"):
+        validate_socket_filepath(f"{folder}x/{below}")
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_temporary_folder_with_a_long_path_names_the_variable_and_the_way_out(
+    variable, monkeypatch
+):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(variable, LONG)
+    with pytest.raises(UserError, match=rf"^{variable} is {LONG}, .* set RAY_TMPDIR to a folder"):
+        connect._check_temporary_folder()
+
+
+def test_temporary_folder_that_cannot_be_written_is_refused(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
+    with pytest.raises(UserError, match="RAY_TMPDIR is /proc/none, where Ray cannot write"):
+        connect._check_temporary_folder()
+
+
+def test_short_temporary_folder_of_ray_comes_before_a_long_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", LONG)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    connect._check_temporary_folder()
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.delenv("TMPDIR")
+    connect._check_temporary_folder()
