@@ -180,8 +180,9 @@ def _with_location(value: Any, field: FieldInfo | None, folders: list[Path]) -> 
         return _with_locations(value, _models_in(field.annotation), folders)
     if "://" in value or value.startswith("~"):
         return value
-    places = (str((folder / value).absolute()) for folder in folders if _is_in(folder, value))
-    return next(places, value)
+    folder = next((folder for folder in folders if _is_in(folder, value)), Path())
+    # What lies in the working folder stays relative: `humpback submit` takes such a file along.
+    return value if folder.absolute() == Path.cwd() else str((folder / value).absolute())
 
 
 def _is_in(folder: Path, name: str) -> bool:

@@ -195,9 +195,9 @@ def test_location_of_a_recipe_lies_beside_it_though_the_working_folder_has_that_
     recipe = str(mine / "recipe.yaml")
     settings = load_recipe(recipe).settings
     assert settings.corpus.path == str(mine / "texts")
-    assert settings.seed.path == str(tmp_path / "s"), "only the working folder has it"
+    assert settings.seed.path == "s", "only the working folder has it"
     typed = load_recipe(recipe, ["settings.corpus.path=texts"]).settings
-    assert typed.corpus.path == str(tmp_path / "texts"), "people complete names from where they are"
+    assert typed.corpus.path == "texts", "people complete names from where they are"
 
 
 @pytest.mark.parametrize("name", ["texts/*.md", "te?ts", "**/a.md", "dangling", "a::b", "texts"])
