@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import warnings
 from contextlib import suppress
 
@@ -46,6 +47,7 @@ def join_cluster(recipe: Recipe) -> None:
             raise UserError(f"the cluster at {address} cannot be joined: {error}") from error
     else:
         _check_temporary_folder()
+        _move_caches()
         # A cluster for this process alone needs no token and must not use one that it finds.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
@@ -77,6 +79,26 @@ def _check_temporary_folder() -> None:
         os.makedirs(folder, exist_ok=True)  # as Ray does
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{variable} is {folder}, where Ray cannot write: {way_out}")
+
+
+# Variables of the folders into which vLLM, Triton, DeepSpeed and transformers write what they
+# compile or generate. Downloaded models (HF_HOME) stay where they are, because they may only be read.
+CACHES = (
+    "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR",
+    "HF_MODULES_CACHE",
+)  # fmt: skip
+
+
+def _move_caches() -> None:
+    """Move the libraries' caches to the temporary folder where the home folder is read-only.
+
+    The workers of a cluster that starts here inherit the variables. Those that are set stay.
+    """
+    if os.access(os.path.expanduser("~"), os.W_OK | os.X_OK):
+        return
+    folder = os.path.join(tempfile.gettempdir(), f"humpback-{os.getuid()}", "caches")
+    for variable in CACHES:
+        os.environ.setdefault(variable, os.path.join(folder, variable.lower()))
 
 
 def _check_answers(address: str) -> None:

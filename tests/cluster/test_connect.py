@@ -1,6 +1,9 @@
-"""The temporary folder of a cluster that a run starts."""
+"""The folders of this machine that a cluster started by a run writes to."""
 
 from __future__ import annotations
+
+import os
+import tempfile
 
 import pytest
 from ray._private.utils import validate_socket_filepath
@@ -43,3 +46,22 @@ def test_short_temporary_folder_of_ray_comes_before_a_long_one(tmp_path, monkeyp
     monkeypatch.delenv("RAY_TMPDIR")
     monkeypatch.delenv("TMPDIR")
     connect._check_temporary_folder()
+
+
+def test_caches_move_to_the_temporary_folder_only_where_the_home_is_read_only(
+    tmp_path, monkeypatch
+):
+    for variable in connect.CACHES:
+        # Set and deleted, so that monkeypatch restores what the call sets.
+        monkeypatch.setenv(variable, "x")
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    connect._move_caches()
+    assert not set(connect.CACHES) & os.environ.keys()
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    connect._move_caches()
+    assert os.environ["TRITON_CACHE_DIR"] == "/mine"
+    folders = {os.environ[variable] for variable in connect.CACHES} - {"/mine"}
+    assert len(folders) == len(connect.CACHES) - 1
+    assert all(folder.startswith(tempfile.gettempdir()) for folder in folders)
