@@ -119,8 +119,13 @@ def refuse_misread(path: str, what: str, key: str) -> None:
         key: the setting or option that names it.
 
     Raises:
-        UserError: the path has such a character.
+        UserError: the path has such a character, or bytes that are no text in this locale.
     """
+    if re.search("[\ud800-\udfff]", path):
+        raise UserError(
+            f"the {what} {path} is no text in this locale's encoding: export LC_ALL=C.UTF-8, or "
+            f"give {key} a path of ASCII characters"
+        )
     if found := _MISREAD.search(path):
         raise UserError(
             f"the {what} {path} has {found[0]!r} in its path, which the run's libraries would read "

@@ -42,6 +42,12 @@ def test_run_folder_that_a_library_would_misread_is_refused_with_the_option(name
         run_folder_of(f"{place}{name}/run", load_recipe("tiny"))
 
 
+def test_run_folder_that_is_no_text_in_the_locale_is_refused_with_the_way_out():
+    name = "Läufe".encode().decode("ascii", "surrogateescape")  # as Python reads it under LC_ALL=C
+    with pytest.raises(UserError, match=r"export LC_ALL=C\.UTF-8, or give --run a path of ASCII"):
+        run_folder_of(f"/runs/{name}", load_recipe("tiny"))
+
+
 def test_working_folder_with_brackets_refuses_the_default_run_folder(tmp_path, monkeypatch):
     (tmp_path / "[1]").mkdir()
     monkeypatch.chdir(tmp_path / "[1]")

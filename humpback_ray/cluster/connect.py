@@ -82,7 +82,7 @@ def _check_temporary_folder() -> None:
 
 
 # Variables of the folders into which vLLM, Triton, DeepSpeed and transformers write what they
-# compile or generate. Downloaded models (HF_HOME) stay where they are, because they may only be read.
+# compile or generate. Downloaded models (HF_HOME) stay in place, because they may only be read.
 CACHES = (
     "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR",
     "HF_MODULES_CACHE",

@@ -195,6 +195,8 @@ class _LocalWalk:
     def _enter(self, path: str) -> None:
         if self._name(path).startswith(".") or "/." in self._name(path):
             self._leave_out(path, "hidden")
+        elif re.search("[\ud800-\udfff]", path):  # Arrow, and so Ray Data, cannot hold such a name
+            self._leave_out(path, "name that is not UTF-8")
         elif os.path.isdir(path):
             if os.path.islink(path):
                 self._links.append(path)

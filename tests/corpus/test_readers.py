@@ -19,7 +19,7 @@ import pytest
 from fastwarc.stream_io import BrotliWriter
 
 from humpback_ray.config.settings import CorpusSettings
-from humpback_ray.corpus.cut import segments_of
+from humpback_ray.corpus.cut import segment_without_text, segments_of
 from humpback_ray.corpus.documents import CorpusFile, Document, NotRead, Unreadable
 from humpback_ray.corpus.files import content_identity, list_corpus, list_files
 from humpback_ray.corpus.readers import read_documents
@@ -486,6 +486,16 @@ def test_names_with_special_characters_are_read_alone_and_in_a_folder(tmp_path, 
     [file] = list_files(str(tmp_path / "x::y [z]"))
     assert [d.content for d in read_documents(file, settings(tmp_path))] == ["text"]
     assert content_identity([file])
+
+
+def test_file_whose_name_is_not_utf_8_is_counted(tmp_path):
+    (tmp_path / "a.md").write_text("# A\n\ntext")
+    (tmp_path / os.fsdecode("fünf.md".encode("latin-1"))).write_text("# B\n\ntext")
+    listing = list_corpus(str(tmp_path))
+    assert names(listing.files) == ["a.md"]
+    assert [entry.reason for entry in listing.not_read] == ["name that is not UTF-8"]
+    segment = segment_without_text(listing.not_read[0], settings(tmp_path))
+    segment.url.encode()
 
 
 def test_remote_name_with_colons_is_read():
