@@ -150,9 +150,9 @@ def licence_of(model: str) -> str | None:
     """
     names = storage.names(model)
     if CARD_FILE in names:
-        card = storage.read_text(
-            storage.join(model, CARD_FILE), "model card", "settings.base.model"
-        )
+        # After a training, a byte that is no text in the base's card must not end the stage.
+        filesystem, path = storage.locate(storage.join(model, CARD_FILE))
+        card = filesystem.cat_file(path).decode(errors="replace")
         front_matter = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
         keys = ("license_name", "license")  # the second says `other` where there is the first
         lines = front_matter[1] if front_matter else ""

@@ -147,6 +147,11 @@ def test_licence_is_what_the_bases_files_name(tmp_path, files, licence):
     assert licence_of(str(tmp_path)) == licence
 
 
+def test_licence_in_a_card_that_is_not_utf_8_is_read(tmp_path):
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: mit\n---\nna\xefve\n")
+    assert licence_of(str(tmp_path)) == "mit"
+
+
 def test_text_of_tags_cannot_end_the_block_that_shows_them(base, tmp_path):
     stage = replace(finetunes(str(base))["iter-1/model"], tags=("Use ```` and ```.",))
     card = card_of(stage, tmp_path / "run", {"seed": 1})
