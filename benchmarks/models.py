@@ -1,4 +1,4 @@
-"""LLaMAs of random weights in two sizes, with a tokenizer trained on installed READMEs."""
+"""LLaMAs of random weights, with a tokenizer trained on installed READMEs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SHAPES = {
     "5M": (256, 704, 4, 4, "float32"),  # the tiny recipe's
     "63M": (768, 2048, 8, 12, "bfloat16"),
 }
+SMOLLM2 = "135M"
 
 
 def texts() -> list[str]:
@@ -43,3 +44,30 @@ def create(size: str, folder: Path) -> ServedModel:
         texts(), settings, context_length=CONTEXT_LENGTH, random_seed=0, output=output
     )
     return ServedModel(output, CONTEXT_LENGTH, dtype)
+
+
+def create_smollm2(folder: Path) -> ServedModel:
+    """Random weights in the shape of SmolLM2-135M: costs as much to train as the real ones.
+
+    Its tokenizer has 4,096 of the 49,152 tokens.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from humpback_ray.training import scratch_model
+
+    output = folder / SMOLLM2
+    tokenizer = scratch_model.train_tokenizer(texts(), 4096)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+            num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+            max_position_embeddings=8192, rope_theta=100_000.0,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    model.to(torch.bfloat16).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return ServedModel(str(output), CONTEXT_LENGTH, "bfloat16")

@@ -1,15 +1,17 @@
 """Output tokens/s of our training step / a bare PyTorch loop, and / TRL with and without packing.
 
-All sides train the same model on the same examples, tokenized once, with AdamW in fp32 in one
-process with all cores, 32 examples or about as many tokens per step, and without gradient
-checkpointing, which is TRL's default. The lengths are those of the paper's seed: lognormal with its
-means and deviations, in characters of real text. The figures leave out the start and the first
-steps. The sides run in turns, each in a separate process.
+All sides train the same model on the same examples, tokenized once, with AdamW in one process with
+all cores, 32 examples or about as many tokens per step, and without gradient checkpointing, which
+is TRL's default. The lengths are those of the paper's seed: lognormal with its means and
+deviations, in characters of real text. The figures leave out the start and the first steps. The
+sides run in turns, each in a separate process.
 
-`bare PyTorch` has our micro-batches of the same steps and our loss, and neither Ray nor DeepSpeed,
-so it is the least cost of a step with this model code. `TRL, packing` fills rows of `max_length` as
-TRL does; `TRL, no packing` pads micro-batches of 8 examples. TRL is no dependency of the project;
-without it the script leaves these two out.
+`bare PyTorch` has our micro-batches of the same steps and our loss, and neither Ray nor DeepSpeed
+nor our settings for CPUs (large pages, attention by example). In bf16 it keeps no fp32 copy of the
+weights, and on a CPU without bf16 instructions it takes minutes for a step.
+
+`TRL, packing` fills rows of `max_length` as TRL does; `TRL, no packing` pads micro-batches of 8
+examples. TRL is no dependency of the project; without it the script leaves these two out.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": str(os.cpu_count() or 1),
     # With spinning waits, tests beside the benchmark made steps ten times as long.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # As the bare loop's process. With Ray's default of 15, other work beside the benchmark would
+    # slow our side more.
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -72,6 +77,13 @@ class Case:
     def batch_size(self) -> int:
         assert self.settings.batch_size is not None
         return self.settings.batch_size
+
+    @property
+    def dtype(self) -> Any:
+        """Of the weights, the gradients and the states of the bare loop."""
+        import torch
+
+        return torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
 
     def tokenized(self) -> Any:
         """The examples as our workers get them."""
@@ -148,7 +160,7 @@ def bare(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
     settings = case.settings
     examples = case.tokenized()
     model = AutoModelForCausalLM.from_pretrained(
-        case.base_model, dtype=torch.float32, attn_implementation="sdpa"
+        case.base_model, dtype=case.dtype, attn_implementation="sdpa"
     ).train()
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
@@ -177,7 +189,7 @@ def bare(case: Case, folder: Path) -> Generator[dict[str, Any], Any, None]:
                     input_ids=micro_batch.input_ids, position_ids=micro_batch.position_ids,
                     logits_to_keep=micro_batch.positions, use_cache=False,
                 ).logits  # fmt: skip
-                loss = cross_entropy(logits[0], micro_batch.labels[0], reduction="sum")
+                loss = cross_entropy(logits[0].float(), micro_batch.labels[0], reduction="sum")
             with clock.phase("backward"):
                 (loss / num_target_tokens).backward()
             total += loss.detach()
@@ -237,7 +249,7 @@ def trl(case: Case, folder: Path, packing: bool) -> Generator[dict[str, Any], An
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,
         gradient_checkpointing=False,
-        bf16=False,
+        bf16=settings.precision == "bf16",
         use_cpu=True,
         dataloader_pin_memory=False,
         save_strategy="no",
@@ -356,17 +368,18 @@ def write_examples(folder: Path, num_examples: int) -> str:
 def create_case(options: Any, folder: Path) -> Case:
     """The model, the examples and the settings of all sides."""
     num_steps = options.warm_up + options.steps
-    model = models.create(options.size, folder)
+    is_smollm2 = options.size == models.SMOLLM2
+    model = models.create_smollm2(folder) if is_smollm2 else models.create(options.size, folder)
     return Case(
         model.location,
         # A batch more than the steps need: TRL's order must not come to its end before them.
         write_examples(folder / "examples", options.batch_size * (num_steps + 1)),
         TrainingSettings(
             dropout=0.0, batch_size=options.batch_size, num_steps=num_steps,
-            max_length=options.max_length, precision="fp32",
+            max_length=options.max_length, precision=options.precision,
         ),
         TrainingPlacement(
-            device="cpu", num_workers=1, zero_stage=1,
+            device="cpu", num_workers=1,
             micro_batch_tokens=options.micro_batch_tokens or options.max_length,
         ),
         options.warm_up,
@@ -424,7 +437,8 @@ def compare(options: Any, folder: Path) -> list[harness.Comparison]:
 
 def main() -> None:
     parser = harness.arguments(__doc__)
-    parser.add_argument("--size", choices=models.SHAPES, default="5M")
+    parser.add_argument("--size", choices=[*models.SHAPES, models.SMOLLM2], default="5M")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="counted")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before them")

@@ -165,6 +165,12 @@ def attention_asks_for_flash_attention() -> None:
     assert is_flash_attn_2_available() in (True, False)
 
 
+def bf16_products_ask_for_instructions() -> None:
+    import torch
+
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
+
+
 def lora_reads_pefts_layers() -> None:
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -254,6 +260,7 @@ RELIED_ON = {
     "training/deepspeed_engine.py: is_flash_attn_2": attention_asks_for_flash_attention,
     "training/deepspeed_engine.py: liger": engine_takes_ligers_kernels,
     "training/export.py: _weight_conversions": export_knows_converted_and_tied_weights,
+    "training/float32_products.py: _is_mkldnn_bf16": bf16_products_ask_for_instructions,
     "training/lora.py: lora_A, base_layer": lora_reads_pefts_layers,
     "serving/generate.py: iter_internal_ref_bundles": generate_counts_the_rows_of_bundles,
     "serving/pool.py: ActorPoolStrategy": pools_place_actors_themselves,

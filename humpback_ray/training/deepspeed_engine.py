@@ -17,6 +17,7 @@ from humpback_ray.model_folders import local_folder
 from humpback_ray.training import lora
 from humpback_ray.training.export import export_model
 from humpback_ray.training.masters import StoredWeights, shape_of, stored_weights
+from humpback_ray.training.packed_attention import use_packed_attention
 from humpback_ray.training.task import TrainingJob
 
 # Gradients that DeepSpeed sums over the ranks at a time. Its default of ten times as many takes
@@ -35,6 +36,8 @@ def deepspeed_config(job: TrainingJob, num_workers: int) -> dict[str, Any]:
         # A CPU has no streams that could overlap communication and computation, and below stage 2
         # DeepSpeed sums gradients over the ranks only once, at the step.
         "overlap_comm": on_gpu and job.zero_stage > 1,
+        # One worker has nothing to scatter, and to do so DeepSpeed copies each bucket twice more.
+        "reduce_scatter": on_gpu or num_workers > 1 or job.zero_stage > 1,
     }
     for key, device in (
         ("offload_optimizer", placement.offload_optimizer),
@@ -119,6 +122,8 @@ def load_model(job: TrainingJob, config: dict[str, Any]) -> Any:
         _apply_liger_kernel_to_instance(model, fused_linear_cross_entropy=False)
     if job.settings.lora:
         lora.add_adapters(model, job.settings.lora, job.task.random_seed)
+    if job.placement.device == "cpu" and job.placement.packing:
+        use_packed_attention(model)
     model.train()
     if job.placement.gradient_checkpointing:
         model.activation_checkpointing_enable()

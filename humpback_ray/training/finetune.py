@@ -192,7 +192,8 @@ def choose_zero_and_micro_batch(
 
     `memory.fit_workers` calculates them for a known architecture on GPUs of known memory. The
     workers' first pass tries the micro-batch, and halves it if it does not fit after all. In all
-    other cases the stage is 2 on CPUs and 3 on GPUs, and the micro-batch is one full example.
+    other cases the stage is 1 on CPUs and 3 on GPUs, and the micro-batch is one full example. Stage
+    1 copies and sums gradients once a step, stage 2 after each micro-batch.
     """
     settings = task.settings
     stage = placement.zero_stage or (3 if placement.offload_parameters else None)
@@ -215,7 +216,7 @@ def choose_zero_and_micro_batch(
                 zero_stages=(stage,) if stage else (1, 2, 3), lora=settings.lora,
             )  # fmt: skip
             return fit.zero_stage, tokens or fit.micro_batch_size * settings.max_length
-    return stage or (2 if placement.device == "cpu" else 3), tokens or settings.max_length
+    return stage or (1 if placement.device == "cpu" else 3), tokens or settings.max_length
 
 
 def run_name(task: TrainingTask, tokenized: TokenizedSet, scratch_folder: str) -> str:
@@ -272,7 +273,7 @@ def _run_config(job: TrainingJob, scratch_folder: str) -> ray.train.RunConfig:
         name=job.run_name,
         failure_config=ray.train.FailureConfig(max_failures=max_failures),
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_CHECKPOINTS_KEPT),
-        worker_runtime_env={"env_vars": _worker_environment(job.placement)},
+        worker_runtime_env={"env_vars": worker_environment(job.placement)},
     )
 
 
@@ -295,12 +296,17 @@ def _scaling_config(placement: TrainingPlacement) -> ray.train.ScalingConfig:
     )
 
 
-def _worker_environment(placement: TrainingPlacement) -> dict[str, str]:
+def worker_environment(placement: TrainingPlacement) -> dict[str, str]:
+    """Environment variables of a worker's process, set before it starts."""
     environment = {"TOKENIZERS_PARALLELISM": "false"}
     if placement.device == "cpu":
         # Ray would give each worker as many threads as logical CPUs it reserved.
         num_threads = max((os.cpu_count() or 1) // placement.num_workers, 1)
         environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(num_threads)}
+        # Large tensors take pages of 2 MiB from the system. With pages of 4 KiB, which glibc gives
+        # back with each freed tensor, the page faults of DeepSpeed's optimizer step take longer
+        # than its arithmetic (benchmarks/LOG.md, "Page faults").
+        environment["THP_MEM_ALLOC_ENABLE"] = "1"
     return environment
 
 

@@ -21,6 +21,7 @@ from humpback_ray.training import batches, checkpoints, masters
 from humpback_ray.training.batches import TokenizedSet
 from humpback_ray.training.checkpoints import Layout
 from humpback_ray.training.deepspeed_engine import build_engine, export, refuse_kernels
+from humpback_ray.training.float32_products import fast_products
 from humpback_ray.training.loss import bad_loss, completion_loss
 from humpback_ray.training.packing import plan_step
 from humpback_ray.training.records import StepRecord
@@ -52,7 +53,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     capacity, refusal = ray.get(mailbox.begin.remote(rank))
     if refusal:
         return {"stopped": refusal}
-    with report_exhaustion(mailbox):
+    with report_exhaustion(mailbox), fast_products(job):
         return _train(job, ray.get(config["examples"]), mailbox, capacity)
 
 
