@@ -18,17 +18,24 @@ from typing import Any
 
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import (
+    GgufBase,
     PretrainedBase,
     SamplingSettings,
     Settings,
     TrainingSettings,
 )
-from humpback_ray.execution.sources import corpus_source, file_source, model_source
+from humpback_ray.execution.sources import (
+    corpus_source,
+    file_source,
+    gguf_source,
+    model_source,
+)
 from humpback_ray.execution.stage import Source, Stage
 from humpback_ray.method import prompts
 from humpback_ray.rows import Direction
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.base import BaseExamples, InitialBase
+from humpback_ray.stages.converted_base import ConvertedBase
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
@@ -146,9 +153,18 @@ def stages_of(recipe: Recipe) -> list[Stage]:
 
 
 def _base(s: Settings, segments: Stage, stages: list[Stage]) -> Stage | Source:
-    """The base model: one that exists, or the demo's, which three stages make of the segments."""
+    """The base model: one that exists, as it is or out of a GGUF file, or one from scratch."""
     if isinstance(s.base, PretrainedBase):
         return model_source(s.base.model, s.base.revision)
+    asking: dict[str, Any] = {
+        "tags": prompts.inference_tags(s.prompts),
+        "sampling": s.evaluation.sampling,
+    }
+    if isinstance(s.base, GgufBase):
+        stages.append(
+            converted := ConvertedBase(path="base/model", file=gguf_source(s.base.file), **asking)
+        )
+        return converted
     seeded: dict[str, Any] = {"random_seed": s.random_seed}
     initial = InitialBase(
         path="base/initial", segments=segments, settings=s.base,
@@ -160,7 +176,7 @@ def _base(s: Settings, segments: Stage, stages: list[Stage]) -> Stage | Source:
     )  # fmt: skip
     model = Finetune(
         path="base/model", base=initial, examples=text, settings=s.base.training,
-        tags=prompts.inference_tags(s.prompts), sampling=s.evaluation.sampling, **seeded,
+        **asking, **seeded,
     )  # fmt: skip
     stages += [initial, text, model]
     return model

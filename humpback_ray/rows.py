@@ -65,6 +65,7 @@ class SegmentOutcome(StrEnum):
     INVALID_CHARACTERS = "invalid_characters"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
+    SURPLUS = "surplus"  # above the number of segments asked for
     UNREADABLE = "unreadable"  # a document, line or record that could not be parsed at all
     NOT_READ = "not_read"  # a file, link or archive record that is no document; the text says why
 

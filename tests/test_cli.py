@@ -63,6 +63,8 @@ def mistake(result) -> str:
         ("settings.corpus.path=/no/corpus", "nothing at '/no/corpus'"),
         ("settings.base={model: /no/model}", "no model folder /no/model"),
         ("settings.base={model: ./no/model}", "no model folder ./no/model"),
+        ("settings.base={kind: gguf, file: /no/model.gguf}", "no GGUF file /no/model.gguf"),
+        ("settings.base={kind: gguf, file: package:no-model/a.gguf}", "install --no-deps no-model"),
         ("settings.prompts.rating_template=/no/template", "set settings.prompts.rating_template"),
         ("settings.evaluation.prompts=/no/prompts.json", "set settings.evaluation.prompts"),
     ],

@@ -217,7 +217,9 @@ def _explain(error: ValidationError) -> str:
     """One line: every wrong key with its rule, and the nearest valid key for a misspelt one."""
     problems = []
     for problem in error.errors():
-        where = ".".join(str(p) for p in problem["loc"] if p not in ("pretrained", "scratch"))
+        where = ".".join(
+            str(p) for p in problem["loc"] if p not in ("pretrained", "scratch", "gguf")
+        )
         if problem["type"] == "extra_forbidden":
             parent, _, key = where.rpartition(".")
             problems.append(f"unknown key {where}{_nearest(key, _keys_of(parent))}")

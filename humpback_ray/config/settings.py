@@ -59,6 +59,14 @@ class ScratchBase(Frozen):
         return self
 
 
+class GgufBase(Frozen):
+    """A base model in one GGUF file, of which a stage writes an ordinary folder in bf16."""
+
+    kind: Literal["gguf"]
+    # A path, a URL, or package:NAME/FILE, a file of an installed package. Never packed: see above.
+    file: Annotated[str, Location(is_packed=False)]
+
+
 def _kind_of_base(base: Any) -> str:
     return base.get("kind", "pretrained") if isinstance(base, dict) else base.kind
 
@@ -108,6 +116,9 @@ class CorpusSettings(Frozen):
     near_duplicate_ngram: PositiveInt = 5
     near_duplicate_jaccard: Share = 0.8
     num_permutations: PositiveInt = 128
+    # A sample of the kept segments, by the hashes of their texts, for a trial of the method; null:
+    # all. Fingerprints leave the null out.
+    max_segments: PositiveInt | None = Field(default=None, exclude_if=lambda number: number is None)
 
     @model_validator(mode="after")
     def _ordered(self) -> CorpusSettings:
@@ -310,7 +321,9 @@ class Settings(Frozen):
 
     random_seed: int = 0
     base: Annotated[
-        Annotated[PretrainedBase, Tag("pretrained")] | Annotated[ScratchBase, Tag("scratch")],
+        Annotated[PretrainedBase, Tag("pretrained")]
+        | Annotated[ScratchBase, Tag("scratch")]
+        | Annotated[GgufBase, Tag("gguf")],
         Discriminator(_kind_of_base),
     ]
     seed: SeedSettings

@@ -10,6 +10,13 @@ from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Source
+from humpback_ray.sizing.gguf_header import (
+    SETTING,
+    GgufHeader,
+    check_quantization,
+    gguf_location,
+    read_header,
+)
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 
@@ -53,6 +60,56 @@ def model_source(model: str, revision: str | None) -> Source:
         return content_identity(list_files(location, MODEL_SUFFIXES, key), key)
 
     return _source(location, identity)
+
+
+def gguf_source(file: str) -> Source:
+    """A base model in a GGUF file by its content; a file that no model can be made of is none."""
+    try:
+        location = gguf_location(file)
+    except UserError as error:
+        return Source(file, None, problem=str(error))
+
+    def identity() -> str:
+        found = file_source(location, "GGUF file", SETTING)
+        if found.identity is None:
+            raise UserError(found.problem)
+        header = read_header(location)
+        _check_model(header, location)
+        check_quantization(header, location)
+        return found.identity
+
+    return _source(location, identity)
+
+
+def _check_model(header: GgufHeader, location: str) -> None:
+    """Refuse what is no whole model with a tokenizer, or one that transformers does not have."""
+    # Not at the top, because no other command waits for transformers.
+    from transformers.integrations import GGUF_CONFIG_MAPPING
+    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+
+    readable = sorted({*GGUF_CONFIG_MAPPING, *GGUF_CONFIG_ARCHS} - {"general", "tokenizer"})
+    what = f"{location} ({SETTING})"
+    kind, parts = header.metadata.get("general.type", "model"), header.metadata.get("split.count")
+    if kind != "model":
+        raise UserError(f"{what} is of type {kind} and no model: give the model's own file")
+    if parts and parts > 1:
+        raise UserError(
+            f"{what} is one of {parts} parts: join them with llama.cpp's `llama-gguf-split --merge`"
+        )
+    if _plainly(header.architecture) not in map(_plainly, readable):
+        raise UserError(
+            f"{what} has the architecture {header.architecture!r}, which transformers does not "
+            f"read from GGUF: it reads {', '.join(readable)}; or give the model's safetensors as "
+            "settings.base.model"
+        )
+    for key, name in (("tokens", "no tokenizer"), ("eos_token_id", "no end token")):
+        if f"tokenizer.ggml.{key}" not in header.metadata:
+            raise UserError(f"{what} has {name} in it: convert the model with its tokenizer")
+
+
+def _plainly(architecture: str) -> str:
+    """A name as both sides write it: GGUF's gpt-oss and qwen2moe are gpt_oss and qwen2_moe."""
+    return architecture.replace("-", "").replace("_", "")
 
 
 def _source(location: str, identity: Callable[[], str]) -> Source:

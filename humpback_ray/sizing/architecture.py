@@ -9,11 +9,9 @@ from typing import Any
 
 from humpback_ray import storage
 from humpback_ray.config.recipe import Recipe
-from humpback_ray.config.settings import (
-    LoraSettings,
-    ScratchBase,
-)
+from humpback_ray.config.settings import GgufBase, LoraSettings, ScratchBase
 from humpback_ray.errors import UserError
+from humpback_ray.sizing.gguf_header import GgufHeader, gguf_location, read_header
 
 # --- architectures --------------------------------------------------------------------------------
 
@@ -133,6 +131,24 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture | None:
     )  # fmt: skip
 
 
+# Of GGUF's architectures, those that are dense decoders with gated MLPs.
+DENSE_IN_GGUF = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def of_gguf(header: GgufHeader) -> Architecture | None:
+    """Architecture of the model in a GGUF file; None where the arithmetic here does not hold."""
+    if header.architecture not in DENSE_IN_GGUF or header.of_model("expert_count"):
+        return None
+    hidden, heads = header.of_model("embedding_length"), header.of_model("attention.head_count")
+    return Architecture(
+        hidden, header.of_model("feed_forward_length"), header.of_model("block_count"), heads,
+        header.of_model("attention.head_count_kv", heads),
+        header.of_model("vocab_size", header.metadata.get("tokenizer.ggml.tokens")),
+        header.of_model("attention.key_length", hidden // heads),
+        all(tensor.name != "output.weight" for tensor in header.tensors),
+    )  # fmt: skip
+
+
 def known_architecture(recipe: Recipe) -> Architecture | None:
     """Architecture of a recipe's base model, or None."""
     base = recipe.settings.base
@@ -142,6 +158,8 @@ def known_architecture(recipe: Recipe) -> Architecture | None:
             base.hidden_size, base.intermediate_size, base.num_layers, base.num_heads,
             base.num_heads, base.vocabulary_size, head_size,
         )  # fmt: skip
+    if isinstance(base, GgufBase):
+        return of_gguf(read_header(gguf_location(base.file)))
     return find_architecture(base.model)
 
 
@@ -153,8 +171,9 @@ def architecture_of(recipe: Recipe) -> Architecture:
     """
     architecture = known_architecture(recipe)
     if architecture is None:
-        assert not isinstance(recipe.settings.base, ScratchBase)
-        model = recipe.settings.base.model
+        base = recipe.settings.base
+        assert not isinstance(base, ScratchBase)
+        model = base.file if isinstance(base, GgufBase) else base.model
         raise UserError(
             f"the architecture of {model} is not known: an estimate needs a folder with the "
             "config.json of a dense model with SiLU-gated MLPs (LLaMA, Mistral, Qwen), or the hub "

@@ -108,9 +108,7 @@ class Finetune(Stage):
 
     def refresh(self, context: Context, figures: Mapping[str, Any]) -> None:
         """Rewrite the chat template, the sampling defaults and the card where they differ."""
-        sampling = self.sampling or SamplingSettings()
-        template = prompts.chat_template(*self.tags)
-        wrapping = Wrapping(template, sampling.temperature, sampling.top_p)
+        wrapping = wrapping_of(self.tags, self.sampling)
         write_wrapping(context.folder, wrapping)
         examples = read_record(context.of(self.examples))
         card = ModelCard(
@@ -146,3 +144,9 @@ def _sources_behind(origin: Stage | Source) -> Iterator[tuple[str, str]]:
             yield from _sources_behind(source)
         elif name in _DATA:
             yield _DATA[name], storage.name(source.location)
+
+
+def wrapping_of(tags: tuple[str, ...], sampling: SamplingSettings | None) -> Wrapping:
+    """How a model of the run is asked: its chat template with these tags, and its sampling."""
+    sampling = sampling or SamplingSettings()
+    return Wrapping(prompts.chat_template(*tags), sampling.temperature, sampling.top_p)

@@ -56,7 +56,7 @@ class Segments(Stage):
         for folder in (sections, rows, dropped):
             storage.delete(folder)
         _cut(context, files, self.settings, sections)
-        repeated = _duplicates(sections, self.settings)
+        repeated = _dropped_among(sections, self.settings)
         _split(sections, repeated, rows, dropped)
         others = [cut.segment_without_text(entry, self.settings) for entry in listing.not_read]
         tables.write_rows(dropped, others, Segment, name="files-not-read")
@@ -144,8 +144,8 @@ def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dic
         }
 
 
-def _duplicates(folder: str, settings: CorpusSettings) -> dict[tuple[str, int], SegmentOutcome]:
-    """Outcomes of the sections to drop as duplicates, by (document_id, start)."""
+def _dropped_among(folder: str, settings: CorpusSettings) -> dict[tuple[str, int], SegmentOutcome]:
+    """Outcomes of the sections to drop as duplicates or as surplus, by (document_id, start)."""
     columns = ["document_id", "start", "segment_id", "outcome", "signature"]
     table = tables.read_table(folder, columns)
     table = table.filter(pc.field("outcome") == SegmentOutcome.KEPT.value)
@@ -159,7 +159,27 @@ def _duplicates(folder: str, settings: CorpusSettings) -> dict[tuple[str, int], 
         settings.near_duplicate_jaccard,
         settings.num_permutations,
     )
-    return {key: value for key, value in outcomes.items() if value is not SegmentOutcome.KEPT}
+    dropped: dict[tuple[str, int], SegmentOutcome] = {
+        key: value for key, value in outcomes.items() if value is not SegmentOutcome.KEPT
+    }
+    return dropped | _surplus(table, dropped, settings.max_segments)
+
+
+def _surplus(
+    table: pa.Table, dropped: dict[tuple[str, int], SegmentOutcome], max_segments: int | None
+) -> dict[tuple[str, int], SegmentOutcome]:
+    """Outcomes of the sections above the number asked for.
+
+    The segments with the smallest ids stay. An id is the hash of a text, so they are a random
+    sample, and the same one wherever the corpus lies.
+    """
+    if max_segments is None:
+        return {}
+    columns = ("segment_id", "document_id", "start")
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    kept = sorted((id_, (document, start)) for id_, document, start in rows
+                  if (document, start) not in dropped)  # fmt: skip
+    return {key: SegmentOutcome.SURPLUS for _, key in kept[max_segments:]}
 
 
 def _split(

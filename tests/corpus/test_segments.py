@@ -25,9 +25,9 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 TEXT = "Whales sing long songs. The songs change a little every year, and nobody knows why. "
 
 
-def run(tmp_path, corpus):
+def run(tmp_path, corpus, **changes):
     """The stage's result, its kept and its dropped rows, and what it printed."""
-    settings = CorpusSettings(path=str(corpus), min_characters=40, max_characters=400)
+    settings = CorpusSettings(path=str(corpus), min_characters=40, max_characters=400, **changes)
     console = Console(record=True, width=400)
     context = Context(
         str(tmp_path / "run"), "segments", Placement(), StageProgress(console, "segments"),
@@ -119,3 +119,21 @@ def test_missing_column_that_a_task_finds_is_refused_in_one_line(tmp_path):
         run(tmp_path, corpus)
     assert "settings.corpus.text_column" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_sample_of_the_segments_depends_on_their_texts_alone(tmp_path):
+    kept = {}
+    for order in (range(6), reversed(range(6))):
+        folder = tmp_path / f"corpus-{len(kept)}"
+        folder.mkdir()
+        for place, number in enumerate(order):
+            text = f"# Page {number}\n\nWhale {number} weighs {number * 7} tons and eats krill."
+            (folder / f"{place}.md").write_text(text)
+        whole = run(tmp_path / f"whole-{len(kept)}", folder)[1]
+        result, rows, dropped, _ = run(tmp_path / f"run-{len(kept)}", folder, max_segments=4)
+        assert len(whole) == 6
+        assert result.outcomes == {"kept": 4, "surplus": 2}
+        assert {row.outcome for row in dropped} == {SegmentOutcome.SURPLUS}
+        kept[folder.name] = sorted(row.text for row in rows)
+    first, second = kept.values()
+    assert first == second
