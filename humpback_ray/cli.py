@@ -98,11 +98,14 @@ def run(
     from humpback_ray import pipeline
     from humpback_ray.execution import runner
     from humpback_ray.report.run_summary import summarize
+    from humpback_ray.report.written import read_written
 
     loaded = load_recipe(recipe, overrides)
     folder, stages = run_folder_of(run_folder, loaded), pipeline.stages_of(loaded)
     records = runner.run(stages, loaded, folder, console, until=until)
     if until is None:
+        terminal.print_written(read_written(folder, stages))
+        terminal.print_times({path: record.seconds for path, record in records.items()})
         terminal.print_summary(loaded.name, folder, summarize(stages, records))
     else:
         say(f"stopped after {until}; the same command without --until resumes")

@@ -41,6 +41,7 @@ def finished(arguments) -> Path:
     result = humpback("run", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "tiny: done" in result.stdout
+    assert "logging.cc" not in result.stderr  # Ray's own
     return Path(arguments[2])
 
 
@@ -259,7 +260,7 @@ def test_probe_forecasts_the_time_of_the_run(finished, tmp_path):
     assert 0.5 < foretold / needed < 2
 
 
-def test_chat_with_the_last_model_answers(finished):
+def test_chat_with_the_last_model_answers_and_shows_no_progress_bar(finished, capfd):
     from humpback_ray.report.run_facts import last_model
     from humpback_ray.serving.chat import Chat
 
@@ -268,6 +269,7 @@ def test_chat_with_the_last_model_answers(finished):
     talk = Chat(folder, max_tokens=8)
     assert "".join(talk.answer("Name a fruit."))
     assert "".join(talk.answer("And another?"))
+    assert "Loading weights" not in capfd.readouterr().err
 
 
 def test_declared_stages_of_large_recipes_are_consistent(tmp_path, seed_file, monkeypatch):

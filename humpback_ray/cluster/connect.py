@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.urls import ray_address
@@ -52,13 +54,14 @@ def join_cluster(recipe: Recipe) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(
-            address="local",
-            num_cpus=cluster.local_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        with _native_lines_held_back():
+            ray.init(
+                address="local",
+                num_cpus=cluster.local_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
     _quieten()
 
 
@@ -99,6 +102,28 @@ def _move_caches() -> None:
     folder = os.path.join(tempfile.gettempdir(), f"humpback-{os.getuid()}", "caches")
     for variable in CACHES:
         os.environ.setdefault(variable, os.path.join(folder, variable.lower()))
+
+
+@contextmanager
+def _native_lines_held_back() -> Iterator[None]:
+    """Hold back what C++ writes to stderr in the block; it appears if the block fails.
+
+    Ray writes there that it has read RAY_BACKEND_LOG_LEVEL, before it obeys it.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _check_answers(address: str) -> None:

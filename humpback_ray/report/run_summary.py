@@ -55,6 +55,6 @@ def summarize(stages: Sequence[Stage], records: Mapping[str, StageRecord]) -> Ru
 
 def _model_result(evaluation: Evaluate, records: Mapping[str, StageRecord]) -> ModelResult:
     model = evaluation.model
-    training = records[model.path].figures if isinstance(model, Stage) else None
+    training = records[model.path].figures if isinstance(model, Finetune) else None
     loss = records[evaluation.path].figures["held_out_loss"]
     return ModelResult(evaluation.name, training, loss)

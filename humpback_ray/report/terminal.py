@@ -6,7 +6,8 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from humpback_ray.report.run_facts import RunFacts
     from humpback_ray.report.run_status import RunStatus
     from humpback_ray.report.run_summary import ModelResult, RunSummary
+    from humpback_ray.report.written import Answer, RankedPair, Written
 
 console = Console()
 
@@ -107,6 +109,55 @@ def _self_curation(selections: Sequence[Mapping[str, Any]]) -> Table:
             f"{selected['lowest_selected_score']:.2f}",
         )
     return table
+
+
+MAX_SHOWN_TEXT = 420  # characters of a text or an answer: about six lines
+
+
+def print_written(written: Written) -> None:
+    """Print instructions with their texts, and the models' answers to one question."""
+    console.print(_pairs(written.pairs))
+    if written.answers:
+        console.print(_answers(written.question, written.answers))
+
+
+def _pairs(pairs: Sequence[RankedPair]) -> Table:
+    table = Table(title="Generated instructions and the texts they are for", show_lines=True)
+    table.add_column("score", no_wrap=True)
+    table.add_column("instruction", ratio=2)
+    table.add_column("text", ratio=3)
+    for pair in pairs:
+        place, _, rank = pair.place.partition(", ")
+        cells = (f"{place}\n{pair.score}\n{rank}", pair.instruction, _shortened(pair.text))
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _answers(question: str, answers: Sequence[Answer]) -> Table:
+    table = Table(title=escape(f"Answers to: {question}"), show_lines=True)
+    table.add_column("model", no_wrap=True)
+    table.add_column("answer", ratio=1)
+    for answer in answers:
+        table.add_row(answer.model, escape(_shortened(answer.text)))
+    return table
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_TEXT else f"{text[:MAX_SHOWN_TEXT].rstrip()} [...]"
+
+
+def print_times(seconds: Mapping[str, float]) -> None:
+    """Print the time of every stage, and its share of the work."""
+    total = sum(seconds.values())
+    table = Table("stage", title="Time")
+    for name in ("time", "share"):
+        table.add_column(name, justify="right")
+    for path, of_stage in seconds.items():
+        share = f"{of_stage / total:.0%}" if total else ""
+        table.add_row(path, clock.duration(of_stage), share)
+    table.add_section()
+    table.add_row("all", clock.duration(total), "")
+    console.print(table)
 
 
 # --- humpback plan, estimate, probe, doctor -------------------------------------------------------
@@ -290,6 +341,29 @@ def talk(answer: Callable[[str], Iterable[str]]) -> None:
             break
         if not text:
             break
-        for piece in answer(text):
-            console.print(piece, end="", markup=False, highlight=False)
+        for piece in wrapped(answer(text), console.width):
+            console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
         console.print()
+
+
+def wrapped(pieces: Iterable[str], width: int) -> Iterator[str]:
+    """Pieces of a text as they come, with line breaks between words so that no line is wider.
+
+    A word appears once it is whole, and a word wider than a line stays whole. The spaces at the
+    beginning of a line stay, because code has them.
+    """
+    column, spaces, word = 0, "", ""
+    for character in chain.from_iterable(chain(pieces, ["\n"])):
+        if not character.isspace():
+            word += character
+            continue
+        if word:
+            if column and column + len(spaces) + len(word) > width:
+                column, spaces = 0, "\n"
+            yield spaces + word
+            column += len(spaces.rpartition("\n")[2]) + len(word)
+            spaces = word = ""
+        if character == "\n":
+            column, spaces = 0, spaces + character
+        else:
+            spaces += character

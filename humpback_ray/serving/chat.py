@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
+from transformers.utils import logging
 
 from humpback_ray.method.tokens import plain_text
 from humpback_ray.model_folders import local_folder
@@ -17,6 +18,7 @@ class Chat:
 
     def __init__(self, model: str, max_tokens: int) -> None:
         folder = local_folder(model)
+        logging.disable_progress_bar()  # of the weights, in a terminal that is for the talk
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         if torch.cuda.is_available():

@@ -14,7 +14,7 @@ from humpback_ray.config.recipe import load_recipe, recipe_names
 from humpback_ray.config.settings import EndpointSettings, TrainingSettings
 from humpback_ray.errors import UserError
 
-SHIPPED = ["llama-33b", "llama-65b", "llama-7b", "tiny"]
+SHIPPED = ["llama-33b", "llama-65b", "llama-7b", "smollm2", "tiny"]
 
 
 def test_the_shipped_recipes_are_those_of_the_readme():

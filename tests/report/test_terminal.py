@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from humpback_ray import pipeline
+from humpback_ray import pipeline, storage, tables
 from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.config.recipe import Recipe, load_recipe
+from humpback_ray.pipeline import stages_of
 from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
 from humpback_ray.report import terminal
 from humpback_ray.report.run_facts import RunFacts, RunState, StageFacts, StageState
 from humpback_ray.report.run_summary import summarize
+from humpback_ray.report.written import Answer, RankedPair, Written, read_written
+from humpback_ray.rows import RatedPair, RatingOutcome
 from tests.support.records import record
 
 NO_CORPUS = "settings.corpus.path=/none"  # stages are declared without one, and sooner
@@ -148,3 +151,101 @@ def test_printed_probe_sums_unfinished_stages_and_price(price, capsys):
     for name, row in expected.items():
         assert cells(output, name) == [name, *row, *([money[name]] if price else [])]
     assert output.splitlines()[-1] == "a note"
+
+
+# --- texts that a run's models wrote --------------------------------------------------------------
+
+WRITTEN = Written(
+    [
+        RankedPair("best, 1 of 48", "3.412", "What does [pip] do?", "It installs packages. " * 40),
+        RankedPair("worst, 48 of 48", "1.027", "List the changes.", "Release 2.0\n- [fixed] a bug"),
+    ],
+    "What is a load balancer?",
+    [Answer("base", "A load balancer spreads requests. " * 20), Answer("M_0", "[x] spreads")],
+)
+
+
+def test_written_texts_fit_80_columns_and_keep_every_word(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal.print_written(WRITTEN)
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= 80
+    words = re.sub(r"[│┃\s]+", " ", output)
+    for text in ("What does [pip] do?", "best", "3.412", "48 of 48", "- [fixed] a bug",
+                 "Answers to: What is a load balancer?", "[x] spreads"):  # fmt: skip
+        assert text in words
+    assert words.count("It installs packages.") < 40
+    assert "[...]" in words
+
+
+def test_times_of_stages_add_up(capsys):
+    terminal.print_times({"seed": 15.0, "base/model": 45.0})
+    output = capsys.readouterr().out
+    assert cells(output, "seed") == ["seed", "15 s", "25%"]
+    assert cells(output, "all") == ["all", "1:00", ""]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lines"),
+    [
+        (["a load bal", "ancer spre", "ads it"], ["a load", "balancer", "spreads it"]),
+        (["one\n", "\n  two"], ["one", "", "  two"]),
+        (["a", " ", "b", "\n    if x:"], ["a b", "    if x:"]),
+        (["incomprehensibilities of", " it"], ["incomprehensibilities", "of it"]),
+        ([], [""]),
+    ],
+)  # fmt: skip
+def test_streamed_text_breaks_between_words(pieces, lines):
+    text = "".join(terminal.wrapped(iter(pieces), 10))
+    assert [line.rstrip() for line in text.split("\n")] == lines
+
+
+def test_streamed_text_appears_before_its_end():
+    taken = []
+
+    def pieces():
+        for piece in ("one ", "two ", "three "):
+            taken.append(piece)
+            yield piece
+
+    assert next(terminal.wrapped(pieces(), 80)) == "one"
+    assert taken == ["one "]
+
+
+def test_written_texts_are_read_from_the_last_rating_and_the_evaluations(tmp_path):
+    stages = stages_of(load_recipe("tiny"))
+    for t in (1, 2):
+        pairs = [rated(number, score=number / t) for number in (1, 2, 3)]
+        tables.write_rows(f"{tmp_path}/iter-{t}/rated/rows", pairs, RatedPair)
+    names = ("base", "M_0", "M_1", "M_2")
+    for name in names:
+        answers = [{"instruction": q, "output": f"{name} on {q}"} for q in ("Why?", "How?")]
+        storage.write_json(f"{tmp_path}/evaluation/{name}/outputs.json", answers)
+    written = read_written(str(tmp_path), stages)
+    assert [(pair.place, pair.score) for pair in written.pairs] == [
+        ("best, 1 of 3", "1.500"), ("middle, 2 of 3", "1.000"), ("worst, 3 of 3", "0.500")
+    ]  # fmt: skip
+    assert written.pairs[0].instruction == "Question: 3?"
+    assert written.pairs[0].text == "Answer: 3."
+    assert written.question == "Why?"
+    assert written.answers == [Answer(name, f"{name} on Why?") for name in names]
+
+
+def test_run_without_evaluation_prompts_shows_pairs_alone(tmp_path, capsys):
+    for t in (1, 2):
+        tables.write_rows(f"{tmp_path}/iter-{t}/rated/rows", [rated(1, 2.0)], RatedPair)
+    for name in ("base", "M_0", "M_1", "M_2"):
+        storage.write_json(f"{tmp_path}/evaluation/{name}/outputs.json", [])
+    terminal.print_written(read_written(str(tmp_path), stages_of(load_recipe("tiny"))))
+    output = capsys.readouterr().out
+    assert "Question: 1?" in output
+    assert "Answers to" not in output
+
+
+def rated(number: int, score: float) -> RatedPair:
+    return RatedPair(
+        candidate_id=f"c-{number}", segment_id=f"s-{number}", instruction=f"Question: {number}?",
+        response=f"Answer: {number}.", score=score, probabilities=None, grade_mass=None,
+        num_scored_samples=1, outcome=RatingOutcome.SCORED, rationale="", was_cut=False,
+        num_prompt_tokens=1, num_cached_tokens=0, num_generated_tokens=1,
+    )  # fmt: skip

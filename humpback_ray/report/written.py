@@ -1,0 +1,61 @@
+"""What the models of a finished run wrote: instructions for texts, and answers to one question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from humpback_ray import storage
+from humpback_ray.execution.stage import Stage
+from humpback_ray.report.look import select_rows
+from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.rate import Rate
+
+
+@dataclass(frozen=True)
+class RankedPair:
+    """A generated instruction with the text that it is for."""
+
+    place: str  # among the pairs with a score: `best, 1 of 48`
+    score: str
+    instruction: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer."""
+
+    model: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """Texts of a run for a person to read."""
+
+    pairs: list[RankedPair]  # the best, the middle and the worst by the last rater
+    question: str  # empty if the run has answered none
+    answers: list[Answer]  # of every model, in the order in which they came to be
+
+
+def read_written(run_folder: str, stages: Sequence[Stage]) -> Written:
+    """Read three pairs of the last rating, and every model's answer to the first question."""
+    rated = [stage for stage in stages if isinstance(stage, Rate)][-1]
+    shown = select_rows(storage.join(run_folder, rated.path), 1, [], ranked=True)
+    pairs = []
+    for row in shown.rows:
+        fields = dict(row.fields)
+        place = row.title.rpartition(": ")[0]
+        pairs.append(
+            RankedPair(place, fields["score"], fields["instruction"].strip(), fields["response"])
+        )
+    outputs = {
+        stage.name: storage.read_json(storage.join(run_folder, stage.path, "outputs.json"))
+        for stage in stages
+        if isinstance(stage, Evaluate)
+    }
+    answered = {name: entries[0] for name, entries in outputs.items() if entries}
+    answers = [Answer(name, entry["output"]) for name, entry in answered.items()]
+    question = next((entry["instruction"] for entry in answered.values()), "")
+    return Written(pairs, question, answers)
