@@ -54,7 +54,7 @@ def join_cluster(recipe: Recipe) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Ray's C++ parts write to the terminal; their logs are for debugging Ray itself.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with _native_lines_held_back():
+        with native_lines_held_back():
             ray.init(
                 address="local",
                 num_cpus=cluster.local_cpus,
@@ -105,7 +105,7 @@ def _move_caches() -> None:
 
 
 @contextmanager
-def _native_lines_held_back() -> Iterator[None]:
+def native_lines_held_back() -> Iterator[None]:
     """Hold back what C++ writes to stderr in the block; it appears if the block fails.
 
     Ray writes there that it has read RAY_BACKEND_LOG_LEVEL, before it obeys it.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from humpback_ray.config.settings import SamplingSettings
 from humpback_ray.execution.stage import NOT_HASHED, Context, Part, Result, Source, Stage
@@ -39,6 +40,6 @@ class ConvertedBase(Stage):
         }
         return Result(converted.num_tensors, {"converted": converted.num_tensors}, figures)
 
-    def refresh(self, context: Context) -> None:
+    def refresh(self, context: Context, figures: Mapping[str, Any]) -> None:
         """Rewrite the chat template and the sampling defaults if they differ from the fields."""
         write_wrapping(context.folder, wrapping_of(self.tags, self.sampling))

@@ -65,7 +65,9 @@ def convert(file: str, output: str) -> Converted:
         tokenizer.chat_template = None  # no training has seen it
         expected = _logits(model, tokenizer)
         num_parameters = model.num_parameters()
-        model.generation_config = generation_config(GenerationConfig(), tokenizer)
+        model.generation_config = generation_config(
+            GenerationConfig(), tokenizer, model.get_input_embeddings().num_embeddings
+        )
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         del model

@@ -1,8 +1,10 @@
-"""The folders of this machine that a cluster started by a run writes to."""
+"""Starting a cluster in this process: its terminal, and the folders that it writes to."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -65,3 +67,29 @@ def test_caches_move_to_the_temporary_folder_only_where_the_home_is_read_only(
     folders = {os.environ[variable] for variable in connect.CACHES} - {"/mine"}
     assert len(folders) == len(connect.CACHES) - 1
     assert all(folder.startswith(tempfile.gettempdir()) for folder in folders)
+
+
+def test_native_lines_of_a_start_do_not_reach_the_terminal(capfd):
+    with connect.native_lines_held_back():
+        os.write(2, b"logging.cc:303: a line")
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
+
+
+def test_native_lines_of_a_failed_start_reach_the_terminal(capfd):
+    @connect.native_lines_held_back()
+    def start() -> None:
+        os.write(2, b"raylet: no memory")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        start()
+    assert capfd.readouterr().err == "raylet: no memory"
+
+
+@pytest.mark.slow
+def test_cluster_of_a_command_starts_without_a_line_on_the_terminal():
+    command = [sys.executable, "-m", "tests.support.joined_cluster"]
+    started = subprocess.run(command, capture_output=True, text=True)
+    assert started.returncode == 0, started.stderr
+    assert started.stdout + started.stderr == ""
