@@ -53,6 +53,8 @@ def convert(file: str, output: str) -> Converted:
             gives other ids.
     """
     header = read_header(file)
+    # transformers imports DeepSpeed to save a model, which then says on stdout what it runs on.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # The progress bars of transformers' reader have no switch, so stderr goes nowhere meanwhile.
     with (
         redirect_stderr(io.StringIO()),
@@ -63,13 +65,13 @@ def convert(file: str, output: str) -> Converted:
         _check_whole(model, header, file)
         cut_words_as_the_file_says(tokenizer, header, file)
         tokenizer.chat_template = None  # no training has seen it
-        expected = _logits(model, tokenizer)
         num_parameters = model.num_parameters()
         model.generation_config = generation_config(
             GenerationConfig(), tokenizer, model.get_input_embeddings().num_embeddings
         )
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        expected = _logits(model, tokenizer)
         del model
         check_same_ids(tokenizer, folder, BaseModel(folder))
         written = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
@@ -154,6 +156,7 @@ def cut_words_as_the_file_says(tokenizer: Any, header: GgufHeader, file: str) ->
 
 @torch.no_grad()
 def _logits(model: Any, tokenizer: Any) -> list[torch.Tensor]:
-    model.eval()
+    """The logits of the probe texts, in fp32: many CPUs have no instructions for bf16."""
+    model = model.float().eval()
     ids = (tokenizer(text, return_tensors="pt").input_ids for text in PROBE_TEXTS)
-    return [model(text_ids).logits.float() for text_ids in ids]
+    return [model(text_ids).logits for text_ids in ids]

@@ -77,7 +77,9 @@ def kinds_of_stages() -> list[type[Stage]]:
 def test_parts_share_out_all_stages(part, stages):
     assert tuple(PARTS) == part.PARTS == get_args(Part)
     kinds = kinds_of_stages()
-    assert {type(stage) for stage in stages} == set(kinds)
+    with_gguf = load_recipe("smollm2", ["settings.corpus.path=/none"])
+    declared = [*stages, *pipeline.stages_of(with_gguf)]
+    assert {type(stage) for stage in declared} == set(kinds)
     assert len({kind.kind for kind in kinds}) == len(kinds)
     assert {kind.part for kind in kinds} == set(PARTS)
     assert {path.stem for path in (ROOT / "jobs").glob("*.*")} == set(JOBS)

@@ -74,7 +74,7 @@ def test_table_with_foreign_controls_keeps_its_columns():
 
 
 def test_rows_are_shown_with_markup_emoji_and_backslashes_as_they_are(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(terminal, "console", Console(width=120))
     text = "[bold]not bold[/bold] [/] :bug: C:\\"
     row = ShownRow(f"[red]{ATTACK}", [("text", f"{text}{ATTACK}"), ("next", text)])
     terminal.print_rows(Shown(f"/run/[/x]{ATTACK}", [row], 1))

@@ -67,7 +67,7 @@ def test_converted_stage_writes_bf16_the_originals_ids_and_the_runs_template(
         sampling=SamplingSettings(temperature=0.3),
     )  # fmt: skip
     result = stage.run(place)
-    stage.refresh(place)
+    stage.refresh(place, result.figures)
     folder = tmp_path / "base"
     with safe_open(folder / "model.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
