@@ -12,10 +12,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo test check lint environment clean
 
-# A small language model that comes with the environment. Without its 93 MB, or in a hurry:
-# .venv/bin/humpback run tiny, a model from scratch that writes words and no sentences.
 demo: environment  ## the whole method on this machine, into runs/demo
-	$(BIN)/humpback run smollm2 --run runs/demo
+	$(BIN)/humpback run tiny --run runs/demo
 
 test: lint  ## all of lint, and the tests on real engines; the rest is pytest -m long
 	$(BIN)/pytest -m "not long" $(SIDE_BY_SIDE)
