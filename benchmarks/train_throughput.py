@@ -80,7 +80,7 @@ class Case:
 
     @property
     def dtype(self) -> Any:
-        """Of the weights, the gradients and the states of the bare loop."""
+        """Dtype of the weights, the gradients and the states of the bare loop."""
         import torch
 
         return torch.bfloat16 if self.settings.precision == "bf16" else torch.float32

@@ -147,6 +147,6 @@ def _sources_behind(origin: Stage | Source) -> Iterator[tuple[str, str]]:
 
 
 def wrapping_of(tags: tuple[str, ...], sampling: SamplingSettings | None) -> Wrapping:
-    """How a model of the run is asked: its chat template with these tags, and its sampling."""
+    """The chat template and the sampling with which a model of the run is asked."""
     sampling = sampling or SamplingSettings()
     return Wrapping(prompts.chat_template(*tags), sampling.temperature, sampling.top_p)

@@ -95,7 +95,7 @@ def test_look_where_with_a_value_of_another_type_is_one_line(tmp_path, clause, w
 
 
 def look_at_examples(run, max_length: int | None, too_long: str = "truncate"):
-    """What is shown of three examples whose training has this limit; None: it has not run."""
+    """The shown rows of three examples; without a limit their training has not run."""
     examples = [
         TrainingExample("a-short", "Why?", "A tag.", "Because.", Origin.SEED),
         TrainingExample("b-long", "Why?", "A tag.", LONG, Origin.WEB),
