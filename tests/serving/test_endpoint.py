@@ -336,7 +336,8 @@ def test_endpoint_pass_saves_every_row_once_with_its_outcome(
 def test_concurrent_blocks_share_one_rate(ray_cluster, server, tmp_path):
     answered(server, ["good"] * 30, str(tmp_path), requests_per_second=20)
     times = sorted(received.when for received in server.requests)
-    assert times[-1] - times[0] >= 0.9 * 29 / 20
+    # Three blocks with a rate each would take a third. The first request may arrive late.
+    assert times[-1] - times[0] >= 0.6 * 29 / 20
 
 
 @pytest.mark.slow

@@ -99,6 +99,7 @@ class ChatServer(ThreadingHTTPServer):
     """Answers by script, and remembers every request."""
 
     daemon_threads = True
+    request_queue_size = 128  # with 5, a busy machine refuses some of many connections at once
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -45,9 +45,10 @@ def _spy_on(
         def __reduce__(self) -> Any:
             return _same, (value,)
 
-        # Ray hashes what it sends to actors, which is no reading of a stage's fields.
+        # Ray hashes what it sends to actors, or its `repr`: no reading of a stage's fields.
         __eq__ = object.__eq__
         __hash__ = object.__hash__
+        __repr__ = object.__repr__
 
     if isinstance(value, Frozen):
         return Spy.model_validate(value.model_dump())
