@@ -53,6 +53,13 @@ def print_json(value: Any) -> None:
     write(json.dumps(value, indent=2))
 
 
+def show(table: Table) -> None:
+    """Print a table. A word wider than its column is broken, because Rich would cut names off."""
+    for column in table.columns:
+        column.overflow = "fold"
+    console.print(table)
+
+
 def say_error(label: str, message: str) -> None:
     """Print `label: message` as one line to stderr."""
     line = f"[bold red]{label}:[/] {escape(message)}"
@@ -64,8 +71,8 @@ def say_error(label: str, message: str) -> None:
 
 def print_summary(name: str, run_folder: str, summary: RunSummary) -> None:
     """Print the results of a finished run, and the commands that come next."""
-    console.print(_models(summary.models))
-    console.print(_self_curation(summary.selections))
+    show(_models(summary.models))
+    show(_self_curation(summary.selections))
     # Short names where the run lies below the working folder, because people type them again.
     here = f"{storage.absolute('.')}/"
     folder = run_folder.removeprefix(here)
@@ -116,9 +123,9 @@ MAX_SHOWN_TEXT = 420  # characters of a text or an answer: about six lines
 
 def print_written(written: Written) -> None:
     """Print instructions with their texts, and the models' answers to one question."""
-    console.print(_pairs(written.pairs))
+    show(_pairs(written.pairs))
     if written.answers:
-        console.print(_answers(written.question, written.answers))
+        show(_answers(written.question, written.answers))
 
 
 def _pairs(pairs: Sequence[RankedPair]) -> Table:
@@ -157,7 +164,7 @@ def print_times(seconds: Mapping[str, float]) -> None:
         table.add_row(path, clock.duration(of_stage), share)
     table.add_section()
     table.add_row("all", clock.duration(total), "")
-    console.print(table)
+    show(table)
 
 
 # --- humpback plan, estimate, probe, doctor -------------------------------------------------------
@@ -170,7 +177,7 @@ def print_plan(title: str, plan: Plan) -> None:
     for stage in plan.stages:
         fingerprint = stage.fingerprint[:12] if stage.fingerprint else "-"
         table.add_row(stage.path, stage.kind, fingerprint, stage.state, escape(stage.detail))
-    console.print(table)
+    show(table)
     for line in plan.missing:
         say(f"missing: {line}")
 
@@ -194,7 +201,7 @@ def print_estimate(
     gpu_hours = f"{total * hardware.num_gpus:,.0f} GPU-hours"
     table.add_section()
     table.add_row("total", "", gpu_hours, f"{total:.2f}", money(total))
-    console.print(table)
+    show(table)
     say("Estimated from published figures; CPU stages are not counted.")
     if estimate.note:
         say(estimate.note)
@@ -217,7 +224,7 @@ def print_probe(report: ProbeReport, price: float | None) -> None:
     table.add_row("the whole run", "", "", *_time_and_money(report.stages, report, price))
     to_do = [stage for stage in report.stages if not stage.is_done]
     table.add_row("still to do", "", "", *_time_and_money(to_do, report, price))
-    console.print(table)
+    show(table)
     for note in report.notes:
         say(note)
     if price is not None and not report.num_gpus:
@@ -239,7 +246,7 @@ def _time_and_money(
 
 
 def print_findings(title: str, findings: Sequence[Finding]) -> None:
-    """Print the doctor's table, then the checks that miss something or warn."""
+    """Print the doctor's table, then each finding that is not all right as a line to copy from."""
     columns = ("check", "found", "wanted", "verdict", "way out")
     table = Table(*columns, title=escape(title))
     colours = {"ok": "green", "warning": "yellow", "missing": "bold red"}
@@ -247,10 +254,14 @@ def print_findings(title: str, findings: Sequence[Finding]) -> None:
         verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
         texts = (finding.check, escape(finding.found), escape(finding.wanted))
         table.add_row(*texts, verdict, escape(finding.way_out))
-    console.print(table)
+    show(table)
     for verdict in ("missing", "warning"):
-        checks = dict.fromkeys(f.check for f in findings if f.verdict == verdict)
-        say(f"{verdict}: {'; '.join(checks) or 'nothing'}")
+        found = [finding for finding in findings if finding.verdict == verdict]
+        for finding in found:
+            line = f"{verdict}: {finding.check}: {finding.found}, wanted: {finding.wanted}"
+            say(f"{line}; {finding.way_out}" if finding.way_out else line)
+        if not found:
+            say(f"{verdict}: nothing")
 
 
 # --- humpback status, look, chat ------------------------------------------------------------------
@@ -271,7 +282,7 @@ def print_run(run: RunFacts) -> None:
         seconds = "" if stage.seconds is None else clock.duration(stage.seconds)
         text = escape(outcomes or describe_unfinished(stage))
         table.add_row(stage.stage, stage.state, rows, text, seconds)
-    console.print(table)
+    show(table)
     if run.last_error:
         say(f"last error: {run.last_error}")
 

@@ -129,7 +129,21 @@ def test_printed_findings_are_summed_up_by_verdict(capsys):
     output = capsys.readouterr().out
     assert cells(output, "nodes") == ["nodes", "1", "1", "ok", ""]
     assert "add [memory]" in output
-    assert output.splitlines()[-2:] == ["missing: memory", "warning: nothing"]
+    assert output.splitlines()[-3:] == [
+        "missing: memory: 1 GiB, wanted: 2 GiB; add [memory]",
+        "missing: memory: 1 GiB, wanted: 3 GiB",
+        "warning: nothing",
+    ]
+
+
+def test_long_names_in_findings_are_whole_on_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    way_out = "set settings.long_prompts.context_length to at most 512"
+    found = Finding("base model", "/a/long/path/of/a/folder", "-", Verdict.MISSING, way_out)
+    terminal.print_findings("tiny", [found])
+    output = capsys.readouterr().out
+    assert f"missing: base model: /a/long/path/of/a/folder, wanted: -; {way_out}" in output
+    assert "\u2026" not in output
 
 
 @pytest.mark.parametrize("price", [None, 2.0])
