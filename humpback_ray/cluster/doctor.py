@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from humpback_ray import base_models, storage
-from humpback_ray.base_models import Problem
+from humpback_ray import storage
 from humpback_ray.cluster import capacity, connect, doctor_capacity, doctor_storage, nodes
 from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.cluster.nodes import ClusterReport
 from humpback_ray.config.fields import locations
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.recipe import Recipe
+from humpback_ray.models import problems as base_problems
+from humpback_ray.models.files import Problem
 
 MUST_BE_EQUAL = ("ray", "python", "humpback_ray")
 # Time stamps of several nodes are compared to a second; S3 refuses requests 15 minutes off
@@ -39,7 +40,7 @@ def examine(recipe: Recipe, run_folder: str, sources: Sequence[str]) -> list[Fin
     """
     connect.join_cluster(recipe)
     cluster = nodes.inspect_nodes(run_folder, paths_to_see(recipe))
-    base = base_models.find_problems(recipe.settings)
+    base = base_problems.find_problems(recipe.settings)
     return find_problems(recipe, run_folder, cluster, sources, base)
 
 

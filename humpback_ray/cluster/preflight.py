@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from humpback_ray.base_models import Unusable, find_problems
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.cluster.nodes import AutoscalerLimits, Node
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.errors import UserError
+from humpback_ray.models.files import Unusable
+from humpback_ray.models.problems import find_problems
 from humpback_ray.sizing.architecture import known_architecture
 from humpback_ray.sizing.memory import check_engine_fits
 

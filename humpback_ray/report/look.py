@@ -14,7 +14,7 @@ from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import read_record
 from humpback_ray.method import prompts, tokens
-from humpback_ray.model_folders import local_folder
+from humpback_ray.models.local import local_folder
 
 # Folders of rows in a stage, the one to show first.
 ROW_FOLDERS = ("rows", "dropped", "held_out", "samples")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStream
 from transformers.utils import logging
 
 from humpback_ray.method.tokens import plain_text
-from humpback_ray.model_folders import local_folder
+from humpback_ray.models.local import local_folder
 
 
 class Chat:

@@ -79,7 +79,7 @@ def load_tokenizer(model: ServedModel) -> Any:
     """The tokenizer of a model, loaded once in each process."""
     from transformers import AutoTokenizer
 
-    from humpback_ray.model_folders import local_folder
+    from humpback_ray.models.local import local_folder
 
     return AutoTokenizer.from_pretrained(
         local_folder(model.location, weights=False),

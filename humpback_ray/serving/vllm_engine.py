@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from humpback_ray.config.placement import EnginePlacement
-from humpback_ray.model_folders import first_alone, local_folder
+from humpback_ray.models.local import first_alone, local_folder
 from humpback_ray.rows import Finish
 from humpback_ray.serving import vllm_plugin
 from humpback_ray.serving.failures import RequestRefused

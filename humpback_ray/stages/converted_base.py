@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from humpback_ray.config.settings import SamplingSettings
 from humpback_ray.execution.stage import NOT_HASHED, Context, Part, Result, Source, Stage
+from humpback_ray.models.wrapping import write_wrapping
 from humpback_ray.stages.finetune import wrapping_of
-from humpback_ray.training.wrapping import write_wrapping
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,10 @@ from humpback_ray.execution.stage import (
 )
 from humpback_ray.method import prompts
 from humpback_ray.method.schedule import passes_line
-from humpback_ray.training.model_card import Base, ModelCard, licence_of, write_model_card
+from humpback_ray.models.card import Base, ModelCard, licence_of, write_model_card
+from humpback_ray.models.wrapping import Wrapping, write_wrapping
 from humpback_ray.training.records import StepRecord
 from humpback_ray.training.task import BaseModel, TrainingTask
-from humpback_ray.training.wrapping import Wrapping, write_wrapping
 
 CPU_WORKERS_START_SECONDS = 20.0  # two workers on two cores, up to the first step
 

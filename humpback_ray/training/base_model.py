@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from humpback_ray import base_models
+from humpback_ray.models import problems as base_problems
+from humpback_ray.models.files import Unusable, file_problems, model_files
 from humpback_ray.training.task import BaseModel
 
 
@@ -17,12 +18,12 @@ def load_tokenizer(base: BaseModel) -> Any:
     Raises:
         UserError: no such model, no tokenizer, no end token, or weights that cannot be trained.
     """
-    files = base_models.model_files(base.location, base.revision)
-    problems = base_models.file_problems(files)
+    files = model_files(base.location, base.revision)
+    problems = file_problems(files)
     if not problems:
-        config = base_models.load_config(files, base.load_options)
-        tokenizer = base_models.load_tokenizer(files, base.load_options)
-        problems = base_models.model_problems(files, config, tokenizer)
+        config = base_problems.load_config(files, base.load_options)
+        tokenizer = base_problems.load_tokenizer(files, base.load_options)
+        problems = base_problems.model_problems(files, config, tokenizer)
     if problems:
-        raise base_models.Unusable(problems[0])
+        raise Unusable(problems[0])
     return tokenizer

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from humpback_ray.base_models import set_dropout
-from humpback_ray.model_folders import local_folder
+from humpback_ray.models.local import local_folder
+from humpback_ray.models.problems import set_dropout
 from humpback_ray.training import lora
 from humpback_ray.training.export import export_model
 from humpback_ray.training.masters import StoredWeights, shape_of, stored_weights

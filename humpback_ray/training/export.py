@@ -24,9 +24,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from humpback_ray import storage
 from humpback_ray.method import prompts
+from humpback_ray.models.wrapping import GENERATION_FILE, without_sampling
 from humpback_ray.training.lora import base_name
 from humpback_ray.training.task import BaseModel
-from humpback_ray.training.wrapping import GENERATION_FILE, without_sampling
 
 # transformers recognises a model folder by its config.json, so that file is put in place last.
 LAST_FILE = "config.json"

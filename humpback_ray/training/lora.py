@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from humpback_ray.config.settings import LoraSettings
 from humpback_ray.errors import UserError
-from humpback_ray.model_folders import local_folder
+from humpback_ray.models.local import local_folder
 from humpback_ray.training.task import BaseModel
 
 ADAPTER = "default"  # peft's name for an adapter without a name

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from humpback_ray.base_models import WIDE_DTYPES
-from humpback_ray.model_folders import local_folder
+from humpback_ray.models.files import WIDE_DTYPES
+from humpback_ray.models.local import local_folder
 from humpback_ray.training.lora import base_name
 from humpback_ray.training.task import TrainingJob
 

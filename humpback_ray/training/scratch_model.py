@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from humpback_ray import storage
 from humpback_ray.config.settings import ScratchBase
-from humpback_ray.model_folders import local_folder
+from humpback_ray.models.local import local_folder
 
 BEGIN, END, PADDING = "<s>", "</s>", "<pad>"
 

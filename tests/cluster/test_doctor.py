@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from humpback_ray import pipeline
-from humpback_ray.base_models import Problem, ProblemKind
 from humpback_ray.cluster import doctor, nodes, preflight
 from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.cluster.nodes import (
@@ -20,6 +19,7 @@ from humpback_ray.cluster.nodes import (
     NodeType,
 )
 from humpback_ray.config.recipe import load_recipe
+from humpback_ray.models.files import Problem, ProblemKind
 
 GIB = 2**30
 VERSIONS = {

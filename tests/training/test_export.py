@@ -22,12 +22,12 @@ from transformers import (
 from humpback_ray.config.settings import LoraSettings
 from humpback_ray.method import prompts
 from humpback_ray.method.tokens import completion_ids, prompt_ids
+from humpback_ray.models.wrapping import Wrapping, write_wrapping
 from humpback_ray.serving.requests import ServedModel, load_tokenizer
 from humpback_ray.training import lora
 from humpback_ray.training.deepspeed_engine import gathered_weights
 from humpback_ray.training.export import check_same_ids, export_model
 from humpback_ray.training.task import BaseModel
-from humpback_ray.training.wrapping import Wrapping, write_wrapping
 from tests.support.training import TAG, make_base
 
 WEB_TAG = 'Answer with "knowledge" from the user\'s web search.'  # quotes must survive the template

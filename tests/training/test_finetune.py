@@ -31,13 +31,13 @@ from transformers import (
     T5Config,
 )
 
-from humpback_ray.base_models import set_dropout
 from humpback_ray.config.placement import TrainingPlacement
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LoraSettings, TrainingSettings
 from humpback_ray.method.schedule import (
     learning_rate,
 )
+from humpback_ray.models.problems import set_dropout
 from humpback_ray.rows import Origin, TrainingExample
 from humpback_ray.training import batches, loop
 from humpback_ray.training.batches import TokenizedSet

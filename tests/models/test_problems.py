@@ -27,16 +27,10 @@ from transformers import (
     T5Config,
 )
 
-from humpback_ray.base_models import (
-    ProblemKind,
-    dropouts,
-    find_problems,
-    model_files,
-    num_positions,
-    set_dropout,
-)
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import Settings
+from humpback_ray.models.files import ProblemKind, model_files
+from humpback_ray.models.problems import dropouts, find_problems, num_positions, set_dropout
 from humpback_ray.storage import locate
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 988097824\n"

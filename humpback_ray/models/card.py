@@ -15,7 +15,7 @@ from typing import Any
 from humpback_ray import storage
 from humpback_ray.config.settings import TrainingSettings
 from humpback_ray.method import prompts
-from humpback_ray.training.wrapping import Wrapping
+from humpback_ray.models.wrapping import Wrapping
 
 CARD_FILE = "README.md"
 

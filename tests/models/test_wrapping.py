@@ -18,10 +18,10 @@ from humpback_ray.config.settings import SamplingSettings
 from humpback_ray.execution.stage import Source
 from humpback_ray.method import prompts
 from humpback_ray.method.tokens import prompt_ids
+from humpback_ray.models.wrapping import Wrapping, write_wrapping
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.training.export import export_model
 from humpback_ray.training.task import BaseModel
-from humpback_ray.training.wrapping import Wrapping, write_wrapping
 from tests.support.generation import context
 from tests.support.training import SEED, SETTINGS, TAG, make_base
 
@@ -174,7 +174,7 @@ def test_finetune_stage_with_other_tags_keeps_its_identity_and_weights(model_fol
 
 def test_wrapping_module_loads_neither_torch_nor_transformers_nor_ray() -> None:
     program = (
-        "import sys, humpback_ray.training.wrapping, humpback_ray.training.task, "
+        "import sys, humpback_ray.models.wrapping, humpback_ray.training.task, "
         "humpback_ray.training.mailbox; "
         "print(*({'torch', 'transformers', 'ray', 'deepspeed'} & sys.modules.keys()))"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from humpback_ray import model_folders
+from humpback_ray.models import local
 
 
 @pytest.fixture(autouse=True)
@@ -31,23 +31,23 @@ def test_model_at_a_url_is_copied_once_for_many_processes(tmp_path):
     (source / "config.json").write_text("{}")
     (source / "model.safetensors").write_bytes(b"weights")
     found: list[str] = []
-    together(8, lambda: found.append(model_folders.local_folder(f"file://{source}")))
+    together(8, lambda: found.append(local.local_folder(f"file://{source}")))
     assert len(found) == 8
     assert len(set(found)) == 1
     assert {file.name for file in Path(found[0]).iterdir()} == {"config.json", "model.safetensors"}
-    light = model_folders.local_folder(f"file://{source}", weights=False)
+    light = local.local_folder(f"file://{source}", weights=False)
     assert {file.name for file in Path(light).iterdir()} == {"config.json"}
 
 
 def test_changed_model_at_a_url_is_copied_again(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"old")
-    first = model_folders.local_folder(f"file://{tmp_path}")
+    first = local.local_folder(f"file://{tmp_path}")
     (tmp_path / "model.safetensors").write_bytes(b"new weights")
-    second = model_folders.local_folder(f"file://{tmp_path}")
+    second = local.local_folder(f"file://{tmp_path}")
     assert (Path(second) / "model.safetensors").read_bytes() == b"new weights"
     assert not Path(first).exists()
-    assert model_folders.local_folder(f"file://{tmp_path}") == second
+    assert local.local_folder(f"file://{tmp_path}") == second
 
 
 def test_model_at_a_url_with_changed_tags_has_only_those_copied_again(tmp_path):
@@ -56,7 +56,7 @@ def test_model_at_a_url_with_changed_tags_has_only_those_copied_again(tmp_path):
     source.pipe_file("/tags/model.safetensors", b"weights")
     source.pipe_file("/tags/chat_template.jinja", b"old")
     source.pipe_file("/tags/old.json", b"{}")
-    first = Path(model_folders.local_folder("memory://tags"))
+    first = Path(local.local_folder("memory://tags"))
     weights = (first / "model.safetensors").stat().st_ino
     source.pipe_file("/tags/chat_template.jinja", b"new tags")
     source.rm_file("/tags/old.json")
@@ -64,7 +64,7 @@ def test_model_at_a_url_with_changed_tags_has_only_those_copied_again(tmp_path):
         weights_at_url.seek(0)
         weights_at_url.write(b"changed")
     assert source.cat_file("/tags/model.safetensors") == b"changed"
-    second = Path(model_folders.local_folder("memory://tags"))
+    second = Path(local.local_folder("memory://tags"))
     assert not first.exists()
     assert (second / "model.safetensors").stat().st_ino == weights
     contents = {file.name: file.read_bytes() for file in second.iterdir()}
@@ -77,19 +77,19 @@ def test_copy_of_a_model_that_was_killed_is_completed(tmp_path):
     source = fsspec.filesystem("memory")
     source.pipe_file("/killed/model-1.safetensors", b"first")
     source.pipe_file("/killed/model-2.safetensors", b"second")
-    folder = Path(model_folders.local_folder("memory://killed"))
+    folder = Path(local.local_folder("memory://killed"))
     folder.rename(f"{folder}.partial")
     (folder.parent / "files" / "half.partial").write_bytes(b"sec")
-    assert Path(model_folders.local_folder("memory://killed")) == folder
+    assert Path(local.local_folder("memory://killed")) == folder
     assert (folder / "model-2.safetensors").read_bytes() == b"second"
     assert {path.name for path in folder.parent.iterdir()} == {"files", folder.name}
     assert len(list((folder.parent / "files").iterdir())) == 2
 
 
 def test_missing_model_at_a_url_fails_after_retries(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_folders, "BACK_OFF_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(local, "BACK_OFF_SECONDS", (0.01, 0.01))
     with pytest.raises(FileNotFoundError):
-        model_folders.local_folder(f"file://{tmp_path}/nowhere")
+        local.local_folder(f"file://{tmp_path}/nowhere")
 
 
 def test_first_alone_then_the_others_together():
@@ -99,7 +99,7 @@ def test_first_alone_then_the_others_together():
 
     def work() -> None:
         nonlocal inside, most_before_first_done, num_done
-        with model_folders.first_alone("compile a model"):
+        with local.first_alone("compile a model"):
             with lock:
                 inside += 1
                 is_first = num_done == 0
@@ -118,10 +118,10 @@ def test_first_alone_then_the_others_together():
 
 def test_first_alone_after_a_failure_lets_the_next_be_first():
     def fail() -> None:
-        with model_folders.first_alone("compile another model"):
+        with local.first_alone("compile another model"):
             raise RuntimeError("no compiler")
 
     with pytest.raises(RuntimeError):
         fail()
-    with model_folders.first_alone("compile another model"):
+    with local.first_alone("compile another model"):
         pass

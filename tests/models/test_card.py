@@ -14,9 +14,9 @@ from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LoraSettings
 from humpback_ray.execution.stage import Stage
 from humpback_ray.method import prompts
+from humpback_ray.models.card import licence_of
+from humpback_ray.models.wrapping import Wrapping, write_wrapping
 from humpback_ray.pipeline import stages_of
-from humpback_ray.training.model_card import licence_of
-from humpback_ray.training.wrapping import Wrapping, write_wrapping
 from tests.support.generation import context
 from tests.support.records import record
 
