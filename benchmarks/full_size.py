@@ -30,7 +30,7 @@ from humpback_ray.config.settings import (
     LongPromptSettings,
     PromptSettings,
     RatingSettings,
-    SamplingSettings,
+    AugmentationSettings,
     SelectionSettings,
 )
 from humpback_ray.execution import metrics, progress
@@ -118,7 +118,7 @@ class Walk:
         if step == "augment":
             return Augment(
                 path=step, segments=segments, model=self._source(Path(self.model.location)),
-                tag=tags.web_tag, sampling=SamplingSettings(), num_candidates=1, **serving,
+                tag=tags.web_tag, sampling=AugmentationSettings(), num_candidates=1, **serving,
             )  # fmt: skip
         if step == "select":
             return Curate(

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -53,6 +54,12 @@ def sources(store, model_folder) -> str:
     storage.write_text(f"{url}/corpus/page.md", "\n\n".join(sections))
     store.files.put(f"{model_folder}/", f"{BUCKET}/sources/model/", recursive=True)
     return url
+
+
+def has_checkpoint(files: Any, training: str) -> bool:
+    """True once Ray Train lists a checkpoint; its files are there before, in any order."""
+    snapshots = files.glob(f"{training}/*/checkpoint_manager_snapshot.json")
+    return any(json.loads(files.cat(path))["latest_checkpoint_result"] for path in snapshots)
 
 
 class Driver:
@@ -184,8 +191,8 @@ def test_whole_method_on_s3_survives_kills_in_training_and_generation(
     command = ["humpback_ray.cli", "run", "tiny", "--run", run]
     driver = Driver(tmp_path, run, *command, *(f"--set={setting}" for setting in settings))
     try:
-        checkpoints = f"{BUCKET}/whole/base/model/_training/*/checkpoint_*/layout.json"
-        driver.wait_until(lambda: bool(store.files.glob(checkpoints)))
+        training = f"{BUCKET}/whole/base/model/_training"
+        driver.wait_until(lambda: has_checkpoint(store.files, training))
         driver.kill()
         driver.start()
         driver.wait_until(lambda: storage.exists(f"{run}/candidates/started.json"))

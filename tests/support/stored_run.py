@@ -12,7 +12,7 @@ import typer
 
 from humpback_ray import cli, pipeline
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.config.settings import LongPromptSettings, SamplingSettings
+from humpback_ray.config.settings import LongPromptSettings, AugmentationSettings
 from humpback_ray.execution import runner
 from humpback_ray.execution.stage import Source
 from humpback_ray.stages.augment import Augment
@@ -32,7 +32,7 @@ def main(run: str, sources: str, counter: str) -> None:
     seed, segments = pipeline.stages_of(recipe)[:2]
     candidates = Augment(
         path="candidates", segments=segments, model=Source(f"{sources}/model", "model"),
-        tag="A tag.", sampling=SamplingSettings(max_tokens=32), num_candidates=1,
+        tag="A tag.", sampling=AugmentationSettings(max_tokens=32), num_candidates=1,
         long_prompts=LongPromptSettings(), context_length=1024, dtype="float32", random_seed=0,
     )  # fmt: skip
     make_engine = partial(ScriptedEngine, counter=counter, seconds_per_row=0.3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from humpback_ray import tables
-from humpback_ray.config.settings import SamplingSettings
+from humpback_ray.config.settings import AugmentationSettings
 from humpback_ray.rows import Segment
 from tests.support.generation import augment_stage, context, segment
 
@@ -27,7 +27,7 @@ def main(folder: Path, model: str) -> None:
     )  # fmt: skip
     segments = [segment(number, f"A text about topic {number}.") for number in range(NUM_ROWS)]
     tables.write_rows(str(folder / "segments"), segments, Segment)
-    stage = replace(augment_stage(folder, model), sampling=SamplingSettings(max_tokens=300))
+    stage = replace(augment_stage(folder, model), sampling=AugmentationSettings(max_tokens=300))
     stage.run(context(folder / "candidates", max_num_seqs=32, enforce_eager=True))
     ray.shutdown()
 
