@@ -27,10 +27,10 @@ from scripted import LatencyEngine
 from humpback_ray import tables
 from humpback_ray.config.placement import ClusterPlacement, EnginePlacement, Placement
 from humpback_ray.config.settings import (
+    AugmentationSettings,
     LongPromptSettings,
     PromptSettings,
     RatingSettings,
-    AugmentationSettings,
     SelectionSettings,
 )
 from humpback_ray.execution import metrics, progress

@@ -12,7 +12,7 @@ import typer
 
 from humpback_ray import cli, pipeline
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.config.settings import LongPromptSettings, AugmentationSettings
+from humpback_ray.config.settings import AugmentationSettings, LongPromptSettings
 from humpback_ray.execution import runner
 from humpback_ray.execution.stage import Source
 from humpback_ray.stages.augment import Augment
