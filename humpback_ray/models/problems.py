@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from humpback_ray import storage
-from humpback_ray.config.settings import PretrainedBase, Settings, TrainingSettings
+from humpback_ray.config.settings import GgufBase, PretrainedBase, Settings, TrainingSettings
 from humpback_ray.errors import UserError
 from humpback_ray.method.tokens import grade_ids
 from humpback_ray.models.files import (
@@ -26,12 +26,14 @@ from humpback_ray.models.files import (
     num_embeddings,
 )
 from humpback_ray.models.local import local_folder
+from humpback_ray.sizing.gguf_header import gguf_location, read_header
 
 OUTPUT_LAYER = re.compile(r"(^|\.)(lm_head|embed_out|output|head)(\.linear)?\.weight$")
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 # Keys of config.json for the number of positions, in the order in which vLLM looks for them.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length",
              "model_max_length", "max_sequence_length", "max_seq_length", "seq_len")  # fmt: skip
+END_TOKEN = "tokenizer.ggml.eos_token_id"
 # RoPE scalings whose `max_position_embeddings` is the scaled one already.
 SCALED_BEFORE = ("su", "longrope", "llama3")
 
@@ -43,6 +45,8 @@ def find_problems(settings: Settings) -> list[Problem]:
     files in the cache.
     """
     base = settings.base
+    if isinstance(base, GgufBase):
+        return _gguf_problems(base.file, settings)
     if not isinstance(base, PretrainedBase):
         return []
     files = model_files(base.model, base.revision)
@@ -56,7 +60,7 @@ def find_problems(settings: Settings) -> list[Problem]:
         return [error.problem]
     return [
         *model_problems(files, config, tokenizer),
-        *_length_problems(files, config, settings),
+        *_length_problems(files.name, *num_positions(config), settings),
         *_training_problems(files, config, settings),
         *_grade_problems(files, tokenizer, settings),
     ]
@@ -205,7 +209,7 @@ def _beyond(tokenizer: Any, num_rows: int) -> tuple[str, int] | None:
 
 
 def num_positions(config: Any) -> tuple[float, str]:
-    """Tokens of the longest sequence that vLLM accepts, and the key of config.json that says so.
+    """Tokens of the longest sequence that vLLM accepts, and the place that says so.
 
     Infinite where the config has no such key.
     """
@@ -226,7 +230,28 @@ def num_positions(config: Any) -> tuple[float, str]:
             longest = each.get("original_max_position_embeddings", longest)
         longest *= each.get("factor") or 1.0
         break
-    return max(longest, stated.get("model_max_length", 0)), key
+    return max(longest, stated.get("model_max_length", 0)), f"{key} in its config.json"
+
+
+def _gguf_problems(file: str, settings: Settings) -> list[Problem]:
+    """Problems that the header of a GGUF file shows; a file without one is the source's problem."""
+    try:
+        header = read_header(gguf_location(file))
+    except UserError:
+        return []
+    found = []
+    if header.metadata.get(END_TOKEN) is None:
+        found.append(
+            Problem(
+                ProblemKind.NO_END_TOKEN,
+                f"the base model {file!r} names no end token ({END_TOKEN}), so no answer would "
+                "ever end",
+                "convert the model again with its tokenizer_config.json beside it",
+            )
+        )
+    key = f"{header.architecture}.context_length"
+    longest = header.metadata.get(key, math.inf)
+    return [*found, *_length_problems(file, longest, f"{key} in its header", settings)]
 
 
 def _trainings(settings: Settings) -> dict[str, TrainingSettings]:
@@ -236,20 +261,22 @@ def _trainings(settings: Settings) -> dict[str, TrainingSettings]:
     }
 
 
-def _length_problems(files: ModelFiles, config: Any, settings: Settings) -> Iterator[Problem]:
-    longest, key = num_positions(config)
+def _length_problems(
+    name: str, longest: float, stated_by: str, settings: Settings
+) -> Iterator[Problem]:
+    """Lengths of a recipe above the `longest` sequence of the model `name`, in tokens."""
     lengths = {
         "settings.context_length": settings.context_length,
         "settings.long_prompts.context_length": settings.long_prompts.context_length or 0,
-        **{f"{name}.max_length": training.max_length
-           for name, training in _trainings(settings).items()},
+        **{f"{section}.max_length": training.max_length
+           for section, training in _trainings(settings).items()},
     }  # fmt: skip
     for setting, length in lengths.items():
         if length > longest:
             yield Problem(
                 ProblemKind.POSITIONS,
                 f"{setting} {length} is above the {longest:g} positions of the base model "
-                f"{files.name!r} ({key} in its config.json)",
+                f"{name!r} ({stated_by})",
                 f"set {setting} to at most {longest:g}",
             )
 

@@ -32,6 +32,7 @@ from humpback_ray.config.settings import Settings
 from humpback_ray.models.files import ProblemKind, model_files
 from humpback_ray.models.problems import dropouts, find_problems, num_positions, set_dropout
 from humpback_ray.storage import locate
+from tests.support.gguf_files import write_gguf
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 988097824\n"
 # The fixture's base has 1,024 positions.
@@ -370,6 +371,26 @@ def test_every_length_above_the_positions_is_a_problem_of_its_own(base):
 )  # fmt: skip
 def test_positions_are_those_that_vllm_derives(config, positions):
     assert num_positions(config)[0] == positions
+
+
+def gguf_settings(file: Path, *overrides: str) -> Settings:
+    given = json.dumps({"kind": "gguf", "file": str(file)})
+    return load_recipe("tiny", [f"settings.base={given}", *LENGTHS, *overrides]).settings
+
+
+def test_length_above_the_positions_of_a_gguf_file_is_refused(tmp_path, model_folder):
+    file = write_gguf(tmp_path / "model.gguf", model_folder)
+    assert find_problems(gguf_settings(file, "settings.context_length=1024")) == []
+    (problem,) = find_problems(gguf_settings(file, "settings.context_length=1025"))
+    assert problem.kind is ProblemKind.POSITIONS
+    assert "1025 is above the 1024 positions" in problem.found
+    assert "llama.context_length in its header" in problem.found
+
+
+def test_gguf_file_without_an_end_token_is_refused(tmp_path, model_folder):
+    file = write_gguf(tmp_path / "model.gguf", model_folder, end_token=False)
+    (problem,) = find_problems(gguf_settings(file))
+    assert problem.kind is ProblemKind.NO_END_TOKEN
 
 
 # --- dropout --------------------------------------------------------------------------------------

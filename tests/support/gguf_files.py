@@ -28,6 +28,7 @@ def write_gguf(
     architecture: str = "llama",
     pre_tokenizer: str = "smollm",
     tokenizer: bool = True,
+    end_token: bool = True,
     extra: np.ndarray | None = None,
     metadata: dict[str, str | int] | None = None,
 ) -> Path:
@@ -40,6 +41,7 @@ def write_gguf(
         architecture: name to write.
         pre_tokenizer: GGUF's name for the way to cut a text into words.
         tokenizer: write the tokenizer.
+        end_token: write the id of the tokenizer's end token.
         extra: one more tensor, which no LLaMA has.
         metadata: further entries.
     """
@@ -50,6 +52,8 @@ def write_gguf(
     _write_sizes(writer, model.config)
     if tokenizer:
         _write_tokenizer(writer, Path(model_folder), model.config, pre_tokenizer)
+    if tokenizer and end_token:
+        writer.add_eos_token_id(model.config.eos_token_id)
     for key, value in (metadata or {}).items():
         (writer.add_string if isinstance(value, str) else writer.add_uint16)(key, value)
     for name, tensor in model.state_dict().items():
@@ -98,7 +102,6 @@ def _write_tokenizer(writer: GGUFWriter, folder: Path, config: Any, pre_tokenize
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
     writer.add_bos_token_id(config.bos_token_id)
-    writer.add_eos_token_id(config.eos_token_id)
     writer.add_pad_token_id(config.pad_token_id)
     writer.add_chat_template(CHAT_TEMPLATE)
 
