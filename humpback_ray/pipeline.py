@@ -19,6 +19,7 @@ from typing import Any
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import (
     GgufBase,
+    JudgeSettings,
     PretrainedBase,
     SamplingSettings,
     Settings,
@@ -40,6 +41,7 @@ from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.judge import Judge, compared_source, reference_source
 from humpback_ray.stages.rate import Rate, rating_template
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -140,16 +142,34 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         forward = finetune(f"iter-{t}/model", curated)
         models[f"M_{t}"] = forward
 
+    # Every model answers the same prompts; a judge compares the answers.
     asked = prompts_source(s.evaluation.prompts)
-    for name, model in models.items():
+    evaluations = [
+        Evaluate(
+            path=f"evaluation/{name}", name=name, model=model, seed=seed, prompts=asked,
+            sampling=s.evaluation.sampling, seed_tag=s.prompts.seed_tag,
+            web_tag=s.prompts.web_tag, **serving,
+        )
+        for name, model in models.items()
+    ]  # fmt: skip
+    stages += evaluations
+    if s.evaluation.judge:
         declare(
-            Evaluate(
-                path=f"evaluation/{name}", name=name, model=model, seed=seed, prompts=asked,
-                sampling=s.evaluation.sampling, seed_tag=s.prompts.seed_tag,
-                web_tag=s.prompts.web_tag, **serving,
+            Judge(
+                path="judgement", evaluations=tuple(evaluations), settings=s.evaluation.judge,
+                judge=_judge(s.evaluation.judge, base),
+                reference=reference_source(s.evaluation.reference),
+                compared=compared_source(s.evaluation.compared), **serving,
             )
         )  # fmt: skip
     return stages
+
+
+def _judge(settings: JudgeSettings, base: Stage | Source) -> Stage | Source | None:
+    """The model that judges on the run's engines; None behind an endpoint."""
+    if settings.model is None or settings.model == "base":
+        return base if settings.model else None
+    return model_source(settings.model, None, "settings.evaluation.judge.model", "judge")
 
 
 def _base(s: Settings, segments: Stage, stages: list[Stage]) -> Stage | Source:

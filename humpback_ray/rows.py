@@ -245,3 +245,13 @@ class Verdict:
     num_prompt_tokens: int
     num_cached_tokens: int
     num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVerdict:
+    """A judge's verdict on one question, whichever models the two answers are of."""
+
+    key: str
+    preference_for_first: float
+    letter_mass: float | None
+    said: str

@@ -131,7 +131,7 @@ def write_files(
         storage.write_json(storage.join(folder, file_name(model), "model_outputs.json"), outputs)
     for game, _ in games:
         path = storage.join(folder, file_name(game.model), "annotations.json")
-        storage.write_json(path, annotations(game, judge))
+        storage.write_json(path, annotation_rows(game, judge))
     storage.write_text(storage.join(folder, "leaderboard.csv"), leaderboard(games))
 
 
@@ -155,7 +155,7 @@ def model_outputs(model: str, prompts: Sequence[Prompt], answers: Answers) -> li
     ]
 
 
-def annotations(game: Game, judge: str) -> list[dict[str, Any]]:
+def annotation_rows(game: Game, judge: str) -> list[dict[str, Any]]:
     """A game's verdicts as `annotations.json` has them, one for each prompt."""
     return [
         {

@@ -69,8 +69,8 @@ def comparisons(
     """
     for model, opponent in contestants.games():
         for prompt in prompts:
-            given = (answers[name].get(prompt.prompt_id) for name in (model, opponent))
-            yield from _both_orders(model, opponent, False, prompt, *given, key)
+            own, theirs = (answers[name].get(prompt.prompt_id) for name in (model, opponent))
+            yield from _both_orders(model, opponent, False, prompt, own, theirs, key)
     of_reference = answers[contestants.reference]
     for control in CONTROLS:
         for prompt in control_prompts(prompts, num_control_prompts):

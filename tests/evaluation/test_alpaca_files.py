@@ -172,7 +172,7 @@ def test_files_hold_hostile_text_as_text(tmp_path, of_reference):
 
 def test_scores_are_not_rounded_on_their_way_into_annotations(of_reference):
     game, _ = of_reference[0]
-    rows = alpaca_files.annotations(game, "a judge")
+    rows = alpaca_files.annotation_rows(game, "a judge")
     for row, score in zip(rows, game.scores, strict=True):
         assert row["preference"] is None if math.isnan(score) else row["preference"] == 1 + score
     assert np.isfinite(game.scores).any()
