@@ -188,8 +188,9 @@ def test_long_or_filtered_prompts_never_end_the_run(server):
 
 
 def test_no_request_is_sent_above_the_limit_retries_included(server):
+    words = [f"{number} busy" for number in range(20)]
     with pytest.raises(EngineFailed, match=r"raise placement\.endpoint\.max_requests"):
-        ask_all(server, [f"{number} busy" for number in range(20)], max_requests=7)
+        ask_all(server, words, max_requests=7, max_in_flight=1)
     assert len(server.requests) == 7
     server.requests.clear()
     ask_all(server, [f"{number} good" for number in range(7)], max_requests=7)
