@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from humpback_ray.cluster.findings import Finding
     from humpback_ray.cluster.jobs import JobServer
+    from humpback_ray.evaluation.prompt_sets import PromptSet
     from humpback_ray.planning.estimate import RunEstimate
     from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
     from humpback_ray.planning.plan import Plan
@@ -168,6 +169,21 @@ def print_times(seconds: Mapping[str, float]) -> None:
 
 
 # --- humpback plan, estimate, probe, doctor -------------------------------------------------------
+
+
+def print_prompt_sets(prompts: PromptSet, path: str) -> None:
+    """Print what every source has given, then the sources without a file."""
+    columns = ("source", "prompts", "new", "in the paper", "from", "licence")
+    table = Table(*columns, title=f"{len(prompts.rows)} prompts, each text once")
+    for count in prompts.counts:
+        numbers = (count.num_prompts, count.num_new, count.source.num_published)
+        table.add_row(
+            count.source.name, *map(str, numbers), count.read_from or "-", count.source.licence
+        )
+    show(table)
+    for line in prompts.missing:
+        say(f"missing: {line}")
+    say(f"written to {path}: set settings.evaluation.prompts to it")
 
 
 def print_plan(title: str, plan: Plan) -> None:

@@ -241,6 +241,12 @@ class Judge(GeneratingStage):
                 f"{served.url} cannot judge as {served.model}: {reply.text} (see "
                 f"settings.evaluation.judge.endpoint and {limits.key})"
             )
+        if by is VerdictsBy.PROBABILITIES and reply.tokens is None:
+            raise UserError(
+                f"{served.url} gives no log-probabilities any more, by which {served.model} has "
+                "given the verdicts of this run so far: let the server give them, or judge with "
+                "another settings.evaluation.judge.max_tokens to begin anew by text"
+            )
         return num_sent
 
     def endpoint_pool(self, placement: Placement, by: VerdictsBy, num_sent: int) -> EndpointPool:

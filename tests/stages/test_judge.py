@@ -221,6 +221,13 @@ def test_endpoint_that_cannot_judge_is_refused_in_one_line(server, word):
         judge.endpoint_pool(placement(), LETTER, 0)
 
 
+def test_endpoint_that_stops_to_give_log_probabilities_is_refused(server):
+    server.gives_logprobs = False
+    with pytest.raises(UserError, match="gives no log-probabilities any more"):
+        of_endpoint(server).endpoint_pool(placement(), LETTER, 0)
+    of_endpoint(server).endpoint_pool(placement(), TEXT, 0)
+
+
 def test_judge_of_an_endpoint_has_a_key_of_its_own(server, monkeypatch):
     monkeypatch.setenv("RATER_KEY", "sk-of-the-rater")
     monkeypatch.delenv("JUDGE_KEY", raising=False)
