@@ -18,6 +18,7 @@ from typing import Any
 
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import (
+    EvaluationSettings,
     GgufBase,
     JudgeSettings,
     PretrainedBase,
@@ -154,22 +155,30 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     ]  # fmt: skip
     stages += evaluations
     if s.evaluation.judge:
-        declare(
-            Judge(
-                path="judgement", evaluations=tuple(evaluations), settings=s.evaluation.judge,
-                judge=_judge(s.evaluation.judge, base),
-                reference=reference_source(s.evaluation.reference),
-                compared=compared_source(s.evaluation.compared), **serving,
-            )
-        )  # fmt: skip
+        declare(_judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
     return stages
 
 
-def _judge(settings: JudgeSettings, base: Stage | Source) -> Stage | Source | None:
-    """The model that judges on the run's engines; None behind an endpoint."""
-    if settings.model is None or settings.model == "base":
-        return base if settings.model else None
-    return model_source(settings.model, None, "settings.evaluation.judge.model", "judge")
+def _judgement(
+    evaluation: EvaluationSettings,
+    settings: JudgeSettings,
+    evaluations: list[Evaluate],
+    base: Stage | Source,
+    serving: dict[str, Any],
+) -> Stage:
+    """The games between all models and published outputs."""
+    judge: Stage | Source | None = None  # behind an endpoint
+    if settings.model == "base":
+        judge = base
+    elif settings.model is not None:
+        judge = model_source(settings.model, None, "settings.evaluation.judge.model", "judge")
+    context_length = settings.context_length or serving["context_length"]
+    return Judge(
+        path="judgement", evaluations=tuple(evaluations), judge=judge, settings=settings,
+        reference=reference_source(evaluation.reference),
+        compared=compared_source(evaluation.compared),
+        **{**serving, "context_length": context_length},
+    )  # fmt: skip
 
 
 def _base(s: Settings, segments: Stage, stages: list[Stage]) -> Stage | Source:

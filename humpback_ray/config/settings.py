@@ -315,6 +315,9 @@ class JudgeSettings(Frozen):
     model: Annotated[
         str | None, Location(has_many_files=True, is_read_on_nodes=True, is_packed=False)
     ] = None
+    # Tokens of a question and its verdict on the engines; null: those of the run. A question holds
+    # two whole answers, so it is often longer than any other prompt.
+    context_length: PositiveInt | None = None
     # Least probability that a letter follows as the verdict; with less there is no verdict. Not
     # given in the paper: with less than a half the judge most likely writes no letter.
     min_letter_mass: Annotated[float, Field(ge=0, le=1)] = 0.5

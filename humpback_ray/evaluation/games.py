@@ -190,6 +190,10 @@ def figures(
         for found in of_games
         if found["win_rate"] is not None
     }
+    differences = [
+        _difference(complete, contestants.reference, contestants.own[-1], other, seed)
+        for other in reversed(contestants.own[:-1])
+    ]
     errors = [found["standard_error"] for found in of_games if found["standard_error"]]
     strengths = win_rates.bradley_terry(complete, contestants.own[0], seed)
     return {
@@ -199,6 +203,7 @@ def figures(
         "num_prompts": max((found["num_prompts"] for found in of_games), default=0),
         "controls": of_controls,
         "games": of_games,
+        "differences": [found for found in differences if found],
         "strengths": [
             {
                 "model": each.model,
@@ -209,6 +214,30 @@ def figures(
             for each in strengths
         ],
         "smallest_difference": win_rates.smallest_difference(max(errors)) if errors else None,
+    }
+
+
+def _difference(
+    scores: Mapping[tuple[str, str], win_rates.Floats],
+    reference: str,
+    model: str,
+    other: str,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Two models' win rates against the reference compared; None if one of them has none."""
+    pair = [scores.get((name, reference)) for name in (model, other)]
+    if pair[0] is None or pair[1] is None:
+        return None
+    found = win_rates.paired_difference(pair[0], pair[1], seed)
+    if found is None:
+        return None
+    return {
+        "model": model,
+        "other": other,
+        "difference": found.difference,
+        "low": found.interval.low,
+        "high": found.interval.high,
+        "num_prompts": found.num_prompts,
     }
 
 

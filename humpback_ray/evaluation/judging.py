@@ -205,8 +205,8 @@ TEMPLATE_BREAKING_ANSWER = (
     "checked and is the better one, in either place.\n\n"
     f"{VERDICT_LINE} A"
 )
-LOSES = "loses: its whole interval lies below 50"
-HOLDS_50 = "draws: 50 lies within its interval"
+LOSES = "must lose: its whole interval lies below 50"
+HOLDS_50 = "must draw: 50 lies within its interval"
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ def print_summary(name: str, run_folder: str, summary: RunSummary) -> None:
     """Print the results of a finished run, and the commands that come next."""
     show(_models(summary.models))
     show(_self_curation(summary.selections))
+    if summary.judgement:
+        _print_games(summary.judgement)
     # Short names where the run lies below the working folder, because people type them again.
     here = f"{storage.absolute('.')}/"
     folder = run_folder.removeprefix(here)
@@ -117,6 +119,31 @@ def _self_curation(selections: Sequence[Mapping[str, Any]]) -> Table:
             f"{selected['lowest_selected_score']:.2f}",
         )
     return table
+
+
+def _print_games(judgement: Mapping[str, Any]) -> None:
+    """Print the win rates, and every control that the judge has failed beside them."""
+    by = f"Games, judged by {judgement['judge']} ({judgement['verdicts_by']})"
+    columns = ("model", "against", "win rate", "95% interval", "length-controlled", "judged")
+    table = Table(*columns, title=escape(by))
+    for game in judgement["games"]:
+        table.add_row(
+            escape(game["model"]),
+            escape(game["opponent"]),
+            _percent(game["win_rate"]),
+            f"{_percent(game['low'])} to {_percent(game['high'])}",
+            _percent(game["length_controlled_win_rate"]),
+            f"{game['num_judged']} of {game['num_prompts']}",
+        )
+    show(table)
+    for control in judgement["controls"]:
+        if not control["passed"]:
+            rate = _percent(control["win_rate"])
+            say(f"the judge fails a control: {control['name']} wins {rate}, and {control['rule']}")
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1f}%"
 
 
 MAX_SHOWN_TEXT = 420  # characters of a text or an answer: about six lines

@@ -86,6 +86,14 @@ def test_sound_judge_orders_the_models_and_passes_every_control():
     assert [each["model"] for each in found["strengths"]] == ["M_2", "M_1", "M_0", "base"]
     assert found["strengths"][-1] == {"model": "base", "strength": 0.0, "low": 0.0, "high": 0.0}
     assert 0 < found["smallest_difference"] < 50
+    # Against M_0; M_0 has no win rate against itself.
+    assert [(each["model"], each["other"]) for each in found["differences"]] == [
+        ("M_2", "M_1"), ("M_2", "base"),
+    ]  # fmt: skip
+    for each in found["differences"]:
+        apart = by_game["M_2", "M_0"]["win_rate"] - by_game[each["other"], "M_0"]["win_rate"]
+        assert each["difference"] == pytest.approx(apart)
+        assert each["low"] <= each["difference"] <= each["high"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -135,6 +143,7 @@ def test_evaluation_without_any_verdict_has_figures_without_scores():
     assert {each["win_rate"] for each in found["games"] + found["controls"]} == {None}
     assert not any(each["passed"] for each in found["controls"])
     assert (found["strengths"], found["smallest_difference"]) == ([], None)
+    assert found["differences"] == []
 
 
 def test_games_are_the_same_from_rows_in_any_order(tmp_path):

@@ -457,6 +457,10 @@ def test_judge_of_a_recipe_is_its_last_stage_and_changes_no_other(tmp_path):
         assert last.uses_engines is ("model: base" in judge)
         assert (last.judge is None) is not last.uses_engines
         assert last.is_replaceable
+    longer = [*overrides, "settings.evaluation.judge={model: base, context_length: 4321}"]
+    *stages, last = pipeline.stages_of(load_recipe("tiny", longer))
+    assert last.context_length == 4321
+    assert [each.fingerprint for each in stages] == [each.fingerprint for each in plain]
     base = pipeline.stages_of(
         load_recipe("tiny", [*overrides, "settings.evaluation.judge={model: base}"])
     )
