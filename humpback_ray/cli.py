@@ -168,6 +168,26 @@ def _refuse_hardware(value: str | None) -> None:
 
 @app.command()
 @explained
+def prompts(
+    folder: Annotated[str, typer.Argument(help="Folder with the sources' files.")],
+    output: Annotated[str, typer.Argument(help="JSON file to write.")],
+    development: Annotated[
+        int | None, typer.Option(min=1, help="So many, without AlpacaEval's. [all]")
+    ] = None,
+) -> None:
+    """Collect evaluation prompts from the published files of the paper's sources."""
+    from humpback_ray.evaluation import prompt_sets
+
+    found = prompt_sets.read_prompt_sets(storage.absolute(folder))
+    if development is not None:
+        of_alpaca = prompt_sets.alpaca_prompts(storage.absolute(folder))
+        found = prompt_sets.development_set(found, development, of_alpaca)
+    storage.write_json(storage.absolute(output), found.rows)
+    terminal.print_prompt_sets(found, output)
+
+
+@app.command()
+@explained
 def plan(
     recipe: RecipeArgument,
     run_folder: RunOption = None,

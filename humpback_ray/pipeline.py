@@ -18,7 +18,9 @@ from typing import Any
 
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import (
+    EvaluationSettings,
     GgufBase,
+    JudgeSettings,
     PretrainedBase,
     SamplingSettings,
     Settings,
@@ -40,6 +42,7 @@ from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.judge import Judge, compared_source, reference_source
 from humpback_ray.stages.rate import Rate, rating_template
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -140,16 +143,42 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         forward = finetune(f"iter-{t}/model", curated)
         models[f"M_{t}"] = forward
 
+    # Every model answers the same prompts; a judge compares the answers.
     asked = prompts_source(s.evaluation.prompts)
-    for name, model in models.items():
-        declare(
-            Evaluate(
-                path=f"evaluation/{name}", name=name, model=model, seed=seed, prompts=asked,
-                sampling=s.evaluation.sampling, seed_tag=s.prompts.seed_tag,
-                web_tag=s.prompts.web_tag, **serving,
-            )
-        )  # fmt: skip
+    evaluations = [
+        Evaluate(
+            path=f"evaluation/{name}", name=name, model=model, seed=seed, prompts=asked,
+            sampling=s.evaluation.sampling, seed_tag=s.prompts.seed_tag,
+            web_tag=s.prompts.web_tag, **serving,
+        )
+        for name, model in models.items()
+    ]  # fmt: skip
+    stages += evaluations
+    if s.evaluation.judge:
+        declare(_judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
     return stages
+
+
+def _judgement(
+    evaluation: EvaluationSettings,
+    settings: JudgeSettings,
+    evaluations: list[Evaluate],
+    base: Stage | Source,
+    serving: dict[str, Any],
+) -> Stage:
+    """The games between all models and published outputs."""
+    judge: Stage | Source | None = None  # behind an endpoint
+    if settings.model == "base":
+        judge = base
+    elif settings.model is not None:
+        judge = model_source(settings.model, None, "settings.evaluation.judge.model", "judge")
+    context_length = settings.context_length or serving["context_length"]
+    return Judge(
+        path="judgement", evaluations=tuple(evaluations), judge=judge, settings=settings,
+        reference=reference_source(evaluation.reference),
+        compared=compared_source(evaluation.compared),
+        **{**serving, "context_length": context_length},
+    )  # fmt: skip
 
 
 def _base(s: Settings, segments: Stage, stages: list[Stage]) -> Stage | Source:

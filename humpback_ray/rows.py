@@ -192,3 +192,66 @@ class Evaluated:
     loss: float | None  # mean nats per token of the held-out answer and its end token
     num_loss_tokens: int
     finish: Finish
+
+
+class VerdictOutcome(StrEnum):
+    """Outcome of one comparison. Only JUDGED rows carry a preference."""
+
+    JUDGED = "judged"
+    NO_VERDICT = "no_verdict"  # the judge wrote something else, or most likely would have
+    EMPTY = "empty"
+    CUT = "cut"  # at the token limit, before a verdict
+    PROMPT_TOO_LONG = "prompt_too_long"
+    NO_ANSWER = "no_answer"  # one of the two models has no answer to the prompt; nothing was asked
+    ENGINE_ERROR = "engine_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models' answers to one prompt in one order: what a judge is asked once."""
+
+    verdict_id: str
+    key: str  # hash of the judge and of the text that it gets: equal questions have equal keys
+    model: str  # or the name of a control
+    opponent: str
+    is_control: bool
+    prompt_id: str
+    dataset: str
+    instruction: str
+    output: str | None  # the model's answer; null if it has none
+    opponent_output: str | None
+    is_model_first: bool  # the model's answer is A
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A comparison and what the judge made of it."""
+
+    verdict_id: str
+    key: str
+    model: str
+    opponent: str
+    is_control: bool
+    prompt_id: str
+    dataset: str
+    instruction: str
+    output: str | None
+    opponent_output: str | None
+    is_model_first: bool
+    preference: float | None  # for the model: 1 it wins, 0 it loses, 0.5 a tie; null unless JUDGED
+    letter_mass: float | None  # probability of A or B as the verdict; null for a verdict by text
+    outcome: VerdictOutcome
+    said: str  # the judge's text, or the reason of a failure
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVerdict:
+    """A judge's verdict on one question, whichever models the two answers are of."""
+
+    key: str
+    preference_for_first: float
+    letter_mass: float | None
+    said: str

@@ -372,3 +372,25 @@ def test_estimate_without_hardware_is_refused():
     result = RUNNER.invoke(app, ["estimate", "tiny", "--price", "2.5"])
     assert result.exit_code == 2, result.output
     assert "Missing option '--hardware'" in result.stderr
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+def test_prompts_writes_one_file_and_names_what_is_missing(tmp_path):
+    (tmp_path / "sets").mkdir()
+    lines = '{"text": "Name a fruit."}\n{"text": "name a  fruit."}\n{"text": "Why?"}\n'
+    (tmp_path / "sets/vicuna.jsonl").write_text(lines)
+    target = tmp_path / "prompts.json"
+    result = RUNNER.invoke(app, ["prompts", str(tmp_path / "sets"), str(target)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(target.read_text()) == [
+        {"dataset": "vicuna", "instruction": "Name a fruit."},
+        {"dataset": "vicuna", "instruction": "Why?"},
+    ]
+    assert "missing: LIMA: no file lima.json or .jsonl" in result.output
+    command = ["prompts", str(tmp_path / "sets"), str(target), "--development", "1"]
+    assert "no alpaca_eval.json" in mistake(RUNNER.invoke(app, command))
+    assert "no file of prompts in" in mistake(
+        RUNNER.invoke(app, ["prompts", str(tmp_path / "none"), str(target)])
+    )

@@ -14,7 +14,9 @@ from humpback_ray.sizing.architecture import known_architecture
 from humpback_ray.sizing.memory import check_engine_fits
 
 
-def check_inputs(recipe: Recipe, *, uses_models: bool, rates: bool) -> None:
+def check_inputs(
+    recipe: Recipe, *, uses_models: bool, rates: bool, evaluates: bool = False
+) -> None:
     """Refuse what a run would meet only after hours, as far as recipe and files tell it.
 
     Needs no cluster and writes nothing, so a run checks it before everything else.
@@ -23,6 +25,7 @@ def check_inputs(recipe: Recipe, *, uses_models: bool, rates: bool) -> None:
         recipe: settings and placement.
         uses_models: a stage of the run that is not done trains or generates.
         rates: a stage that will run rates.
+        evaluates: a stage that will run evaluates.
 
     Raises:
         UserError: a base model that cannot be used, or an endpoint without its key.
@@ -31,6 +34,9 @@ def check_inputs(recipe: Recipe, *, uses_models: bool, rates: bool) -> None:
         raise Unusable(problems[0])
     if rates and recipe.settings.rating.endpoint:
         recipe.placement.endpoint.read_key()
+    judge = recipe.settings.evaluation.judge
+    if evaluates and judge and judge.endpoint:
+        recipe.placement.judge_endpoint.read_key()
 
 
 def check(recipe: Recipe, run_folder: str, *, uses_engines: bool, uses_workers: bool) -> None:

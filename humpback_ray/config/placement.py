@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -119,6 +119,8 @@ class TrainingPlacement(Frozen):
 class EndpointPlacement(Frozen):
     """Limits of the requests to `settings.rating.endpoint`, all of which one process sends."""
 
+    key: ClassVar[str] = "placement.endpoint"
+
     # The environment variable that holds the key where the driver runs. Never the key itself.
     api_key_variable: str | None = None
     requests_per_second: Annotated[float, Field(gt=0)] | None = None  # with retries; null: no limit
@@ -129,6 +131,8 @@ class EndpointPlacement(Frozen):
     max_failures_in_a_row: PositiveInt = (
         200  # rows; after them the run stops, because the server is gone
     )
+    # Requests of one command, retries included. The run stops before it sends more; null: no limit.
+    max_requests: PositiveInt | None = None
 
     @field_validator("api_key_variable")
     @classmethod
@@ -151,7 +155,7 @@ class EndpointPlacement(Frozen):
         if name is None:
             return None
         key = os.environ.get(name, "").strip()  # a mounted secret often ends with a line break
-        variable = f"the environment variable {name} (placement.endpoint.api_key_variable)"
+        variable = f"the environment variable {name} ({self.key}.api_key_variable)"
         if not key:
             raise UserError(
                 f"{variable} is not set: export the endpoint's key under that name where the run "
@@ -163,6 +167,12 @@ class EndpointPlacement(Frozen):
         return SecretStr(key)
 
 
+class JudgeEndpointPlacement(EndpointPlacement):
+    """Limits of the requests to `settings.evaluation.judge.endpoint`, with a key of its own."""
+
+    key: ClassVar[str] = "placement.judge_endpoint"
+
+
 class Placement(Frozen):
     """Where and how a run executes. Never part of a fingerprint."""
 
@@ -170,3 +180,4 @@ class Placement(Frozen):
     engine: EnginePlacement = EnginePlacement()
     training: TrainingPlacement = TrainingPlacement()
     endpoint: EndpointPlacement = EndpointPlacement()
+    judge_endpoint: JudgeEndpointPlacement = JudgeEndpointPlacement()

@@ -161,7 +161,7 @@ class AugmentationSettings(SamplingSettings):
 
 
 class EndpointSettings(Frozen):
-    """An OpenAI-compatible chat endpoint that rates in place of M_(t-1).
+    """An OpenAI-compatible chat endpoint that rates in place of M_(t-1), or judges.
 
     The fingerprint leaves out the url, because a server that moves is still the same rater. Another
     model needs another name.
@@ -170,7 +170,7 @@ class EndpointSettings(Frozen):
     # Up to and with /v1.
     url: Annotated[str, AfterValidator(http_url), Location(is_packed=False)]
     model: Annotated[str, Field(min_length=1)]  # the server's name for it
-    # `expected` reads the grades among this many likeliest tokens; most servers allow 20.
+    # Grades and verdicts are read among this many likeliest tokens; most servers allow 20.
     num_top_tokens: Annotated[int, Field(ge=1, le=100)] = 20
 
 
@@ -307,6 +307,44 @@ class TrainingSettings(Frozen):
     lora: LoraSettings | None = Field(default=None, exclude_if=lambda lora: lora is None)
 
 
+class JudgeSettings(Frozen):
+    """The judge of pairs of answers: a model behind an endpoint, or one on the run's engines."""
+
+    endpoint: EndpointSettings | None = None
+    # A folder, a URL, a hub id, or `base` for the run's base model.
+    model: Annotated[
+        str | None, Location(has_many_files=True, is_read_on_nodes=True, is_packed=False)
+    ] = None
+    # Tokens of a question and its verdict on the engines; null: those of the run. A question holds
+    # two whole answers, so it is often longer than any other prompt.
+    context_length: PositiveInt | None = None
+    # Least probability that a letter follows as the verdict; with less there is no verdict. Not
+    # given in the paper: with less than a half the judge most likely writes no letter.
+    min_letter_mass: Annotated[float, Field(ge=0, le=1)] = 0.5
+    # Prompts that each of the five controls answers. Not given in the paper: of 50 prompts a
+    # control must win fewer than about 18 to lie below 50 with its whole interval.
+    num_control_prompts: PositiveInt = 50
+    # Of a verdict that an endpoint writes. A judge that reasons before it needs more.
+    max_tokens: PositiveInt = 16
+
+    def identity(self) -> dict[str, Any]:
+        """The values that are read: engines give probabilities, and no text."""
+        names = {"min_letter_mass", "num_control_prompts"}
+        if self.endpoint is None:
+            return self.model_dump(mode="json", include=names)
+        dumped = self.model_dump(mode="json", include=names | {"max_tokens"})
+        return dumped | {"endpoint": self.endpoint.identity()}
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> JudgeSettings:
+        if (self.endpoint is None) == (self.model is None):
+            raise ValueError(
+                "a judge is either an endpoint or a model: set one of endpoint and model (a "
+                "folder, a URL, a hub id, or base)"
+            )
+        return self
+
+
 class EvaluationSettings(Frozen):
     """The evaluation within a run: loss on held-out seed pairs, and answers to prompts."""
 
@@ -314,6 +352,22 @@ class EvaluationSettings(Frozen):
     prompts: Annotated[str, Location()]
     # The context bounds an answer earlier. The paper's authors allow 2,048 tokens in all at 65B.
     sampling: SamplingSettings = SamplingSettings(max_tokens=2048)
+    # null: no games between models.
+    judge: JudgeSettings | None = None
+    # With a judge: a file of published outputs in AlpacaEval's format, against which every model
+    # plays; null: M_0.
+    reference: Annotated[str | None, Location()] = None
+    # With a judge: more such files, by a path, a folder or a pattern.
+    compared: Annotated[str | None, Location(has_many_files=True)] = None
+
+    @model_validator(mode="after")
+    def _published_outputs_are_judged(self) -> EvaluationSettings:
+        if self.judge is None and (self.reference or self.compared):
+            raise ValueError(
+                "reference and compared are files that a judge compares with the run's models: set "
+                "judge too, or leave them out"
+            )
+        return self
 
 
 class Settings(Frozen):

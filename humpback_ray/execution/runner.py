@@ -84,6 +84,7 @@ def run(
             recipe,
             uses_models=_uses_models(stages, run_folder),
             rates=any(stage.part == "rate" for stage in to_do),
+            evaluates=any(stage.part == "evaluate" for stage in to_do),
         )
         storage.check_writable(run_folder)
         with storage.explained(run_folder):

@@ -41,22 +41,28 @@ def corpus_source(path: str) -> Source:
     return _source(path, lambda: content_identity(list_files(path)))
 
 
-def model_source(model: str, revision: str | None) -> Source:
-    """A base model: a folder or URL by its content, a hub id by its name and revision."""
+def model_source(
+    model: str, revision: str | None, key: str = "settings.base.model", what: str = "base model"
+) -> Source:
+    """A model: a folder or URL by its content, a hub id by its name and revision.
+
+    Args:
+        key: the setting that names it.
+        what: description of the model, for people.
+    """
     if not storage.is_url(model) and not os.path.exists(os.path.expanduser(model)):
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
             problem = (
-                f"no model folder {model}: set settings.base.model to a folder with config.json "
+                f"no model folder {model}: set {key} to a folder with config.json "
                 "and safetensors weights, a URL of one, or a Hugging Face hub id"
             )
             return Source(model, None, problem=problem)
         return Source(model, f"hub:{model}@{revision or 'main'}", revision)
     location = storage.absolute(model)
-    key = "settings.base.model"
 
     def identity() -> str:
         if not storage.is_url(location):  # the model at a URL gets a local copy with a plain name
-            storage.refuse_misread(location, "base model", key)
+            storage.refuse_misread(location, what, key)
         return content_identity(list_files(location, MODEL_SUFFIXES, key), key)
 
     return _source(location, identity)

@@ -147,17 +147,47 @@ def grade_ids(tokenizer: Any, grades: range = range(1, 6)) -> tuple[list[int], l
 
 @lru_cache(maxsize=16)
 def _grade_ids(tokenizer: Any, grades: range) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    lines = [
-        tokenizer.encode(f"{prompts.SCORE_LINE} {grade}", add_special_tokens=False)
-        for grade in grades
-    ]
-    start = lines[0][:-1]
-    if any(line[:-1] != start for line in lines) or len({line[-1] for line in lines}) < len(lines):
+    ids = choice_ids(tokenizer, prompts.SCORE_LINE, tuple(map(str, grades)))
+    if ids is None:
         raise UserError(
             f"this tokenizer does not write the grades {grades[0]} to {grades[-1]} as one token "
             "each, so their probabilities cannot be read: set settings.rating.method=text"
         )
-    return tuple(start), tuple(line[-1] for line in lines)
+    return ids
+
+
+@lru_cache(maxsize=16)
+def choice_ids(
+    tokenizer: Any, start: str, choices: tuple[str, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Ids of a line's start, and for each choice the one id that may follow it.
+
+    None if the choices are not single, distinct tokens of this tokenizer. A space in between
+    belongs to whichever side the tokenizer puts it on.
+    """
+    lines = [tokenizer.encode(f"{start} {choice}", add_special_tokens=False) for choice in choices]
+    shared = lines[0][:-1]
+    last = [line[-1] for line in lines]
+    if any(line[:-1] != shared for line in lines) or len({*last}) < len(last):
+        return None
+    return tuple(shared), tuple(last)
+
+
+def chat_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a prompt to a model of another origin, by its own chat template.
+
+    A model without a chat template gets the turn markers of `prompts.render`. The template of a
+    model that this project exports leaves its tags out.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return prompt_ids(tokenizer, prompt)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": plain_text(tokenizer, prompt)}],
+        add_generation_prompt=True,
+        tokenize=False,
+        tags=[],
+    )
+    return _encode(tokenizer, text)
 
 
 def plain_text(tokenizer: Any, text: str) -> str:

@@ -27,6 +27,7 @@ from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.generating import GeneratingStage
+from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.segments import Segments
 
@@ -126,8 +127,9 @@ class _Estimator:
 
     def generation(self, stage: GeneratingStage) -> StageEstimate:
         engine = self.recipe.placement.engine
-        if isinstance(stage, Rate) and stage.settings.endpoint:
-            return StageEstimate(stage.path, "rated elsewhere, at the endpoint's price", "-", 0.0)
+        if not stage.uses_engines:
+            verb = "judged" if isinstance(stage, Judge) else "rated"
+            return StageEstimate(stage.path, f"{verb} elsewhere, at the endpoint's price", "-", 0.0)
         is_fp8 = isinstance(stage, Rate) and stage.settings.weights == "fp8"
         dtype = "fp8" if is_fp8 else stage.dtype
         fit = smallest_engine(
@@ -215,6 +217,11 @@ class _Estimator:
                 1 if rating.method == "expected" else output,
                 rubric_tokens(stage),
             )
+        if isinstance(stage, Judge):
+            # As if the judge had the base's size: a model of its own is not known here.
+            num_games = len(stage.evaluations) * 2 - 3
+            num_questions = 2 * NUM_EVALUATION_PROMPTS * max(num_games, 1)
+            return GenerationWork(num_questions, TEMPLATE_TOKENS + 2 * ANSWER_TOKENS, 1)
         # Every other stage is taken for one that answers the evaluation's prompts.
         output = min(ANSWER_TOKENS, settings.evaluation.sampling.max_tokens)
         return GenerationWork(NUM_EVALUATION_PROMPTS, 2 * TEMPLATE_TOKENS, output)

@@ -11,6 +11,7 @@ from humpback_ray.execution.stage import Stage, StageRecord
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class RunSummary:
     examples: str
     model: str
     answers: str  # files of all evaluations
+    judgement: Mapping[str, Any] | None = None  # figures; None: the run has no judge
 
 
 def summarize(stages: Sequence[Stage], records: Mapping[str, StageRecord]) -> RunSummary:
@@ -42,6 +44,7 @@ def summarize(stages: Sequence[Stage], records: Mapping[str, StageRecord]) -> Ru
     trainings = [stage for stage in stages if isinstance(stage, Finetune)]
     last = selections[-1]
     model = next(stage for stage in trainings if stage.examples is last)
+    judgement = next((stage for stage in stages if isinstance(stage, Judge)), None)
     return RunSummary(
         [_model_result(evaluation, records) for evaluation in evaluations],
         [records[selection.path].figures for selection in selections],
@@ -50,6 +53,7 @@ def summarize(stages: Sequence[Stage], records: Mapping[str, StageRecord]) -> Ru
         last.path,
         model.path,
         str(PurePosixPath(evaluations[-1].path).with_name("*") / "outputs.json"),
+        records[judgement.path].figures if judgement else None,
     )
 
 

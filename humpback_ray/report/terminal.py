@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from humpback_ray.cluster.findings import Finding
     from humpback_ray.cluster.jobs import JobServer
+    from humpback_ray.evaluation.prompt_sets import PromptSet
     from humpback_ray.planning.estimate import RunEstimate
     from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
     from humpback_ray.planning.plan import Plan
@@ -73,6 +74,8 @@ def print_summary(name: str, run_folder: str, summary: RunSummary) -> None:
     """Print the results of a finished run, and the commands that come next."""
     show(_models(summary.models))
     show(_self_curation(summary.selections))
+    if summary.judgement:
+        _print_games(summary.judgement)
     # Short names where the run lies below the working folder, because people type them again.
     here = f"{storage.absolute('.')}/"
     folder = run_folder.removeprefix(here)
@@ -116,6 +119,31 @@ def _self_curation(selections: Sequence[Mapping[str, Any]]) -> Table:
             f"{selected['lowest_selected_score']:.2f}",
         )
     return table
+
+
+def _print_games(judgement: Mapping[str, Any]) -> None:
+    """Print the win rates, and every control that the judge has failed beside them."""
+    by = f"Games, judged by {judgement['judge']} ({judgement['verdicts_by']})"
+    columns = ("model", "against", "win rate", "95% interval", "length-controlled", "judged")
+    table = Table(*columns, title=escape(by))
+    for game in judgement["games"]:
+        table.add_row(
+            escape(game["model"]),
+            escape(game["opponent"]),
+            _percent(game["win_rate"]),
+            f"{_percent(game['low'])} to {_percent(game['high'])}",
+            _percent(game["length_controlled_win_rate"]),
+            f"{game['num_judged']} of {game['num_prompts']}",
+        )
+    show(table)
+    for control in judgement["controls"]:
+        if not control["passed"]:
+            rate = _percent(control["win_rate"])
+            say(f"the judge fails a control: {control['name']} wins {rate}, and {control['rule']}")
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1f}%"
 
 
 MAX_SHOWN_TEXT = 420  # characters of a text or an answer: about six lines
@@ -168,6 +196,21 @@ def print_times(seconds: Mapping[str, float]) -> None:
 
 
 # --- humpback plan, estimate, probe, doctor -------------------------------------------------------
+
+
+def print_prompt_sets(prompts: PromptSet, path: str) -> None:
+    """Print what every source has given, then the sources without a file."""
+    columns = ("source", "prompts", "new", "in the paper", "from", "licence")
+    table = Table(*columns, title=f"{len(prompts.rows)} prompts, each text once")
+    for count in prompts.counts:
+        numbers = (count.num_prompts, count.num_new, count.source.num_published)
+        table.add_row(
+            count.source.name, *map(str, numbers), count.read_from or "-", count.source.licence
+        )
+    show(table)
+    for line in prompts.missing:
+        say(f"missing: {line}")
+    say(f"written to {path}: set settings.evaluation.prompts to it")
 
 
 def print_plan(title: str, plan: Plan) -> None:

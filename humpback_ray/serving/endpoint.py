@@ -21,13 +21,16 @@ from pydantic import SecretStr
 from humpback_ray import tables
 from humpback_ray.config.placement import EndpointPlacement
 from humpback_ray.config.settings import EndpointSettings
+from humpback_ray.errors import UserError
 from humpback_ray.rows import Finish
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest, EndpointClient, NoAnswer
 from humpback_ray.serving.engine_registry import Engine
+from humpback_ray.serving.failures import EngineFailed
 
 # Blocks of placement.engine.rows_per_batch rows in the actor at a time, so that it is not idle
 # while one block waits for its last rows.
 NUM_CONCURRENT_BLOCKS = 4
+SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,26 @@ class EndpointPool:
     need = ""  # of the cluster
 
     def __init__(
-        self, task: EndpointTask, settings: EndpointSettings, limits: EndpointPlacement
+        self,
+        task: EndpointTask,
+        settings: EndpointSettings,
+        limits: EndpointPlacement,
+        num_sent: int = 0,
     ) -> None:
+        """Take the rows' task and the endpoint.
+
+        Args:
+            num_sent: requests that the command has sent before; they count for `max_requests`.
+        """
+        if limits.max_requests is not None:
+            left = max(limits.max_requests - num_sent, 0)
+            limits = limits.model_copy(update={"max_requests": left})
         self._task, self._settings, self._limits = task, settings, limits
+
+    @property
+    def is_limited(self) -> bool:
+        """True if the number of requests has a limit, which only one process can keep."""
+        return self._limits.max_requests is not None
 
     def __enter__(self) -> EndpointPool:
         self._key = self._limits.read_key()
@@ -90,6 +110,8 @@ class EndpointPool:
                 max_tasks_in_flight_per_actor=NUM_CONCURRENT_BLOCKS + 1,
             ),
             num_cpus=0,  # it waits for the network
+            # A new actor would count its requests from 0.
+            **({"max_restarts": 0} if self.is_limited else {}),
         )
 
     def engines(self) -> list[Engine]:
@@ -115,18 +137,38 @@ class EndpointActor:
         key: SecretStr | None,
         save: Callable[[pa.Table, pa.Table], pa.Table],
     ) -> None:
-        self._task, self._save = task, save
+        self._task, self._save_batch = task, save
         self._client = EndpointClient(settings, limits, key)
+        self._num_unsaved = 0  # batches
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         requests = [asyncio.create_task(self._answer(row)) for row in batch.to_pylist()]
+        self._num_unsaved += 1
         try:
-            answers = tables.to_table(await asyncio.gather(*requests), self._task.row_type)
+            return await self._save(batch, await asyncio.gather(*requests))
+        except EngineFailed:
+            if self._client.is_spent:
+                await self._save_answered(batch, requests)
+            raise
         finally:
             for request in requests:  # one failure leaves the others running
                 request.cancel()
+            self._num_unsaved -= 1
+            # The failure of one batch ends the actor, and the others' answers are paid for.
+            while self._client.is_spent and self._num_unsaved:
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+    async def _save_answered(self, batch: pa.Table, requests: list[asyncio.Task[Any]]) -> None:
+        """Save the answers of a batch that has no more requests, those on their way included."""
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        answers = [result for result in results if not isinstance(result, BaseException)]
+        if answers:
+            await self._save(batch, answers)
+
+    async def _save(self, batch: pa.Table, answers: list[dict[str, Any]]) -> pa.Table:
         # In a thread, so that the other blocks' requests do not wait for the file.
-        return await asyncio.to_thread(self._save, batch, answers)
+        table = tables.to_table(answers, self._task.row_type)
+        return await asyncio.to_thread(self._save_batch, batch, table)
 
     async def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
         request = self._task.to_request(row)
@@ -143,13 +185,28 @@ def try_endpoint(
     Raises:
         UserError: the key's environment variable is not set or holds no key.
     """
+    reply, _ = try_and_count(settings, limits, request)
+    return reply
 
-    async def ask() -> ChatReply:
+
+def try_and_count(
+    settings: EndpointSettings, limits: EndpointPlacement, request: ChatRequest
+) -> tuple[ChatReply, int]:
+    """The reply of `try_endpoint`, and the number of requests that it took, retries included.
+
+    Raises:
+        UserError: the key's environment variable is not set or holds no key, or the retries are
+            more requests than the limits allow.
+    """
+
+    async def ask() -> tuple[ChatReply, int]:
         client = EndpointClient(settings, limits, limits.read_key())
         try:
-            return await client.answer(request)
+            return await client.answer(request), client.num_requests
         except NoAnswer as error:
-            return error.reply
+            return error.reply, client.num_requests
+        except EngineFailed as error:
+            raise UserError(str(error)) from error
         finally:
             await client.close()
 

@@ -106,6 +106,8 @@ class EndpointClient:
         self._places = asyncio.Semaphore(limits.max_in_flight)
         self._pace = _Pace(limits.requests_per_second)
         self._num_failures_in_a_row = 0
+        self.num_requests = 0  # sent, retries included
+        self.is_spent = False  # a request more than `max_requests` was asked for
 
     async def close(self) -> None:
         """Close the connections."""
@@ -116,7 +118,7 @@ class EndpointClient:
 
         Raises:
             EngineFailed: too many requests in a row failed for good. The server is gone, and every
-                further row would lose its answer.
+                further row would lose its answer. Or the allowed number of requests is sent.
         """
         try:
             reply = await self.answer(request)
@@ -131,7 +133,7 @@ class EndpointClient:
             raise EngineFailed(
                 f"{self._settings.url} has failed {self._num_failures_in_a_row} rows in a row, the "
                 f"last with: {reply.text}. Run again when it answers (or raise "
-                "placement.endpoint.max_failures_in_a_row)"
+                f"{self._limits.key}.max_failures_in_a_row)"
             )
         return reply
 
@@ -140,6 +142,7 @@ class EndpointClient:
 
         Raises:
             NoAnswer: the last attempt failed, or a failure that no retry can mend.
+            EngineFailed: the allowed number of requests is sent.
         """
         for num_retries in range(self._limits.max_retries):
             try:
@@ -158,6 +161,7 @@ class EndpointClient:
         try:
             async with self._places:
                 await self._pace.turn()
+                self._count_request()
                 async with asyncio.timeout(timeout):
                     completion = await self._client.chat.completions.create(
                         model=self._settings.model,
@@ -180,6 +184,17 @@ class EndpointClient:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise _no_completion(getattr(error, "doc", error)) from error
         return _read(completion)
+
+    def _count_request(self) -> None:
+        most = self._limits.max_requests
+        if most is not None and self.num_requests >= most:
+            self.is_spent = True
+            raise EngineFailed(
+                f"{self._settings.url} has got the last of the requests that one command may send "
+                "it; the answers so far are kept. Run again to go on with as many more, or raise "
+                f"{self._limits.key}.max_requests"
+            )
+        self.num_requests += 1
 
     def _failure(self, response: Any) -> NoAnswer:
         """The failure behind a status of at least 400; Retry-After holds all requests."""

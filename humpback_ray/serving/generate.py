@@ -79,7 +79,7 @@ def generate(context: Context, work: GenerationPass) -> dict[str, Any]:
             assert rows is not None
             save = partial(_save, folders=folders, row_type=task.row_type)
             try:
-                with _pool(context, work, task) as pool:
+                with (pool := _pool(context, work, task)):
                     progress = GenerationProgress(context, pool, state)
                     with report.of(pool, progress), polling(progress.poll):
                         answered = pool.through(rows, save)
@@ -88,6 +88,11 @@ def generate(context: Context, work: GenerationPass) -> dict[str, Any]:
             except RayError as error:
                 if line := explain(error):
                     raise UserError(line) from error
+                if isinstance(pool, EndpointPool) and pool.is_limited:
+                    raise UserError(
+                        "the process that sends the requests has died with the count of them; "
+                        "the answers so far are kept: run again"
+                    ) from error
                 # If the folder cannot be written, another try would only start the engines again.
                 storage.check_writable(context.folder)
                 # Ray Data could not mend the loss of a node or an object. Saved rows stay saved, so

@@ -125,11 +125,42 @@ class RowFolders:
             [shard_of[row] for row in answers[self.id_column].to_pylist()], pa.string()
         )
         for key in pc.unique(shards).to_pylist():
-            rows = answers.filter(pc.equal(shards, key))
-            ids = "\n".join(sorted(rows[self.id_column].to_pylist()))
-            name = f"{key}-{hashlib.sha256(ids.encode()).hexdigest()[:16]}"
-            tables.write_table(self.target, rows, name)
+            self.save_shard(key, answers.filter(pc.equal(shards, key)))
         return answers.select([self.id_column])
+
+    def save_shard(self, key: str, answers: pa.Table) -> None:
+        """Write answers to rows of one shard as a file."""
+        tables.write_table(self.target, answers, self._file_name(key, answers))
+
+    def _file_name(self, key: str, rows: pa.Table) -> str:
+        ids = "\n".join(sorted(rows[self.id_column].to_pylist()))
+        return f"{key}-{hashlib.sha256(ids.encode()).hexdigest()[:16]}"
+
+    def drop(self, is_dropped: Callable[[pa.Table], pa.BooleanArray]) -> int:
+        """Delete some of the saved answers, so that their rows are missing again.
+
+        For few rows, because the caller's process reads all answers.
+
+        Args:
+            is_dropped: for each row of a table of answers.
+
+        Returns:
+            The number of deleted answers.
+        """
+        filesystem, _ = storage.arrow_filesystem(self.target)
+        num_dropped = 0
+        for shard in self.shards():
+            for file in shard.answers:
+                rows = tables.read_file(filesystem, file)
+                kept = rows.filter(pc.invert(is_dropped(rows)))
+                if kept.num_rows == rows.num_rows:
+                    continue
+                # The new file first: a row that a kill leaves in both is saved twice and dropped.
+                if kept.num_rows:
+                    self.save_shard(shard.key, kept)
+                filesystem.delete_file(file)
+                num_dropped += rows.num_rows - kept.num_rows
+        return num_dropped
 
     def answers_by_shard(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Key and answer files of every shard with answers."""

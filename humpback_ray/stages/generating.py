@@ -23,7 +23,11 @@ class GeneratingStage(Stage):
         return True
 
     def served(
-        self, context: Context, model: Stage | Source, quantization: str | None = None
+        self,
+        context: Context,
+        model: Stage | Source,
+        quantization: str | None = None,
+        head_dtype: str | None = None,
     ) -> ServedModel:
         """A model as the engines load it."""
         return ServedModel(
@@ -33,4 +37,5 @@ class GeneratingStage(Stage):
             self.trust_remote_code,
             quantization,
             model.revision if isinstance(model, Source) else None,
+            head_dtype,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, rating, selection, tokens
 from humpback_ray.rows import Finish, RatedPair, RatingOutcome
-from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_endpoint
+from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_and_count
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.missing_rows import RowFolders
@@ -113,9 +113,8 @@ class Rate(GeneratingStage):
         if self.rater is None:
             return ServedModel("", 0, "")
         quantization = None if self.settings.weights == "as_stored" else self.settings.weights
-        served = self.served(context, self.rater, quantization)
         # Logits of 16 bits have steps of an eighth of a nat between 16 and 32.
-        return replace(served, head_dtype="float32")
+        return self.served(context, self.rater, quantization, head_dtype="float32")
 
     def endpoint_pool(self, placement: Placement) -> EndpointPool:
         """The rater behind the endpoint of the settings, after one request shows that it rates.
@@ -125,7 +124,7 @@ class Rate(GeneratingStage):
         """
         served, limits = self.settings.endpoint, placement.endpoint
         assert served is not None
-        reply = try_endpoint(served, limits, self._chat_request(PROBE, 0))
+        reply, num_sent = try_and_count(served, limits, self._chat_request(PROBE, 0))
         generation = generation_of(reply, self.settings)
         if generation.finish not in (Finish.STOP, Finish.LENGTH):
             raise UserError(
@@ -133,7 +132,7 @@ class Rate(GeneratingStage):
                 "settings.rating.endpoint and placement.endpoint)"
             )
         task = EndpointTask(self.to_chat_request, self.from_chat_reply, RatedPair)
-        return EndpointPool(task, served, limits)
+        return EndpointPool(task, served, limits, num_sent)
 
     def seed_of(self, row: dict[str, Any]) -> int:
         """The sampling seed of a row."""

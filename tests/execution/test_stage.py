@@ -293,6 +293,25 @@ def test_endpoint_without_its_key_is_refused_before_the_first_stage(monkeypatch,
     assert runs == ["seed", "rated"]
 
 
+class Judging(Pairs):
+    part: ClassVar[Part] = "evaluate"
+
+
+def test_judges_endpoint_without_its_key_is_refused_before_the_first_stage(monkeypatch, tmp_path):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    recipe = load_recipe("tiny", [
+        "settings.evaluation.judge={endpoint: {url: 'http://127.0.0.1:1/v1', model: m}}",
+        "placement.judge_endpoint.api_key_variable=JUDGE_KEY",
+    ])  # fmt: skip
+    runs: list[str] = []
+    stages = [pairs_stage(runs), pairs_stage(runs, path="judged", kind=Judging)]
+    run = str(tmp_path / "run")
+    with pytest.raises(UserError, match=r"JUDGE_KEY \(placement\.judge_endpoint\..* is not set"):
+        runner.run(stages, recipe, run, CONSOLE)
+    runner.run(stages, recipe, run, CONSOLE, until="seed")
+    assert runs == ["seed"]
+
+
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"bytes"])
 def test_fingerprint_of_a_value_without_stable_form_is_refused(value):
     with pytest.raises((TypeError, ValueError)):

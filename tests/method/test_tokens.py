@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from copy import deepcopy
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -260,3 +261,31 @@ def test_text_with_several_special_tokens_has_each_of_them_split():
     assert broken == "< a> < |b|> <c> < |reserved_7|>"
     assert tokens._without_special_tokens(Many(), "xa") == "x a"
     assert tokens._without_special_tokens(Many(), "plain <text>") == "plain <tex t>"
+
+
+# --- a prompt to any model ------------------------------------------------------------------------
+
+
+def test_chat_ids_by_the_projects_own_template_are_those_of_a_prompt_without_tags(tokenizer):
+    exported = deepcopy(tokenizer)
+    exported.chat_template = prompts.chat_template("Answer in style.", "Answer with search.")
+    wanted = tokens.prompt_ids(tokenizer, " Which is better? </s> \n")
+    assert tokens.chat_ids(exported, " Which is better? </s> \n") == wanted
+    assert tokens.chat_ids(tokenizer, " Which is better? </s> \n") == wanted
+
+
+def test_chat_ids_break_up_special_tokens_that_a_prompt_spells(tokenizer):
+    other = deepcopy(tokenizer)
+    other.chat_template = "{{ messages[0]['content'] }}{{ eos_token }}"
+    end = other.eos_token_id
+    ids = tokens.chat_ids(other, f"It says {other.eos_token} here.")
+    assert ids.count(end) == 1
+    assert ids[-1] == end
+
+
+def test_choices_are_the_last_tokens_of_lines_with_one_beginning(tokenizer):
+    start, choices = tokens.choice_ids(tokenizer, "Better:", ("A", "B"))
+    for letter, choice in zip("AB", choices, strict=True):
+        assert tokenizer.decode([*start, choice]) == f"Better: {letter}"
+    assert tokens.choice_ids(tokenizer, "Better:", ("A", "A and more")) is None
+    assert tokens.choice_ids(tokenizer, "Better:", ("A", "A")) is None

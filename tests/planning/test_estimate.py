@@ -477,3 +477,21 @@ def test_estimate_mistakes_are_user_errors(tmp_path, arguments, message):
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     assert message in line
+
+
+def judgement(judge: str):
+    recipe = load_recipe("llama-7b", [f"settings.evaluation.judge={judge}"])
+    stages = pipeline.stages_of(recipe)
+    found = estimate.estimate_stages(recipe, stages, {}, parse_hardware("8xH100", 1))
+    assert found[-1].path == stages[-1].path
+    return found[-1], found[-2]
+
+
+def test_judgement_on_engines_costs_hours_and_behind_an_endpoint_none():
+    by_base, evaluation = judgement("{model: base}")
+    assert by_base.hours is not None
+    assert by_base.hours > 0
+    assert by_base.layout == evaluation.layout
+    by_endpoint, _ = judgement("{endpoint: {url: 'http://h/v1', model: j}}")
+    assert by_endpoint.hours == 0.0
+    assert by_endpoint.fits == "judged elsewhere, at the endpoint's price"

@@ -10,6 +10,8 @@ import pytest
 from humpback_ray import pipeline, storage, tables
 from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.config.recipe import Recipe, load_recipe
+from humpback_ray.evaluation import games, judging
+from humpback_ray.evaluation.games import Contestants
 from humpback_ray.pipeline import stages_of
 from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
 from humpback_ray.report import terminal
@@ -17,6 +19,7 @@ from humpback_ray.report.run_facts import RunFacts, RunState, StageFacts, StageS
 from humpback_ray.report.run_summary import summarize
 from humpback_ray.report.written import Answer, RankedPair, Written, read_written
 from humpback_ray.rows import RatedPair, RatingOutcome
+from tests.support.judging import SKILLS, Quality, asked, judged
 from tests.support.records import record
 
 NO_CORPUS = "settings.corpus.path=/none"  # stages are declared without one, and sooner
@@ -90,6 +93,42 @@ def test_summary_of_a_pretrained_base_shows_no_training(capsys):
     }
     print_summary_of(load_recipe("tiny", overrides), "/run", figures)
     assert cells(capsys.readouterr().out, "base") == ["base", "-", "1.000 nats"]
+
+
+def test_summary_of_a_judged_run_shows_games_and_failed_controls(capsys):
+    overrides = [
+        NO_CORPUS, "settings.iterations=1", "settings.base={model: someone/else}",
+        "settings.evaluation.judge={model: base}",
+    ]  # fmt: skip
+    verdicts = judged(asked(num_prompts=40), Quality(falls_for=judging.CONSTANT_ANSWER))
+    lost = [
+        replace(row, preference=None) if (row.model, row.opponent) == ("base", "M_0") else row
+        for row in verdicts
+    ]
+    contestants = Contestants(tuple(SKILLS), (), "M_0")
+    by = judging.VerdictsBy.TEXT
+    figures: dict[str, dict] = {
+        "iter-1/examples": {
+            "num_scored": 1, "mean_score": 3.0, "num_selected": 1, "lowest_selected_score": 3.0,
+        },
+        **{path: {"num_examples": 41} for path in ("forward-0/model", "iter-1/model")},
+        **{f"evaluation/{name}": {"held_out_loss": 1.0} for name in ("base", "M_0", "M_1")},
+        "judgement": games.figures(lost, contestants, "[red]judge", by, 0),
+    }  # fmt: skip
+    print_summary_of(load_recipe("tiny", overrides), "/run", figures)
+    output = capsys.readouterr().out
+    assert "Games, judged by [red]judge (text)" in output
+    rows = [re.split("[│┃]", line)[1:-1] for line in output.splitlines()]
+    found = {(row[0].strip(), row[1].strip()): row for row in rows if len(row) == 6}
+    assert re.search(r"\d\.\d% to \d+\.\d%", found["M_2", "base"][3])
+    assert [cell.strip() for cell in found["base", "M_0"][2:]] == [
+        "-", "- to -", "-", "0 of 40"
+    ]  # fmt: skip
+    failed = [line for line in output.splitlines() if line.startswith("the judge fails")]
+    assert failed == [
+        "the judge fails a control: constant answer wins 100.0%, and must lose: its whole "
+        "interval lies below 50"
+    ]
 
 
 def test_printed_run_shows_counts_progress_and_last_error(capsys):

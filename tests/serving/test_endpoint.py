@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
@@ -18,7 +19,13 @@ from humpback_ray import tables
 from humpback_ray.errors import UserError
 from humpback_ray.rows import Finish
 from humpback_ray.serving import endpoint_client
-from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_endpoint
+from humpback_ray.serving.endpoint import (
+    EndpointActor,
+    EndpointPool,
+    EndpointTask,
+    try_and_count,
+    try_endpoint,
+)
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest, EndpointClient
 from humpback_ray.serving.failures import EngineFailed, explain
 from tests.support.chat_server import (
@@ -178,6 +185,51 @@ def test_long_or_filtered_prompts_never_end_the_run(server):
     words = [f"{number} {word}" for number in range(8) for word in ("long", "filtered")]
     replies = ask_all(server, words, max_failures_in_a_row=3)
     assert {reply.finish for reply in replies} == {Finish.PROMPT_TOO_LONG, Finish.ENGINE_ERROR}
+
+
+def test_no_request_is_sent_above_the_limit_retries_included(server):
+    words = [f"{number} busy" for number in range(20)]
+    with pytest.raises(EngineFailed, match=r"raise placement\.endpoint\.max_requests"):
+        ask_all(server, words, max_requests=7, max_in_flight=1)
+    assert len(server.requests) == 7
+    server.requests.clear()
+    ask_all(server, [f"{number} good" for number in range(7)], max_requests=7)
+    assert len(server.requests) == 7
+
+
+def test_first_request_counts_with_its_retries(server):
+    reply, num_sent = try_and_count(server.settings, limits(max_retries=3), request("down"))
+    assert (reply.finish, num_sent) == (Finish.ENGINE_ERROR, 4)
+    with pytest.raises(UserError, match=r"max_requests"):
+        try_and_count(server.settings, limits(max_requests=2), request("again down"))
+    assert try_and_count(server.settings, limits(), request("good"))[1] == 1
+
+
+def batch_of(words: list[str], start: int) -> pa.Table:
+    rows = [{"id": f"row-{start + number}", "word": word} for number, word in enumerate(words)]
+    return pa.Table.from_pylist(rows)
+
+
+def test_answers_within_the_limit_are_saved_in_every_batch(server):
+    saved: list[str] = []
+
+    def save(batch: pa.Table, answers: pa.Table) -> pa.Table:
+        saved.extend(answers["id"].to_pylist())
+        return answers.select(["id"])
+
+    async def answer() -> list[object]:
+        task = EndpointTask(to_request, to_row, Answered)
+        placement = limits(max_requests=30, max_in_flight=4)
+        actor = EndpointActor(task, server.settings, placement, None, save)
+        batches = [batch_of(["slow"] * 20, start) for start in (0, 20, 40)]
+        return await asyncio.gather(*map(actor, batches), return_exceptions=True)
+
+    results = asyncio.run(answer())
+    assert len(server.requests) == 30
+    assert len(saved) == len(set(saved)) == 30
+    failures = [result for result in results if isinstance(result, EngineFailed)]
+    assert failures
+    assert len(failures) + sum(isinstance(result, pa.Table) for result in results) == 3
 
 
 def test_unreachable_server_is_named_with_the_reason():

@@ -1,0 +1,205 @@
+"""AlpacaEval's files: published outputs in, outputs, annotations and a leaderboard out.
+
+(https://github.com/tatsu-lab/alpaca_eval, version 0.6.6)
+
+| file | content |
+|---|---|
+| `<model>/model_outputs.json` | one object for each prompt that the model has answered |
+| `<model>/annotations.json` | one object a prompt; `preference` is 1 plus the model's score |
+| `leaderboard.csv` | one line for each model, figures in percent |
+
+AlpacaEval has one annotation for each prompt, so both orders of a prompt go into one `preference`,
+their mean. A prompt without a verdict in both orders has a null, which AlpacaEval leaves out too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from humpback_ray import storage
+from humpback_ray.errors import UserError
+from humpback_ray.evaluation.games import Answers, Game, Prompt
+from humpback_ray.execution.sources import file_source
+from humpback_ray.execution.stage import Source
+
+LEADERBOARD_COLUMNS = (
+    "win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total",
+    "discrete_win_rate", "mode", "avg_length", "length_controlled_winrate", "lc_standard_error",
+)  # fmt: skip
+MODE = "community"  # AlpacaEval's word for results that its authors have not verified
+WANTED = (
+    'it must be a JSON list of {"instruction", "output", "generator"}, as AlpacaEval writes '
+    "model_outputs.json"
+)
+
+# --- published outputs ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PublishedOutputs:
+    """One model's answers by instruction."""
+
+    generator: str
+    by_instruction: Mapping[str, str]
+
+    def answers_to(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """The answers by prompt id; a prompt that the file does not have is left out."""
+        return {
+            prompt.prompt_id: self.by_instruction[prompt.instruction]
+            for prompt in prompts
+            if prompt.instruction in self.by_instruction
+        }
+
+
+def read_outputs(path: str, key: str) -> PublishedOutputs:
+    """Read a model's published outputs.
+
+    Args:
+        path: a file.
+        key: the setting that names it.
+
+    Raises:
+        UserError: no such file, another format, more than one model, or an instruction that stands
+            in it twice. AlpacaEval would pair each of the two with each of the reference's.
+    """
+    what = f"the outputs {path}"
+    text = storage.read_text(path, "file of model outputs", key).removeprefix("\ufeff")
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{what} are no JSON ({error}): {WANTED} ({key})") from error
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{what} are no list with entries: {WANTED} ({key})")
+    for number, row in enumerate(content):
+        for name in ("instruction", "output", "generator"):
+            if not isinstance(row, dict) or not isinstance(row.get(name), str):
+                raise UserError(f"{what}: entry {number} has no text as {name}: {WANTED} ({key})")
+    generators = sorted({row["generator"] for row in content})
+    if len(generators) > 1:
+        raise UserError(
+            f"{what} are of {len(generators)} models ({', '.join(generators[:3])}): give {key} one "
+            "file for each model"
+        )
+    counts = Counter(row["instruction"] for row in content)
+    if repeated := [instruction for instruction, count in counts.items() if count > 1]:
+        raise UserError(
+            f"{what} have {len(repeated)} of {len(counts)} instructions more than once, the first "
+            f"is {repeated[0][:60]!r}: keep one answer for each ({key})"
+        )
+    return PublishedOutputs(generators[0], {row["instruction"]: row["output"] for row in content})
+
+
+def outputs_source(path: str, key: str) -> Source:
+    """A file of published outputs by its content; with a problem if it has another format."""
+    source = file_source(path, "file of model outputs", key)
+    if source.problem:
+        return source
+    try:
+        read_outputs(path, key)
+    except UserError as error:
+        return replace(source, identity=None, problem=str(error))
+    return source
+
+
+# --- files for AlpacaEval -------------------------------------------------------------------------
+
+
+def write_files(
+    folder: str,
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Answers],
+    games: Sequence[tuple[Game, Mapping[str, Any]]],
+    judge: str,
+) -> None:
+    """Write the files of all models below a folder.
+
+    Args:
+        answers: by model.
+        games: against one reference, each with its figures as `Game.figures` has them.
+        judge: the annotator's name.
+    """
+    for model, given in answers.items():
+        outputs = model_outputs(model, prompts, given)
+        storage.write_json(storage.join(folder, file_name(model), "model_outputs.json"), outputs)
+    for game, _ in games:
+        path = storage.join(folder, file_name(game.model), "annotations.json")
+        storage.write_json(path, annotation_rows(game, judge))
+    storage.write_text(storage.join(folder, "leaderboard.csv"), leaderboard(games))
+
+
+def file_name(model: str) -> str:
+    """A model's name as the name of a folder."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in model)
+    return kept.lstrip(".") or "_"
+
+
+def model_outputs(model: str, prompts: Sequence[Prompt], answers: Answers) -> list[dict[str, str]]:
+    """A model's answers as `model_outputs.json` has them."""
+    return [
+        {
+            "dataset": prompt.dataset,
+            "instruction": prompt.instruction,
+            "output": answers[prompt.prompt_id],
+            "generator": model,
+        }
+        for prompt in prompts
+        if prompt.prompt_id in answers
+    ]
+
+
+def annotation_rows(game: Game, judge: str) -> list[dict[str, Any]]:
+    """A game's verdicts as `annotations.json` has them, one for each prompt."""
+    return [
+        {
+            "instruction": prompt.instruction,
+            "output_1": theirs,
+            "generator_1": game.opponent,
+            "dataset": prompt.dataset,
+            "output_2": own,
+            "generator_2": game.model,
+            "annotator": judge,
+            "preference": None if np.isnan(score) else 1 + float(score),
+        }
+        for prompt, (own, theirs), score in zip(
+            game.prompts, game.outputs, game.scores, strict=True
+        )
+    ]
+
+
+def leaderboard(games: Sequence[tuple[Game, Mapping[str, Any]]]) -> str:
+    """The models' figures as `leaderboard.csv` has them, best first; no score from a rump."""
+    rows = sorted(games, key=lambda each: -(each[1]["win_rate"] or 0.0))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *LEADERBOARD_COLUMNS])
+    for game, found in rows:
+        if found["win_rate"] is not None:
+            line = _leaderboard_line(game, found)
+            writer.writerow([game.model, *(line[name] for name in LEADERBOARD_COLUMNS)])
+    return text.getvalue()
+
+
+def _leaderboard_line(game: Game, found: Mapping[str, Any]) -> dict[str, Any]:
+    is_judged = ~np.isnan(game.scores)
+    lengths = [len(own) for (own, _), judged in zip(game.outputs, is_judged, strict=True) if judged]
+    return {
+        "win_rate": found["win_rate"],
+        "standard_error": found["standard_error"],
+        "n_wins": found["num_wins"],
+        "n_wins_base": found["num_losses"],
+        "n_draws": found["num_draws"],
+        "n_total": found["num_judged"],
+        "discrete_win_rate": found["discrete_win_rate"],
+        "mode": MODE,
+        "avg_length": int(sum(lengths) / len(lengths)),
+        "length_controlled_winrate": found["length_controlled_win_rate"],
+        "lc_standard_error": found["length_controlled_standard_error"],
+    }
