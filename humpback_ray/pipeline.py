@@ -17,32 +17,18 @@ from __future__ import annotations
 from typing import Any
 
 from humpback_ray.config.recipe import Recipe
-from humpback_ray.config.settings import (
-    EvaluationSettings,
-    GgufBase,
-    JudgeSettings,
-    PretrainedBase,
-    SamplingSettings,
-    Settings,
-    TrainingSettings,
-)
-from humpback_ray.execution.sources import (
-    corpus_source,
-    file_source,
-    gguf_source,
-    model_source,
-)
+from humpback_ray.config.settings import SamplingSettings, TrainingSettings
+from humpback_ray.execution.sources import corpus_source, file_source
 from humpback_ray.execution.stage import Source, Stage
 from humpback_ray.method import prompts
 from humpback_ray.rows import Direction
 from humpback_ray.stages.augment import Augment
-from humpback_ray.stages.base import BaseExamples, InitialBase
-from humpback_ray.stages.converted_base import ConvertedBase
+from humpback_ray.stages.base import base_model, trusts_remote_code
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
-from humpback_ray.stages.judge import Judge, compared_source, reference_source
+from humpback_ray.stages.judge import judgement
 from humpback_ray.stages.rate import Rate, rating_template
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -61,7 +47,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     s = recipe.settings
     both_tags = prompts.inference_tags(s.prompts)
     seeded: dict[str, Any] = {"random_seed": s.random_seed}
-    trusted: dict[str, Any] = {"trust_remote_code": _trusts_remote_code(s)}
+    trusted: dict[str, Any] = {"trust_remote_code": trusts_remote_code(s.base)}
     serving: dict[str, Any] = {
         "context_length": s.context_length,
         "dtype": s.dtype,
@@ -94,7 +80,8 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     seed = declare(Seed(path="seed", file=file, settings=s.seed, **seeded))
     corpus = corpus_source(s.corpus.path)
     segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus))
-    base = _base(s, segments, stages)
+    base, made = base_model(s, segments)
+    stages += made
 
     # M_yx writes instructions, M_0 answers them.
     reversed_pairs = declare(
@@ -155,61 +142,5 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     ]  # fmt: skip
     stages += evaluations
     if s.evaluation.judge:
-        declare(_judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
+        declare(judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
     return stages
-
-
-def _judgement(
-    evaluation: EvaluationSettings,
-    settings: JudgeSettings,
-    evaluations: list[Evaluate],
-    base: Stage | Source,
-    serving: dict[str, Any],
-) -> Stage:
-    """The games between all models and published outputs."""
-    judge: Stage | Source | None = None  # behind an endpoint
-    if settings.model == "base":
-        judge = base
-    elif settings.model is not None:
-        judge = model_source(settings.model, None, "settings.evaluation.judge.model", "judge")
-    context_length = settings.context_length or serving["context_length"]
-    return Judge(
-        path="judgement", evaluations=tuple(evaluations), judge=judge, settings=settings,
-        reference=reference_source(evaluation.reference),
-        compared=compared_source(evaluation.compared),
-        **{**serving, "context_length": context_length},
-    )  # fmt: skip
-
-
-def _base(s: Settings, segments: Stage, stages: list[Stage]) -> Stage | Source:
-    """The base model: one that exists, as it is or out of a GGUF file, or one from scratch."""
-    if isinstance(s.base, PretrainedBase):
-        return model_source(s.base.model, s.base.revision)
-    asking: dict[str, Any] = {
-        "tags": prompts.inference_tags(s.prompts),
-        "sampling": s.evaluation.sampling,
-    }
-    if isinstance(s.base, GgufBase):
-        stages.append(
-            converted := ConvertedBase(path="base/model", file=gguf_source(s.base.file), **asking)
-        )
-        return converted
-    seeded: dict[str, Any] = {"random_seed": s.random_seed}
-    initial = InitialBase(
-        path="base/initial", segments=segments, settings=s.base,
-        context_length=s.context_length, **seeded,
-    )  # fmt: skip
-    text = BaseExamples(
-        path="base/examples", segments=segments, initial=initial,
-        sequence_length=s.base.sequence_length,
-    )  # fmt: skip
-    model = Finetune(
-        path="base/model", base=initial, examples=text, settings=s.base.training,
-        **asking, **seeded,
-    )  # fmt: skip
-    stages += [initial, text, model]
-    return model
-
-
-def _trusts_remote_code(s: Settings) -> bool:
-    return isinstance(s.base, PretrainedBase) and s.base.trust_remote_code

@@ -1,14 +1,18 @@
-"""The demo's base model: a tokenizer and a small LLaMA, made from the corpus."""
+"""The base model: one that exists, one in a GGUF file, or a small LLaMA made from the corpus."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from humpback_ray import storage, tables
-from humpback_ray.config.settings import ScratchBase
-from humpback_ray.execution.stage import Context, Part, Result, Stage
+from humpback_ray.config.settings import GgufBase, PretrainedBase, ScratchBase, Settings
+from humpback_ray.execution.sources import gguf_source, model_source
+from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
+from humpback_ray.method import prompts
 from humpback_ray.rows import Origin, TrainingExample
+from humpback_ray.stages.converted_base import ConvertedBase
+from humpback_ray.stages.finetune import Finetune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,39 @@ class BaseExamples(Stage):
         storage.delete(context.path("rows"))
         tables.write_rows(context.path("rows"), examples, TrainingExample)
         return Result(len(examples), {Origin.CORPUS.value: len(examples)})
+
+
+def base_model(s: Settings, segments: Stage) -> tuple[Stage | Source, list[Stage]]:
+    """The base model of a recipe, and the stages that make it; none for one that exists."""
+    if isinstance(s.base, PretrainedBase):
+        return model_source(s.base.model, s.base.revision), []
+    asking: dict[str, Any] = {
+        "tags": prompts.inference_tags(s.prompts),
+        "sampling": s.evaluation.sampling,
+    }
+    if isinstance(s.base, GgufBase):
+        file = gguf_source(s.base.file)
+        converted = ConvertedBase(path="base/model", file=file, **asking)
+        return converted, [converted]
+    seeded: dict[str, Any] = {"random_seed": s.random_seed}
+    initial = InitialBase(
+        path="base/initial", segments=segments, settings=s.base,
+        context_length=s.context_length, **seeded,
+    )  # fmt: skip
+    text = BaseExamples(
+        path="base/examples", segments=segments, initial=initial,
+        sequence_length=s.base.sequence_length,
+    )  # fmt: skip
+    model = Finetune(
+        path="base/model", base=initial, examples=text, settings=s.base.training,
+        **asking, **seeded,
+    )  # fmt: skip
+    return model, [initial, text, model]
+
+
+def trusts_remote_code(base: PretrainedBase | ScratchBase | GgufBase) -> bool:
+    """True if the base's own code may run, in every model that is made from it."""
+    return isinstance(base, PretrainedBase) and base.trust_remote_code
 
 
 def _texts(segments: str) -> list[str]:

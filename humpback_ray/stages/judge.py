@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 
 from humpback_ray import storage, tables
 from humpback_ray.config.placement import Placement
-from humpback_ray.config.settings import JudgeSettings
+from humpback_ray.config.settings import EvaluationSettings, JudgeSettings
 from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation import alpaca_files, games, judging
 from humpback_ray.evaluation.games import Answers, Contestants, Prompt
 from humpback_ray.evaluation.judging import Judged, VerdictsBy
+from humpback_ray.execution.sources import model_source
 from humpback_ray.execution.stage import (
     NOT_HASHED,
     Begun,
@@ -387,6 +388,33 @@ class Contest:
     prompts: list[Prompt]
     answers: dict[str, Answers]
     num_repeated: int  # prompts that another one repeats; the first of them counts
+
+
+def judgement(
+    evaluation: EvaluationSettings,
+    settings: JudgeSettings,
+    evaluations: list[Evaluate],
+    base: Stage | Source,
+    serving: dict[str, Any],
+) -> Stage:
+    """The stage that compares all models and published outputs.
+
+    Args:
+        base: judges where the settings name `base` as the judge.
+        serving: fields of every stage with engines.
+    """
+    judge: Stage | Source | None = None  # behind an endpoint
+    if settings.model == "base":
+        judge = base
+    elif settings.model is not None:
+        judge = model_source(settings.model, None, "settings.evaluation.judge.model", "judge")
+    context_length = settings.context_length or serving["context_length"]
+    return Judge(
+        path="judgement", evaluations=tuple(evaluations), judge=judge, settings=settings,
+        reference=reference_source(evaluation.reference),
+        compared=compared_source(evaluation.compared),
+        **{**serving, "context_length": context_length},
+    )  # fmt: skip
 
 
 def reference_source(path: str | None) -> Source | None:
