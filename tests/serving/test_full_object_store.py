@@ -32,7 +32,9 @@ def run_a_pass(folder: Path, model: str) -> tuple[dict, float]:
         long_prompts=LongPromptSettings(policy="truncate_response"),
         engine={"rows_per_batch": 32},
     )  # fmt: skip
-    summary = ray._private.internal_api.memory_summary(stats_only=True)
+    # By its address, because other tests' clusters may run beside this one.
+    address = ray.get_runtime_context().gcs_address
+    summary = ray._private.internal_api.memory_summary(address, stats_only=True)
     spilled = re.search(r"Spilled (\d+) MiB", summary)
     return dict(result.outcomes), float(spilled[1]) if spilled else 0.0
 
