@@ -351,7 +351,7 @@ document.addEventListener("visibilitychange", () => {
 });
 addEventListener("online", () => sheet && deliver());
 addEventListener("beforeunload", (event) => {
-  if (sheet && (waiting() || unstored.size || (embedded && !downloaded))) event.preventDefault();
+  if (sheet && (waiting() || unstored.size || (embedded && !downloaded && !current))) event.preventDefault();
 });
 $("start").onclick = () => { $("intro").close(); $("instruction").focus({ preventScroll: true }); opened = since = performance.now(); seen = 0; };
 $("help").onclick = () => $("intro").showModal();
