@@ -223,6 +223,9 @@ def votes(
         str | None,
         typer.Option(help="Folder for votes, alpaca_eval's annotations.json, and labels."),
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A rater to leave out. May be repeated.")
+    ] = None,
     into: IntoOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -233,7 +236,7 @@ def votes(
     folder = setup.people_folder(run, into)
     for returned in setup.add_files(folder, add or []):
         terminal.say_aside(returned)
-    people = results.read_people(folder)
+    people = results.read_people(folder, without or [])
     summary = results.summarize(people, run)
     if as_json:
         terminal.print_json(asdict(summary))

@@ -485,9 +485,9 @@ def _people_labels(results: PeopleResults) -> Table:
 
 
 def _people_raters(results: PeopleResults) -> Table:
-    columns = ("rater", "votes", "skipped", "screening right", "same vote again", "left side",
+    columns = ("rater", "votes", "skipped", "screening right", "same vote again", "left side, %",
                "seconds", "too fast")  # fmt: skip
-    table = Table(*columns, title="Raters, in %")
+    table = Table(*columns, title="Raters")
     for rater in results.raters:
         flag = " (failed)" if rater.failed_screening else ""
         seconds = rater.pace.median_seconds
@@ -500,7 +500,9 @@ def _people_raters(results: PeopleResults) -> Table:
 
 
 def _of(share: Estimate) -> str:
-    return "-" if share.value is None else f"{100 * share.value:.0f} of {share.num_items}"
+    return (
+        "-" if share.value is None else f"{share.value * share.num_items:.0f} of {share.num_items}"
+    )
 
 
 def _percent(share: Estimate) -> str:

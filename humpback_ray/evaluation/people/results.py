@@ -108,11 +108,14 @@ class People:
     num_unreadable: int
 
 
-def read_people(folder: str) -> People:
+def read_people(folder: str, without: Iterable[str] = ()) -> People:
     """Read a folder of studies and votes.
 
+    Args:
+        without: raters whose votes are left out.
+
     Raises:
-        UserError: the folder has no vote.
+        UserError: the folder has no vote, or such a rater has none.
     """
     every, num_unreadable = read_votes(folder)
     standing = counted(every)
@@ -121,8 +124,18 @@ def read_people(folder: str) -> People:
             f"no votes in {folder}: collect some with `humpback annotate`, or add a file that a "
             "rater sent back with --add FILE"
         )
-    num_undone = sum(vote.undone for vote in every)
-    return People(load_all(folder), standing, num_undone, num_unreadable)
+    raters = {vote.rater for vote in standing}
+    left_out = set(without)
+    if unknown := left_out - raters:
+        raise UserError(
+            f"--without {', '.join(sorted(unknown))}: no such rater; votes are from "
+            f"{', '.join(sorted(raters))}"
+        )
+    if left_out == raters:
+        raise UserError(f"--without {', '.join(sorted(left_out))}: no rater remains; name fewer")
+    kept = [vote for vote in standing if vote.rater not in left_out]
+    num_undone = sum(vote.undone for vote in every if vote.rater not in left_out)
+    return People(load_all(folder), kept, num_undone, num_unreadable)
 
 
 def summarize(people: People, run_folder: str) -> PeopleResults:

@@ -131,6 +131,17 @@ def test_folder_without_votes_is_a_user_error(tmp_path):
         read_people(str(tmp_path))
 
 
+def test_rater_who_is_left_out_counts_nowhere(voted):
+    folder = str(voted / "people")
+    found = summarize(read_people(folder, ["ben"]), str(voted))
+    assert [rater.rater for rater in found.raters] == ["ann"]
+    assert found.pairs[0].win.value == pytest.approx(20 / 40)
+    with pytest.raises(UserError, match="--without eve: no such rater; votes are from ann, ben"):
+        read_people(folder, ["eve"])
+    with pytest.raises(UserError, match="no rater remains"):
+        read_people(folder, ["ann", "ben"])
+
+
 # --- the judge ------------------------------------------------------------------------------------
 
 

@@ -137,7 +137,7 @@ function showState() {
   refused = embedded ? 0 : records().length - number;
   const votesOf = (n) => `${n} vote${n === 1 ? "" : "s"}`;
   let text = embedded ? "" : "Saved";
-  if (number) text = offline ? `${votesOf(number)} not sent yet: kept in this browser, sent when the server answers. You can go on.` : "Saving …";
+  if (number) text = offline ? `${votesOf(number)} not sent yet. This browser keeps them until the server answers; go on.` : "Saving …";
   if (refused) text = `The server refuses ${votesOf(refused)}; they stay in this browser. Please tell whoever sent you the link.`;
   if (unstored.size && (embedded || number)) text = embedded ? "This browser keeps nothing: download before you close the page." : `${votesOf(number)} not sent yet, and this browser keeps nothing: leave the page open.`;
   $("state").textContent = text;
