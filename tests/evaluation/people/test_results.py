@@ -153,6 +153,7 @@ def write_judgement(run, preferences, first_is_2: bool = True) -> None:
         for n, preference in enumerate(preferences)
     ]  # fmt: skip
     write_json(run / "judgement" / "alpaca_eval" / "M_2" / "annotations.json", rows)
+    (run / "judgement" / "alpaca_eval" / "leaderboard.csv").write_text("beside the folders")
 
 
 def test_judge_stands_beside_people_with_both_win_rates(voted):
