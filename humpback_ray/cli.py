@@ -22,6 +22,7 @@ from humpback_ray.report.console import open_streams
 from humpback_ray.report.run_facts import last_model, run_folder_of
 from humpback_ray.report.run_status import find_status
 from humpback_ray.report.terminal import console, say
+from humpback_ray.report.votes import print_links, print_pages, print_people, print_study
 from humpback_ray.sizing.hardware import parse_hardware, parse_price
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -156,6 +157,94 @@ def chat(
     folder = last_model(storage.absolute(run_folder))
     say(f"Loading {folder}; an empty line ends the talk.")
     terminal.talk(Chat(folder, max_tokens).answer)
+
+
+# --- what people say ------------------------------------------------------------------------------
+
+IntoOption = Annotated[
+    str | None, typer.Option(help="Folder of this machine for studies and votes. [RUN/people]")
+]
+
+
+@app.command()
+@explained
+def annotate(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a run.")],
+    models: Annotated[
+        str | None,
+        typer.Option(help="Models of the run or files of outputs: the first against each other."),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="pairs, or labels: good or bad.")] = "pairs",
+    raters: Annotated[str, typer.Option(help="Their number, or names as ann,ben.")] = "1",
+    number: Annotated[int, typer.Option(min=1, help="Prompts, or rated pairs.")] = 250,
+    shared: Annotated[float, typer.Option(min=0, max=1, help="Share for all raters.")] = 0.2,
+    screening: Annotated[
+        str | None, typer.Option(help="File of items with known answers, or none. [six shipped]")
+    ] = None,
+    iteration: Annotated[int | None, typer.Option(help="Of the rated pairs. [last]")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    file: Annotated[
+        str | None, typer.Option(help="Write a page for each rater as one HTML file instead.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address; a foreign one asks for tokens.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8765,
+    into: IntoOption = None,
+) -> None:
+    """Show people pairs of answers, or rated pairs, without names, and keep their votes."""
+    from humpback_ray.evaluation.people import page, setup
+
+    run = storage.absolute(run_folder)
+    folder = setup.people_folder(run, into)
+    asked = setup.Asked(
+        run, setup.parse_mode(mode), models, raters, number, shared, screening, iteration, seed
+    )
+    study = setup.draw_study(asked, folder)
+    print_study(study, folder)
+    if file is not None:
+        print_pages(page.write_files(study, file), run_folder, into)
+        return
+    from humpback_ray.evaluation.people.server import serve
+    from humpback_ray.evaluation.people.votes import VoteLog
+
+    served = serve(folder, study, VoteLog(folder), host, port)
+    print_links(served.links, is_open=served.is_open)
+    served.run()
+
+
+@app.command()
+@explained
+def votes(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a run.")],
+    add: Annotated[
+        list[str] | None, typer.Option(help="A file that a rater sent back. May be repeated.")
+    ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(help="Folder for votes, alpaca_eval's annotations.json, and labels."),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A rater to leave out. May be repeated.")
+    ] = None,
+    into: IntoOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count people's votes: wins with intervals, agreement, and the judge beside them."""
+    from humpback_ray.evaluation.people import results, setup
+
+    run = storage.absolute(run_folder)
+    folder = setup.people_folder(run, into)
+    for returned in setup.add_files(folder, add or []):
+        terminal.say_aside(returned)
+    people = results.read_people(folder, without or [])
+    summary = results.summarize(people, run)
+    if as_json:
+        terminal.print_json(asdict(summary))
+    else:
+        print_people(summary, results.PAPER)
+    for path in results.export(people, storage.absolute(export)) if export else []:
+        terminal.say_aside(f"written: {path}")
 
 
 # --- before paying --------------------------------------------------------------------------------

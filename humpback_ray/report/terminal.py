@@ -61,6 +61,11 @@ def show(table: Table) -> None:
     console.print(table)
 
 
+def say_aside(line: str) -> None:
+    """Print a line to stderr, beside the output that programs read."""
+    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
+
+
 def say_error(label: str, message: str) -> None:
     """Print `label: message` as one line to stderr."""
     line = f"[bold red]{label}:[/] {escape(message)}"

@@ -1,0 +1,390 @@
+"""What people say: wins with intervals, agreement, each rater's habits, and a judge beside them.
+
+Screening items and repeats measure raters and count for no model. Where several raters saw an
+item, the item counts once, with the share of its votes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from humpback_ray import storage
+from humpback_ray.errors import UserError
+from humpback_ray.evaluation import agreement
+from humpback_ray.evaluation.agreement import CorrectedRate, Estimate, Pace
+from humpback_ray.evaluation.people.study import Kind, Study, load_all
+from humpback_ray.evaluation.people.votes import SKIP, Vote, counted, read_votes
+
+FLOOR_SECONDS = 3.0  # a vote before that was hardly given after reading
+SCREENING_FLOOR = 0.85  # the paper took raters who agreed with its authors more often
+ANNOTATOR = "humans"
+JUDGEMENT = "judgement/alpaca_eval"  # a run's verdicts of a judge, in alpaca_eval's format
+# Wins, ties and losses of Humpback 65B by people, in percent (paper, human preference evaluation).
+PAPER = {
+    "LIMA 65B": (55.6, 6.7, 37.8),
+    "Guanaco 65B": (59.6, 11.0, 29.4),
+    "Claude": (59.4, 7.5, 33.1),
+    "text-davinci-003": (66.7, 13.5, 19.8),
+}
+
+
+@dataclass(frozen=True)
+class JudgeBesidePeople:
+    """A judge's win rate and its correction by people's votes on the same pairs."""
+
+    rate: CorrectedRate
+    agreement: Estimate
+    num_ties: int  # pairs that people or the judge left undecided, or without a verdict
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Votes on two models, as shares of items for the first one."""
+
+    first: str
+    second: str
+    num_votes: int
+    win: Estimate
+    tie: Estimate
+    loss: Estimate
+    win_rate: Estimate  # ties as half a win
+    judge: JudgeBesidePeople | None
+
+
+@dataclass(frozen=True)
+class RaterResult:
+    """One rater's habits."""
+
+    rater: str
+    num_votes: int
+    num_skipped: int
+    screening: Estimate  # right answers
+    consistency: Estimate  # the same vote on repeated items, whose sides are swapped
+    left: Estimate
+    pace: Pace
+
+    @property
+    def failed_screening(self) -> bool:
+        """The rater gave fewer right answers than the paper asked for."""
+        return self.screening.value is not None and self.screening.value < SCREENING_FLOOR
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """Labels of the rated pairs in one stratum of the score."""
+
+    stratum: str
+    num_pool: int
+    good: int
+    bad: int
+    unsure: int  # by the rater, or because raters disagree
+
+
+@dataclass(frozen=True)
+class PeopleResults:
+    """Everything that the votes of a folder say."""
+
+    pairs: list[PairResult]
+    pair_agreement: Estimate  # Krippendorff's alpha
+    labels: list[LabelResult]
+    label_agreement: Estimate
+    raters: list[RaterResult]
+    reasons: dict[str, int]  # for skipping
+    num_undone: int
+    num_unreadable: int
+
+
+@dataclass(frozen=True)
+class People:
+    """A folder's studies and standing votes."""
+
+    studies: Mapping[str, Study]
+    votes: Sequence[Vote]
+    num_undone: int
+    num_unreadable: int
+
+
+def read_people(folder: str, without: Iterable[str] = ()) -> People:
+    """Read a folder of studies and votes.
+
+    Args:
+        without: raters whose votes are left out.
+
+    Raises:
+        UserError: the folder has no vote, or such a rater has none.
+    """
+    every, num_unreadable = read_votes(folder)
+    standing = counted(every)
+    if not standing:
+        raise UserError(
+            f"no votes in {folder}: collect some with `humpback annotate`, or add a file that a "
+            "rater sent back with --add FILE"
+        )
+    raters = {vote.rater for vote in standing}
+    left_out = set(without)
+    if unknown := left_out - raters:
+        raise UserError(
+            f"--without {', '.join(sorted(unknown))}: no such rater; votes are from "
+            f"{', '.join(sorted(raters))}"
+        )
+    if left_out == raters:
+        raise UserError(f"--without {', '.join(sorted(left_out))}: no rater remains; name fewer")
+    kept = [vote for vote in standing if vote.rater not in left_out]
+    num_undone = sum(vote.undone for vote in every if vote.rater not in left_out)
+    return People(load_all(folder), kept, num_undone, num_unreadable)
+
+
+def summarize(people: People, run_folder: str) -> PeopleResults:
+    """Count the votes of a folder, beside the run's judge where it has one."""
+    voted = _decided(people.votes)
+    pairs = [vote for vote in voted if vote.kind == Kind.PAIR]
+    labels = [vote for vote in voted if vote.kind == Kind.LABEL]
+    games = _games(people.studies, pairs)
+    preferences = read_preferences(run_folder)
+    return PeopleResults(
+        pairs=[_pair(names, votes, preferences) for names, votes in games.items()],
+        pair_agreement=_alpha(
+            (vote, _role(vote, names)) for names, votes in games.items() for vote in votes
+        ),
+        labels=_labels(people.studies, labels),
+        label_agreement=_alpha((vote, vote.choice) for vote in labels),
+        raters=_raters(people.votes),
+        reasons=dict(Counter(vote.reason for vote in people.votes if vote.choice == SKIP)),
+        num_undone=people.num_undone,
+        num_unreadable=people.num_unreadable,
+    )
+
+
+def _decided(votes: Iterable[Vote]) -> list[Vote]:
+    """One vote of each rater on each item: no screening, no repeat, no skip; the last one."""
+    last = {
+        (vote.rater, vote.item_id): vote
+        for vote in votes
+        if not vote.is_screening and not vote.is_repeat
+    }
+    return [vote for vote in last.values() if vote.choice != SKIP]
+
+
+def _by_item(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
+    items = defaultdict(list)
+    for vote in votes:
+        items[vote.item_id].append(vote)
+    return items
+
+
+def _alpha(values: Iterable[tuple[Vote, str]]) -> Estimate:
+    items = defaultdict(list)
+    for vote, value in values:
+        items[vote.item_id].append(value)
+    return agreement.krippendorff_alpha(list(items.values()))
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+Names = tuple[str, str]
+
+
+def _games(studies: Mapping[str, Study], votes: Iterable[Vote]) -> dict[Names, list[Vote]]:
+    """Votes by pair of models, in the order of the models in the study."""
+    games = defaultdict(list)
+    for vote in votes:
+        study = studies.get(vote.study)
+        names = sorted((vote.left_model, vote.right_model))
+        if study is not None:
+            names = list(study.items[vote.item_id].texts)
+        games[names[0], names[1]].append(vote)
+    return games
+
+
+def _role(vote: Vote, names: Names) -> str:
+    """The vote for the first model of a pair: win, tie or loss."""
+    return {names[0]: "win", names[1]: "loss"}.get(vote.chosen, "tie")
+
+
+def _pair(
+    names: Names, votes: Sequence[Vote], preferences: Mapping[tuple[str, str, str], float | None]
+) -> PairResult:
+    items = _by_item(votes)
+    shares = {
+        role: [_share(on_item, names, role) for on_item in items.values()]
+        for role in ("win", "tie", "loss")
+    }
+    win_rates = [w + t / 2 for w, t in zip(shares["win"], shares["tie"], strict=True)]
+    return PairResult(
+        *names,
+        num_votes=len(votes),
+        win=agreement.mean_over_items(shares["win"]),
+        tie=agreement.mean_over_items(shares["tie"]),
+        loss=agreement.mean_over_items(shares["loss"]),
+        win_rate=agreement.mean_over_items(win_rates),
+        judge=_judge(names, items, preferences),
+    )
+
+
+def _share(votes: Sequence[Vote], names: Names, role: str) -> float:
+    return sum(_role(vote, names) == role for vote in votes) / len(votes)
+
+
+def read_preferences(run_folder: str) -> dict[tuple[str, str, str], float | None]:
+    """A judge's preferences by (instruction, generator_1, generator_2), as alpaca_eval has them.
+
+    1 means that generator_1 wins, 2 that generator_2 does, None that there is no verdict.
+    """
+    folder = storage.join(run_folder, JUDGEMENT)
+    preferences = {}
+    for model in sorted(storage.names(folder)):
+        for row in storage.read_json(storage.join(folder, model, "annotations.json")) or []:
+            key = (row["instruction"], row["generator_1"], row["generator_2"])
+            preferences[key] = row["preference"]
+    return preferences
+
+
+def _judge(
+    names: Names,
+    items: Mapping[str, Sequence[Vote]],
+    preferences: Mapping[tuple[str, str, str], float | None],
+) -> JudgeBesidePeople | None:
+    """The judge on the same two models; None where the run's judge has not compared them."""
+    verdicts = _verdicts(names, preferences)
+    if not verdicts:
+        return None
+    decided = [win for win in verdicts.values() if win is not None]
+    both, num_ties = [], 0
+    for votes in items.values():
+        margin = _share(votes, names, "win") - _share(votes, names, "loss")
+        instruction = votes[0].instruction
+        verdict = verdicts.get(instruction)
+        if margin and verdict is not None:
+            both.append((margin > 0, verdict))
+        elif instruction in verdicts:
+            num_ties += 1
+    errors = agreement.judge_errors(both)
+    rate = agreement.corrected_rate(sum(decided), len(decided), errors)
+    return JudgeBesidePeople(rate, errors.agreement, num_ties)
+
+
+def _verdicts(
+    names: Names, preferences: Mapping[tuple[str, str, str], float | None]
+) -> dict[str, bool | None]:
+    """Whether the first model wins by the judge, by prompt; None for a draw or no verdict."""
+    verdicts: dict[str, bool | None] = {}
+    for (instruction, generator_1, generator_2), preference in preferences.items():
+        if (generator_1, generator_2) in (names, names[::-1]):
+            is_open = preference is None or preference in (0, 1.5)  # older files: 0 is a draw
+            second_wins = not is_open and preference is not None and preference > 1.5
+            verdicts[instruction] = None if is_open else second_wins == (generator_2 == names[0])
+    return verdicts
+
+
+# --- labels and raters ----------------------------------------------------------------------------
+
+
+def majority_labels(votes: Iterable[Vote]) -> dict[str, str]:
+    """A label for each candidate: the one that more raters gave, `unsure` where none is."""
+    labels = {}
+    for candidate, on_item in _by_item(v for v in votes if v.kind == Kind.LABEL).items():
+        counts = Counter(vote.choice for vote in on_item)
+        margin = counts["good"] - counts["bad"]
+        labels[candidate] = "good" if margin > 0 else "bad" if margin < 0 else "unsure"
+    return labels
+
+
+def _labels(studies: Mapping[str, Study], votes: Sequence[Vote]) -> list[LabelResult]:
+    items = {name: item for study in studies.values() for name, item in study.items.items()}
+    pool: dict[str, int] = {}
+    for study in studies.values():
+        pool.update(study.pool)
+    strata: dict[str, Counter[str]] = {stratum: Counter() for stratum in pool}
+    for candidate, label in majority_labels(votes).items():
+        stratum = items[candidate].stratum if candidate in items else "unknown"
+        strata.setdefault(stratum, Counter())[label] += 1
+    return [
+        LabelResult(stratum, pool.get(stratum, 0), n["good"], n["bad"], n["unsure"])
+        for stratum, n in sorted(strata.items())
+    ]
+
+
+def _raters(votes: Sequence[Vote]) -> list[RaterResult]:
+    return [
+        _rater(rater, [vote for vote in votes if vote.rater == rater])
+        for rater in sorted({vote.rater for vote in votes})
+    ]
+
+
+def _rater(rater: str, votes: Sequence[Vote]) -> RaterResult:
+    screened = [vote for vote in votes if vote.is_screening and vote.choice != SKIP]
+    first = {
+        (vote.study, vote.item_id): vote.chosen
+        for vote in votes
+        if not vote.is_repeat and vote.choice != SKIP
+    }
+    twice = [
+        (first[vote.study, vote.item_id], vote.chosen)
+        for vote in votes
+        if vote.is_repeat and vote.choice != SKIP and (vote.study, vote.item_id) in first
+    ]
+    return RaterResult(
+        rater=rater,
+        num_votes=len(votes),
+        num_skipped=sum(vote.choice == SKIP for vote in votes),
+        screening=agreement.share(
+            sum(vote.choice == vote.known for vote in screened), len(screened)
+        ),
+        consistency=agreement.self_consistency(twice),
+        left=agreement.left_share([vote.choice for vote in votes if not vote.is_screening]),
+        pace=agreement.pace([vote.seconds for vote in votes], FLOOR_SECONDS),
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def export(people: People, folder: str) -> list[str]:
+    """Write votes, alpaca_eval's annotations and labels; returns the files that were written."""
+    files = {"votes.jsonl": _lines(asdict(vote) for vote in people.votes)}
+    voted = _decided(people.votes)
+    games = _games(people.studies, (vote for vote in voted if vote.kind == Kind.PAIR))
+    for names, votes in games.items():
+        name = "-".join(name.replace("/", "_") for name in names)
+        files[f"{name}/annotations.json"] = (
+            json.dumps(alpaca_eval_rows(names, votes), indent=2) + "\n"
+        )
+    labels = {c: label for c, label in majority_labels(voted).items() if label != "unsure"}
+    if labels:
+        rows = [{"candidate_id": c, "label": label} for c, label in sorted(labels.items())]
+        files["labels.jsonl"] = _lines(rows)
+    with storage.explained(folder):
+        for file, text in files.items():
+            storage.write_text(storage.join(folder, file), text)
+    return [storage.join(folder, file) for file in files]
+
+
+def alpaca_eval_rows(names: Names, votes: Sequence[Vote]) -> list[dict[str, Any]]:
+    """Votes in alpaca_eval's format: the first model is `2`, the mean over an item's raters."""
+    first, second = names
+    rows = []
+    for on_item in _by_item(votes).values():
+        vote = on_item[0]
+        texts = {vote.left_model: vote.left, vote.right_model: vote.right}
+        win_rate = _share(on_item, names, "win") + _share(on_item, names, "tie") / 2
+        rows.append(
+            {
+                "instruction": vote.instruction,
+                "output_1": texts[second],
+                "generator_1": second,
+                "output_2": texts[first],
+                "generator_2": first,
+                "dataset": vote.dataset,
+                "annotator": ANNOTATOR,
+                "preference": 1 + win_rate,
+            }
+        )
+    return rows
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,241 @@
+"""Results of votes: wins with intervals, raters' habits, a judge beside them, exported files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from humpback_ray.errors import UserError
+from humpback_ray.evaluation.people import study as studies
+from humpback_ray.evaluation.people.items import screening_items
+from humpback_ray.evaluation.people.results import export, read_people, summarize
+from humpback_ray.evaluation.people.study import Item, Kind, Study, StudySettings, make_study, sides
+from humpback_ray.evaluation.people.votes import CastVote, VoteLog, join
+from tests.support.people import write_json
+
+NUM_ITEMS = 40
+
+
+def pairs() -> Study:
+    items = [
+        Item(f"i{n:02}", f"Q {n}?", {"M_2": f"a {n}", "org/other": f"b {n}"}, dataset="koala")
+        for n in range(NUM_ITEMS)
+    ]
+    settings = StudySettings(Kind.PAIR, ("ann", "ben"), shared=1.0)
+    return make_study(settings, items, screening_items(None, Kind.PAIR), {})
+
+
+class Ballot:
+    """Votes of raters who know the models, put into a folder as the server puts them."""
+
+    def __init__(self, folder, study: Study) -> None:
+        self.study, self.log, self.number = study, VoteLog(str(folder)), 0
+        studies.save(str(folder), study)
+
+    def vote(self, rater: str, shown, wanted: str, seconds: float = 20.0, **more) -> None:
+        """Vote for a text by its name, or for `tie`, `skip` or a label."""
+        names = dict(zip(sides(self.study.items[shown.item_id], shown), ("left", "right"),
+                         strict=True))  # fmt: skip
+        is_pair = self.study.settings.kind is Kind.PAIR
+        choice = names.get(wanted, wanted) if is_pair else wanted
+        self.number += 1
+        cast = CastVote(vote_id=f"{self.number:032x}", item=shown.shown_id, choice=choice,
+                        seconds=seconds, **more)  # fmt: skip
+        self.log.add(join(self.study, rater, cast))
+
+    def all_of(self, rater: str, wanted) -> None:
+        for shown in self.study.sheets[rater]:
+            item = self.study.items[shown.item_id]
+            self.vote(rater, shown, item.known if item.is_screening else wanted(shown.item_id))
+
+
+def number_of(item_id: str) -> int:
+    return int(item_id[1:])
+
+
+def winner(item_id: str) -> str:
+    """20 wins of M_2, 8 ties and 12 losses of 40."""
+    n = number_of(item_id)
+    return "M_2" if n < 20 else "tie" if n < 28 else "org/other"
+
+
+@pytest.fixture
+def voted(tmp_path):
+    """Two raters who agree but on items 0 to 9, where ben is for a tie."""
+    ballot = Ballot(tmp_path / "people", pairs())
+    ballot.all_of("ann", winner)
+    ballot.all_of("ben", lambda i: "tie" if number_of(i) < 10 else winner(i))
+    ballot.log.close()
+    return tmp_path
+
+
+def results(folder):
+    return summarize(read_people(str(folder / "people")), str(folder))
+
+
+def test_items_with_two_raters_count_once_and_shares_add_up(voted):
+    (pair,) = results(voted).pairs
+    assert (pair.first, pair.second, pair.num_votes) == ("M_2", "org/other", 80)
+    assert pair.win.num_items == NUM_ITEMS
+    assert pair.win.value == pytest.approx(15 / 40)
+    assert pair.tie.value == pytest.approx(13 / 40)
+    assert pair.loss.value == pytest.approx(12 / 40)
+    assert pair.win_rate.value == pytest.approx(21.5 / 40)
+    assert pair.win_rate.low < 21.5 / 40 < pair.win_rate.high
+
+
+def test_agreement_is_alpha_over_shared_items_without_screening(voted):
+    alpha = results(voted).pair_agreement
+    assert alpha.num_items == NUM_ITEMS
+    assert 0.5 < alpha.value < 0.75
+    assert alpha.low < alpha.value < alpha.high
+
+
+def test_steady_rater_is_right_consistent_and_of_no_side(voted):
+    for rater in results(voted).raters:
+        assert (rater.screening.value, rater.screening.num_items) == (1.0, 6)
+        assert (rater.consistency.value, rater.consistency.num_items) == (1.0, 2)
+        assert 0.3 < rater.left.value < 0.7
+        assert not rater.failed_screening
+        assert (rater.pace.median_seconds, rater.pace.num_below_floor) == (20.0, 0)
+
+
+def test_rater_who_always_takes_the_left_is_seen(tmp_path):
+    ballot = Ballot(tmp_path / "people", pairs())
+    for shown in ballot.study.sheets["ann"]:
+        ballot.vote("ann", shown, shown.left, seconds=1.0)
+    (rater,) = results(tmp_path).raters
+    assert rater.left.value == 1
+    assert rater.consistency.value == 0
+    assert rater.screening.value == 0.5
+    assert rater.failed_screening
+    assert rater.pace.num_below_floor == rater.num_votes == 48
+
+
+def test_skipped_votes_count_for_no_model_and_their_reasons_are_told(tmp_path):
+    ballot = Ballot(tmp_path / "people", pairs())
+    first, second, third = ballot.study.sheets["ann"][6:9]
+    ballot.vote("ann", first, "skip", reason="Another reason")
+    ballot.vote("ann", second, "M_2")
+    ballot.vote("ann", third, "tie")
+    found = results(tmp_path)
+    assert found.pairs[0].win.num_items == 2
+    assert found.reasons == {"Another reason": 1}
+    assert found.raters[0].num_skipped == 1
+    assert found.pair_agreement.value is None  # no item has two votes
+
+
+def test_folder_without_votes_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="no votes in"):
+        read_people(str(tmp_path))
+
+
+def test_rater_who_is_left_out_counts_nowhere(voted):
+    folder = str(voted / "people")
+    found = summarize(read_people(folder, ["ben"]), str(voted))
+    assert [rater.rater for rater in found.raters] == ["ann"]
+    assert found.pairs[0].win.value == pytest.approx(20 / 40)
+    with pytest.raises(UserError, match="--without eve: no such rater; votes are from ann, ben"):
+        read_people(folder, ["eve"])
+    with pytest.raises(UserError, match="no rater remains"):
+        read_people(folder, ["ann", "ben"])
+
+
+# --- the judge ------------------------------------------------------------------------------------
+
+
+def write_judgement(run, preferences, first_is_2: bool = True) -> None:
+    names = ("org/other", "M_2") if first_is_2 else ("M_2", "org/other")
+    rows = [
+        {"instruction": f"Q {n}?", "generator_1": names[0], "generator_2": names[1],
+         "output_1": "", "output_2": "", "preference": preference}
+        for n, preference in enumerate(preferences)
+    ]  # fmt: skip
+    write_json(run / "judgement" / "alpaca_eval" / "M_2" / "annotations.json", rows)
+    (run / "judgement" / "alpaca_eval" / "leaderboard.csv").write_text("beside the folders")
+
+
+def test_judge_stands_beside_people_with_both_win_rates(voted):
+    """People: M_2 wins 0-19 and loses 28-39. The judge errs on 0-3 and 28-33; 800 more prompts."""
+    preferences = [1.2] * 4 + [1.9] * 16 + [1.5] * 4 + [None] * 4 + [1.8] * 6 + [1.1] * 6
+    write_judgement(voted, preferences + [1.7] * 500 + [1.3] * 300)
+    judge = results(voted).pairs[0].judge
+    errors = judge.rate.errors
+    assert (errors.num_wins, errors.num_wins_seen) == (20, 16)
+    assert (errors.num_losses, errors.num_losses_seen) == (12, 6)
+    assert judge.num_ties == 8
+    assert judge.agreement.value == pytest.approx(22 / 32)
+    raw = 522 / 832
+    assert judge.rate.raw.value == pytest.approx(raw)
+    assert judge.rate.corrected.value == pytest.approx((raw - 0.5) / 0.3)
+
+
+def test_judge_with_the_models_the_other_way_round_is_the_same(voted):
+    write_judgement(voted, [1.9] * 20 + [1.1] * 20)
+    one = results(voted).pairs[0].judge
+    write_judgement(voted, [1.1] * 20 + [1.9] * 20, first_is_2=False)
+    assert results(voted).pairs[0].judge == one
+
+
+def test_run_without_a_judge_or_with_one_of_other_models_has_no_judge_beside(voted):
+    assert results(voted).pairs[0].judge is None
+    path = voted / "judgement" / "alpaca_eval" / "x" / "annotations.json"
+    row = {"instruction": "Q 1?", "generator_1": "x", "generator_2": "M_2", "preference": 2}
+    write_json(path, [row])
+    assert results(voted).pairs[0].judge is None
+
+
+# --- labels and files -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    items = [
+        Item(f"c{n}", f"Do {n}.", {"response": f"Text {n}."}, candidate_id=f"c{n}",
+             stratum="5" if n < 4 else "1")
+        for n in range(8)
+    ]  # fmt: skip
+    settings = StudySettings(Kind.LABEL, ("ann", "ben"), shared=1.0)
+    study = make_study(settings, items, screening_items(None, Kind.LABEL), {}, {"1": 90, "5": 10})
+    ballot = Ballot(tmp_path / "people", study)
+    ballot.all_of("ann", lambda i: "good" if number_of(i) < 4 else "bad")
+    ballot.all_of("ben", lambda i: {0: "bad", 7: "unsure"}.get(
+        number_of(i), "good" if number_of(i) < 4 else "bad"))  # fmt: skip
+    ballot.log.close()
+    return tmp_path
+
+
+def test_labels_are_counted_by_stratum_beside_the_pool(labelled):
+    found = results(labelled)
+    assert [(r.stratum, r.num_pool, r.good, r.bad, r.unsure) for r in found.labels] == [
+        ("1", 90, 0, 4, 0), ("5", 10, 3, 0, 1),
+    ]  # fmt: skip
+    assert found.pairs == []
+    assert found.label_agreement.num_items == 8
+    assert {rater.screening.value for rater in found.raters} == {1.0}
+
+
+def test_exported_labels_are_good_and_bad_ones(labelled):
+    export(read_people(str(labelled / "people")), str(labelled / "out"))
+    lines = (labelled / "out" / "labels.jsonl").read_text().splitlines()
+    labels = [json.loads(line) for line in lines]
+    assert labels == [
+        {"candidate_id": f"c{n}", "label": "good" if n < 4 else "bad"} for n in range(1, 8)
+    ]
+
+
+def test_exported_annotations_are_alpaca_evals_and_give_the_same_win_rate(voted):
+    people = read_people(str(voted / "people"))
+    export(people, str(voted / "out"))
+    rows = json.loads((voted / "out" / "M_2-org_other" / "annotations.json").read_text())
+    assert len(rows) == NUM_ITEMS
+    for row in rows:
+        n = int(row["instruction"].split()[1][:-1])
+        assert (row["generator_1"], row["output_1"]) == ("org/other", f"b {n}")
+        assert (row["generator_2"], row["output_2"]) == ("M_2", f"a {n}")
+        assert (row["annotator"], row["dataset"]) == ("humans", "koala")
+        assert 1 <= row["preference"] <= 2
+    mean = sum(row["preference"] - 1 for row in rows) / len(rows)
+    assert mean == pytest.approx(results(voted).pairs[0].win_rate.value)
+    assert len((voted / "out" / "votes.jsonl").read_text().splitlines()) == len(people.votes)

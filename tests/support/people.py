@@ -1,0 +1,108 @@
+"""Models' outputs to compare, and the real server of the raters' page in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NUM_PROMPTS = 12
+
+
+def entries(model: str, number: int = NUM_PROMPTS, text: str = "") -> list[dict[str, str]]:
+    return [
+        {
+            "dataset": "koala" if n % 2 else "vicuna",
+            "instruction": f"Question number {n}: what is a good thing to do?",
+            "output": f"{text or f'A text of {model.upper()[::-1]} as an'} answer to {n}.",
+            "generator": model,
+        }
+        for n in range(number)
+    ]
+
+
+def write_json(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def make_run(folder: Path, number: int = NUM_PROMPTS) -> Path:
+    """A run's folder with the answers of two models, whose texts do not hold their names."""
+    for name, text in (("M_1", "The shorter"), ("M_2", "The somewhat longer")):
+        file = folder / "evaluation" / name / "outputs.json"
+        write_json(file, entries(name, number, text))
+    return folder
+
+
+@dataclass
+class PeopleServer:
+    """A running `humpback annotate`."""
+
+    process: subprocess.Popen
+    links: dict[str, str]
+    port: int
+
+    def kill(self) -> None:
+        """End it at once, as a crash of the machine would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+
+
+def start_server(run: Path, *options: str, port: int = 0) -> PeopleServer:
+    """Start `humpback annotate` and wait for the links that it prints."""
+    command = [sys.executable, "-m", "humpback_ray.cli", "annotate", str(run), "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+    links, printed = {}, ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        printed += line
+        if match := re.match(r"  rater (\S+)  (http\S+)", line):
+            links[match[1]] = match[2]
+        if line.startswith("Ctrl-C"):
+            break
+    assert links, printed
+    (found,) = {int(match[1]) for link in links.values() if (match := re.search(r":(\d+)/", link))}
+    return PeopleServer(process, links, found)
+
+
+@contextmanager
+def people_server(run: Path, *options: str, port: int = 0) -> Iterator[PeopleServer]:
+    server = start_server(run, *options, port=port)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.terminate()
+            server.process.wait(30)
+
+
+def stored_votes(run: Path) -> list[dict]:
+    """The lines of a run's votes."""
+    file = run / "people" / "votes.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for_votes(run: Path, number: int, seconds: float = 20) -> list[dict]:
+    """The votes once there are so many."""
+    end = time.monotonic() + seconds
+    while len(votes := stored_votes(run)) < number and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(votes) == number, [vote["choice"] for vote in votes]
+    return votes
+
+
+def choices(votes: Sequence[dict]) -> list[str]:
+    return [vote["choice"] for vote in votes]
