@@ -1,0 +1,1 @@
+"""How good are models and raters? Judges, people, and the statistics behind both."""
