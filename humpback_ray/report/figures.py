@@ -13,6 +13,7 @@ from typing import Any
 from humpback_ray.evaluation.estimates import Estimate
 from humpback_ray.evaluation.rater_quality import RaterQuality
 
+MAX_TEXT = 2_000  # characters of a row's text that a report holds
 FORMAT = 1  # of report.json; raise it when a name or a meaning changes
 
 
@@ -87,12 +88,26 @@ class ScoreFigures:
 
 
 @dataclass(frozen=True)
+class SampleText:
+    """The beginning of a text of a row."""
+
+    name: str
+    text: str  # at most MAX_TEXT characters
+    num_characters: int  # of the whole text
+
+
+def sample_text(name: str, text: str) -> SampleText:
+    """The beginning of a text, however long it is."""
+    return SampleText(name, text[:MAX_TEXT], len(text))
+
+
+@dataclass(frozen=True)
 class Selection:
     """A pair in the selection of one iteration or of both, with its scores."""
 
     candidate_id: str
-    instruction: str
-    response: str
+    instruction: SampleText
+    response: SampleText
     before: float | None
     after: float | None
 
@@ -211,7 +226,7 @@ class Sample:
 
     row_id: str
     title: str
-    texts: list[tuple[str, str]]  # (name, text)
+    texts: list[SampleText]
     source: str  # URL or file; empty where the row has none
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from humpback_ray.report.figures import Sample, SampleFigures, StageFigures
+from humpback_ray.report.figures import Sample, SampleFigures, StageFigures, sample_text
 from humpback_ray.report.funnel import in_words
 from humpback_ray.report.stage_records import StageRecords
 from humpback_ray.report.stage_rows import drawn_ids, ids_of, rows_with, scan_rows
@@ -63,21 +63,25 @@ def _of_rows(
     return SampleFigures(name, AT_RANDOM, num_rows, [to_sample(row) for row in found])
 
 
+def _sample(row_id: str, title: str, texts: list[tuple[str, str]], source: str) -> Sample:
+    return Sample(row_id, title, [sample_text(name, text) for name, text in texts], source)
+
+
 def _pair(row: Row) -> Sample:
     texts = [("instruction", row["instruction"]), ("response", row["response"])]
-    return Sample(row["pair_id"], "", texts, "")
+    return _sample(row["pair_id"], "", texts, "")
 
 
 def _segment(row: Row) -> Sample:
     dropped = "" if row["outcome"] == "kept" else f"dropped: {in_words(row['outcome'])}"
     title = " · ".join(part for part in (dropped, row["header"]) if part)
-    return Sample(row["segment_id"], title, [("text", row["text"])], row["url"])
+    return _sample(row["segment_id"], title, [("text", row["text"])], row["url"])
 
 
 def _candidate(row: Row) -> Sample:
     texts = [("instruction", row["instruction"]), ("response", row["response"])]
     title = "" if row["finish"] == Finish.STOP else in_words(row["finish"])
-    return Sample(row["candidate_id"], title, texts, "")
+    return _sample(row["candidate_id"], title, texts, "")
 
 
 def _rated(row: Row) -> Sample:
@@ -86,7 +90,7 @@ def _rated(row: Row) -> Sample:
         texts.append(("rationale", row["rationale"]))
     score = row["score"]
     title = in_words(row["outcome"]) if score is None else f"score {score:.2f}"
-    return Sample(row["candidate_id"], title, texts, "")
+    return _sample(row["candidate_id"], title, texts, "")
 
 
 def _by_title(figures: SampleFigures) -> SampleFigures:
@@ -103,7 +107,7 @@ def _selected(records: StageRecords, curated: StageFigures) -> SampleFigures:
     columns = ["example_id", "prompt", "completion", "tag"]
     found = rows_with(folder, "example_id", drawn_ids(iter(web), NUM_SAMPLES), columns)
     samples = [
-        Sample(
+        _sample(
             row["example_id"].removeprefix(f"{Origin.WEB}-"), f"tag: {row['tag']}",
             [("instruction", row["prompt"]), ("response", row["completion"])], "",
         )
@@ -147,5 +151,5 @@ def _answers(records: StageRecords) -> SampleFigures:
                 texts.append(("instruction", row["instruction"]))
                 datasets[row["task_id"]] = row["dataset"]
             texts.append((str(stage.settings.get("name", stage.path)), row["output"]))
-    samples = [Sample(name, datasets.get(name, ""), answers[name], "") for name in ids]
+    samples = [_sample(name, datasets.get(name, ""), answers[name], "") for name in ids]
     return SampleFigures("answers", f"prompts {AT_RANDOM}", len(tasks), samples)

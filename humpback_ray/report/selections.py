@@ -21,6 +21,7 @@ from humpback_ray.report.figures import (
     ScoreFigures,
     Selection,
     StageFigures,
+    sample_text,
 )
 from humpback_ray.report.stage_records import StageRecords
 from humpback_ray.report.stage_rows import drawn_ids, rows_with, scan, scan_rows
@@ -199,7 +200,8 @@ def _with_scores(rated: Sequence[str], ids: list[str]) -> dict[str, Selection]:
     )
     return {
         name: Selection(
-            name, row["instruction"], row["response"], row["score"],
+            name, sample_text("instruction", row["instruction"]),
+            sample_text("response", row["response"]), row["score"],
             after[name]["score"] if name in after else None,
         )
         for name, row in before.items()

@@ -229,7 +229,7 @@ def test_samples_carry_their_sources(finished):
         number = int(sample.row_id.removesuffix("-0"), 16)
         assert sample.source == Texts().url(number)
     answers = samples["answers"].rows[0]
-    assert [name for name, _ in answers.texts] == ["instruction", "base", "M_0", "M_1", "M_2"]
+    assert [text.name for text in answers.texts] == ["instruction", "base", "M_0", "M_1", "M_2"]
 
 
 def test_diversity_compares_equally_many_instructions(finished):
