@@ -20,6 +20,7 @@ _AXIS = {
     "labelColor": "currentColor", "titleColor": "currentColor", "gridColor": "var(--line)",
     "domainColor": "var(--line)", "tickColor": "var(--line)", "labelFontSize": 12,
     "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 150, "gridDash": [2, 3],
+    "labelOverlap": True, "labelSeparation": 6, "labelFlush": False,
 }  # fmt: skip
 _CONFIG = {
     "background": None,
@@ -80,7 +81,7 @@ def bars(
     """
     import altair as alt
 
-    data = _data({"from": first, "to": first + width, "count": count,
+    data = _data({"from": first, "to": first + width, "count": count, "zero": 0,
                   "colour": COLOURS[1 if marked_from is not None and first + width > marked_from
                                     else 0]} for first, count in counts)  # fmt: skip
     chart = alt.Chart(data).mark_bar(stroke="var(--paper)", strokeWidth=1)
@@ -88,6 +89,7 @@ def bars(
         x=alt.X("from:Q", title=axis, scale=alt.Scale(zero=False, nice=True)),
         x2="to:Q",
         y=alt.Y("count:Q", title="pairs"),
+        y2="zero:Q",
         color=alt.Color("colour:N", scale=None),
     )
     return _chart(title, description, chart, 130)

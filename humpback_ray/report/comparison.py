@@ -12,6 +12,8 @@ from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.model_figures import estimate_of
 from humpback_ray.report.sections import setting
 
+LOSS = "Held-out loss, nats per token"
+
 
 @dataclass(frozen=True)
 class SettingChange:
@@ -69,7 +71,7 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
                 group = f"Win rates by {cut(judge.judge, 40)}, in %"
                 yield (group, f"{game.model} : {game.opponent}"), rate
     for loss in run.losses:
-        yield ("Held-out loss, nats per token", loss.model), loss.loss
+        yield (LOSS, loss.model), loss.loss
     for step in run.funnel:
         yield (
             ("Kept in the funnel", f"{step.name}, of {step.what}"),
@@ -109,13 +111,9 @@ def _mean(group: str, name: str, moments: Moments) -> Iterator[tuple[Key, Estima
 
 def comparison_document(comparison: Comparison) -> Document:
     """The comparison as a report."""
-    first, second = cut(comparison.first.run, 60), cut(comparison.second.run, 60)
-    number = len(comparison.settings)
-    headline = (
-        f"{number} settings differ." if number != 1 else "One setting differs."
-    ) if number else "No setting differs: figures differ by chance, data or versions."  # fmt: skip
+    first, second = _names(comparison)
     sections = [
-        Section("settings", "Settings that differ", list(_settings(comparison, first, second))),
+        Section("settings", "What was set", list(_settings(comparison, first, second))),
         Section("answers", "What each run says", [
             Paragraph(f"{first}: {comparison.first.headline}"),
             Paragraph(f"{second}: {comparison.second.headline}"),
@@ -123,12 +121,42 @@ def comparison_document(comparison: Comparison) -> Document:
         Section("figures", "Figures side by side", list(_tables(comparison, first, second))),
     ]  # fmt: skip
     subtitle = f"{comparison.first.folder} and {comparison.second.folder}"
-    shown = [section for section in sections if section.blocks]
-    return Document(f"{first} and {second}", cut(subtitle, 300), headline, shown)
+    headline = f"{_count(comparison)} {_last_models(comparison, first, second)}".strip()
+    return Document(f"{first} and {second}", cut(subtitle, 300), headline, sections)
+
+
+def _names(comparison: Comparison) -> tuple[str, str]:
+    """The names of the runs, told apart where they are equal."""
+    first, second = cut(comparison.first.run, 60), cut(comparison.second.run, 60)
+    return (f"{first} (1)", f"{second} (2)") if first == second else (first, second)
+
+
+def _count(comparison: Comparison) -> str:
+    number = len(comparison.settings)
+    if not number:
+        return "No setting differs: figures differ by chance, by data or by versions."
+    return "One setting differs." if number == 1 else f"{number} settings differ."
+
+
+def _last_models(comparison: Comparison, first: str, second: str) -> str:
+    """The held-out losses of the last models that both runs have; empty without such a model."""
+    shared = [c for c in comparison.figures if c.group == LOSS and c.first and c.second]
+    if not shared:
+        return ""
+    last = shared[-1]
+    assert last.first is not None
+    assert last.second is not None
+    return (
+        f"{last.name}'s loss on held-out seed answers is {last.first.value:.3f} nats per token in "
+        f"{first} and {last.second.value:.3f} in {second}; two runs with other held-out pairs or "
+        "tokenizers cannot be compared by it."
+    )
 
 
 def _settings(comparison: Comparison, first: str, second: str) -> Iterator[Block]:
-    if comparison.settings:
+    if not comparison.settings:
+        yield Paragraph("Both runs have the same settings.")
+    else:
         rows = [(cut(s.name, 80), s.first or "–", s.second or "–") for s in comparison.settings]
         columns = ("setting", first, second)
         yield Table("Settings that differ", columns, rows, frozenset({0, 1, 2}))

@@ -98,14 +98,15 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
             f"The judge {name} fails a control: {failed}. No win rate below is a sign of quality.",
             is_warning=True,
         )
+    formulas = ", ".join(dict.fromkeys(cut(game.formula) for game in judge.games))
     yield Table(
         f"Win rates by {name}",
         ("model : opponent", "win rate", "interval", "standard error", "judged",
-         "orders disagree", "length-controlled", "interval", "formula"),
+         "orders disagree", "length-controlled", "interval"),
         [_game(game) for game in judge.games],
-        frozenset({0, 8}),
-        note=f"Verdicts by {judge.verdicts_by}. Win rates in percent; a win rate of 50 shows no "
-        f"difference. {INTERVALS} No score where under 99% of the prompts are judged.",
+        note=f"Verdicts by {cut(judge.verdicts_by)}. Win rates in percent; 50 shows no difference. "
+        f"{INTERVALS} No score where under 99% of the prompts are judged. Formula of the "
+        f"length-controlled win rate: {formulas or 'none'}.",
     )  # fmt: skip
     scored = [game for game in judge.games if game.win_rate is not None]
     if scored:
@@ -151,7 +152,7 @@ def _game(game: Game) -> Row:
         _pair(game), fixed(game.win_rate, 1), _bounds(game.low, game.high),
         fixed(game.standard_error, 1), f"{count(game.num_judged)} of {count(game.num_prompts)}",
         percent(game.order_disagreement), fixed(game.length_controlled_win_rate, 1),
-        _bounds(game.length_controlled_low, game.length_controlled_high), game.formula,
+        _bounds(game.length_controlled_low, game.length_controlled_high),
     )  # fmt: skip
 
 
@@ -513,6 +514,8 @@ def setting(value: Any) -> str:
     """A setting's value in one line."""
     if value is None:
         return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list | tuple):
         return cut(", ".join(map(str, value)))
     return cut(str(value)) or "(empty)"

@@ -275,6 +275,14 @@ def test_two_runs_show_settings_that_differ_before_figures(tmp_path, monkeypatch
     assert all(f">{name}</th>" in page for name in LOSSES)
 
 
+def test_two_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [write_run(str(tmp_path / folder / "run")) for folder in ("a", "b")]
+    result = RUNNER.invoke(app, ["report", *runs, "--out", str(tmp_path / "out")])
+    assert result.output.startswith("No setting differs")
+    assert "in run (1) and 5.780 in run (2)" in result.output
+    assert "Both runs have the same settings." in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_two_runs_take_no_labels(tmp_path):
     result = RUNNER.invoke(app, ["report", "a", "b", "--labels", "x.jsonl"])
     assert result.exit_code != 0
