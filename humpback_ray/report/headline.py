@@ -14,7 +14,7 @@ def headline(
     to_do = [stage.path for stage in stages if stage.num_rows is None]
     unfinished = f" The run is not finished: {_listed(to_do)} to do." if to_do else ""
     if judges and judges[0].games:
-        return _by_judge(judges[0]) + unfinished, "judge"
+        return _by_judge(judges[0], losses) + unfinished, "judge"
     if losses:
         return _by_loss(losses) + unfinished, "held-out loss"
     return f"No model of this run is evaluated yet, so it compares none.{unfinished}", "nothing"
@@ -26,9 +26,11 @@ def _listed(paths: list[str]) -> str:
     return f"{shown} and {rest} more stages" if rest > 0 else shown
 
 
-def _by_judge(judge: JudgeFigures) -> str:
-    # Models meet in the order of the iterations, so the last one is of the last game.
-    last = judge.games[-1].model
+def _by_judge(judge: JudgeFigures, losses: Sequence[ModelLoss]) -> str:
+    # The run's last model: others may play too, such as a file of published answers.
+    players = {game.model for game in judge.games}
+    own = [loss.model for loss in losses if loss.model in players]
+    last = own[-1] if own else judge.games[0].model
     games = [game for game in judge.games if game.model == last]
     sentences = [_game(game) for game in games]
     if failed := judge.failed_controls:

@@ -148,6 +148,15 @@ def test_headline_is_the_judge_s_answer_with_its_interval(finished):
     assert "differences below 7.1 points stay unseen" in figures.headline
 
 
+def test_headline_is_about_the_run_s_last_model_whoever_plays_after_it(tmp_path):
+    judge = judge_figures()
+    other = judge["games"][0] | {"model": "guanaco-65b", "opponent": "base", "more": "ignored"}
+    folder = write_run(str(tmp_path / "run"), judge=judge | {"games": [*judge["games"], other]})
+    figures = figures_of(folder)
+    assert figures.headline.startswith("M_2 is better than M_1")
+    assert figures.judges[0].games[-1].model == "guanaco-65b"
+
+
 def test_failed_control_stands_before_every_win_rate(tmp_path):
     folder = write_run(str(tmp_path / "run"), judge=judge_figures(failed=True))
     assert figures_of(folder).headline.startswith(

@@ -41,7 +41,7 @@ NUM_DROPPED = {SegmentOutcome.TOO_SHORT: 14, SegmentOutcome.NEAR_DUPLICATE: 3,
                SegmentOutcome.NOT_READ: 2}  # fmt: skip
 NUM_CUT = 4  # instructions cut at the token limit, which no rater is asked about
 LOSSES = {"base": 6.3, "M_0": 5.9, "M_1": 5.7, "M_2": 5.6}  # nats, about which pairs vary
-GAMES = [("M_0", "base", 71.0), ("M_1", "M_0", 63.0), ("M_2", "M_1", 58.0), ("M_2", "base", 81.0)]
+GAMES = [("M_2", "M_1", 58.0), ("M_2", "base", 81.0), ("M_1", "M_0", 63.0), ("M_0", "base", 71.0)]
 
 
 @dataclass(frozen=True)
