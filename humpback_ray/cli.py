@@ -145,6 +145,36 @@ def look(
 
 @app.command()
 @explained
+def report(
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder or URL of a run.", show_default=False)
+    ],
+    other: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Another run, to compare with the first.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels of people as JSON lines, to measure the raters.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for the files. [RUN/report, or ./report-RUN-RUN]")
+    ] = None,
+) -> None:
+    """Write what a run shows as one HTML page, Markdown and JSON; of two runs, what differs."""
+    from humpback_ray.report import run_report
+
+    target = storage.absolute(out) if out else None
+    if other is None:
+        written = run_report.report_run(storage.absolute(run_folder), labels, target)
+    elif labels:
+        raise typer.BadParameter("labels belong to one run: report each run with its labels")
+    else:
+        runs = (storage.absolute(run_folder), storage.absolute(other))
+        written = run_report.report_two(*runs, target)
+    terminal.print_report(written)
+
+
+@app.command()
+@explained
 def chat(
     run_folder: Annotated[
         str, typer.Argument(metavar="RUN", help="Folder of a run, or of a model.")

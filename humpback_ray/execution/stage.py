@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 from humpback_ray import storage
 from humpback_ray.config.fields import Frozen
 from humpback_ray.config.placement import Placement
+from humpback_ray.errors import UserError
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 
@@ -260,9 +261,21 @@ class Stage:
 
 
 def read_record(folder: str) -> StageRecord | None:
-    """The record of a stage's folder; None where the stage is not done."""
+    """The record of a stage's folder; None where the stage is not done.
+
+    Raises:
+        UserError: the record has other fields, so another version of the program wrote it.
+    """
     content = storage.read_json(storage.join(folder, RECORD))
-    return None if content is None else StageRecord(**content)
+    if content is None:
+        return None
+    try:
+        return StageRecord(**content)
+    except TypeError as error:
+        raise UserError(
+            f"{folder}/{RECORD} has other fields than this program's records ({error}): use the "
+            "version that made the run, or another run folder"
+        ) from error
 
 
 def fingerprint(content: Any) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 # Control characters but tab and line feed; Unicode's line separators, bidirectional controls,
 # annotation marks and invisible tags; lone surrogates, which no encoding can write.
-_CONTROLS = re.compile(
+CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
@@ -27,7 +27,7 @@ _CONTROLS = re.compile(
 def visible(text: str) -> str:
     r"""A text with every control character in Python's notation, as `\x1b` for an escape."""
     text = text.replace("\r\n", "\n")
-    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Console(rich.console.Console):
@@ -50,7 +50,7 @@ class Console(rich.console.Console):
     ) -> Iterable[Segment]:
         """The pieces of a renderable. Those that Rich itself controls the terminal with stay."""
         for segment in super().render(renderable, options):
-            if segment.control or not _CONTROLS.search(segment.text):
+            if segment.control or not CONTROLS.search(segment.text):
                 yield segment
             else:
                 yield Segment(visible(segment.text), segment.style)

@@ -41,6 +41,7 @@ class StageState(StrEnum):
     RUNNING = "running"  # its driver has written progress lately, by this machine's clock
     STARTED = "started"
     TO_DO = "to do"
+    UNREADABLE = "unreadable"  # another version of the program has written its record
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,10 @@ def _read_stage(run_folder: str, path: str) -> StageFacts:
     # In this order, because a stage that finishes meanwhile writes its record before it deletes
     # this mark.
     started = storage.read_json(storage.join(folder, STARTED))
-    record = read_record(folder)
+    try:
+        record = read_record(folder)
+    except UserError:
+        return StageFacts(path, StageState.UNREADABLE)
     return _finished_stage(path, record) if record else _unfinished_stage(folder, path, started)
 
 

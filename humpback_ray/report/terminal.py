@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from humpback_ray.planning.plan import Plan
     from humpback_ray.report.look import Shown
     from humpback_ray.report.run_facts import RunFacts
+    from humpback_ray.report.run_report import WrittenReport
     from humpback_ray.report.run_status import RunStatus
     from humpback_ray.report.run_summary import ModelResult, RunSummary
     from humpback_ray.report.written import Answer, RankedPair, Written
@@ -389,6 +390,13 @@ def print_rows(shown: Shown) -> None:
         )
         console.print(Panel(body, title=Text(visible(row.title)), title_align="left"))
     say(f"{len(shown.rows)} of {shown.num_matching} rows in {shown.folder}")
+
+
+def print_report(written: WrittenReport) -> None:
+    """Print a report's answer and its files."""
+    say(visible(written.headline))
+    for path in (written.page, written.figures, written.markdown):
+        say(f"  {path}")
 
 
 def talk(answer: Callable[[str], Iterable[str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +60,16 @@ class WatchedPage:
 
     def _finished(self, request: Any) -> None:
         self.answers.append(request.response().text())
+
+
+@contextmanager
+def opened(
+    file: str, *, width: int = 1280, scheme: str = "light"
+) -> Iterator[tuple[Any, WatchedPage]]:
+    """A page from a file, and what it does; its own address is no request of it."""
+    url = Path(file).as_uri()
+    with chromium() as browser:
+        seen = WatchedPage(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
+        seen.page.goto(url)
+        seen.urls = [asked for asked in seen.urls if asked.split("#")[0] != url]
+        yield seen.page, seen

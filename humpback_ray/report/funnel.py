@@ -1,0 +1,163 @@
+"""The funnel: from documents to training examples, with a reason for everything that is dropped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from humpback_ray import tables
+from humpback_ray.report.figures import FunnelStep, StageFigures
+from humpback_ray.report.stage_records import Selected, StageRecords
+from humpback_ray.report.stage_rows import scan
+from humpback_ray.rows import Finish, RatingOutcome, SeedOutcome, SegmentOutcome
+from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.seed import Seed
+from humpback_ray.stages.segments import Segments
+
+_WORDS: dict[str, str] = {
+    Finish.LENGTH: "cut at the token limit",
+    RatingOutcome.CUT_INSTRUCTION: "instruction cut at the token limit",
+    SegmentOutcome.SURPLUS: "above the number asked for",
+}
+NOT_A_DOCUMENT = pa.array([SegmentOutcome.NOT_READ.value, SegmentOutcome.UNREADABLE.value])
+
+
+def funnel_of(records: StageRecords) -> list[FunnelStep]:
+    """Every step whose stage is done, in the order of the method."""
+    steps: list[FunnelStep] = []
+    for seed in records.of(Seed)[:1]:
+        steps.append(_by_outcome("Seed pairs", seed, "messages", SeedOutcome.KEPT))
+    for segments in records.of(Segments)[:1]:
+        steps.append(_documents(records, segments))
+        steps.append(_by_outcome("Segments", segments, "sections", SegmentOutcome.KEPT))
+    for candidates in records.of(Augment)[:1]:
+        steps.append(_by_outcome("Instructions", candidates, "candidates", Finish.STOP))
+    for iteration in records.iterations():
+        steps += _self_curation(iteration)
+    return steps
+
+
+def _by_outcome(name: str, stage: StageFigures, what: str, kept: str) -> FunnelStep:
+    return _step(name, stage, what, stage.outcomes.get(kept, 0), _without(stage.outcomes, kept))
+
+
+def _step(
+    name: str, stage: StageFigures, what: str, num_kept: int, reasons: Mapping[str, int]
+) -> FunnelStep:
+    ordered = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+    shown = {in_words(reason): count for reason, count in ordered.items() if count}
+    return FunnelStep(name, stage.path, what, num_kept + sum(shown.values()), num_kept, shown)
+
+
+def _without(outcomes: Mapping[str, int], kept: str) -> dict[str, int]:
+    return {name: count for name, count in outcomes.items() if name != kept}
+
+
+def in_words(outcome: str) -> str:
+    """An outcome as a person reads it."""
+    return _WORDS.get(outcome, outcome.replace("_", " "))
+
+
+def _documents(records: StageRecords, segments: StageFigures) -> FunnelStep:
+    """Documents by their best section: one that is kept, one that is dropped, or none at all."""
+    kept = _documents_of(records.folder(segments, "rows"), None)
+    cut = _documents_of(records.folder(segments, "dropped"), False)
+    others = _documents_of(records.folder(segments, "dropped"), True)
+    without = np.setdiff1d(cut, kept)
+    not_read = np.setdiff1d(np.setdiff1d(others, kept), cut)
+    reasons = {"no section kept": len(without), "no document": len(not_read)}
+    return _step("Documents", segments, "documents, files and links", len(kept), reasons)
+
+
+def _documents_of(folder: str, without_text: bool | None) -> np.ndarray:
+    """Hashes of different documents, 8 bytes each: a corpus may have millions.
+
+    Args:
+        without_text: True for what is no document, False for the others, None for all.
+    """
+    found = [np.empty(0, np.uint64)]
+    for batch in scan(folder, ["document_id", "outcome"]):
+        if without_text is not None:
+            is_none = pc.is_in(batch["outcome"], value_set=NOT_A_DOCUMENT)
+            batch = batch.filter(is_none if without_text else pc.invert(is_none))
+        names = pc.unique(batch["document_id"]).to_pylist()
+        found.append(np.array([_short_hash(name) for name in names], np.uint64))
+    return np.unique(np.concatenate(found))
+
+
+def _short_hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+
+
+def _self_curation(iteration: Selected) -> Iterator[FunnelStep]:
+    t, curated, trained = iteration.iteration, iteration.curated, iteration.trained
+    yield _by_outcome(f"Scores, iteration {t}", iteration.rated, "pairs", RatingOutcome.SCORED)
+    if curated is None:
+        return
+    found = curated.figures
+    num_scored, num_segments = int(found["num_scored"]), int(found["num_segments"])
+    num_selected = int(found["num_selected"])
+    reasons = {
+        "better candidate of the segment": num_scored - num_segments,
+        "score too low": num_segments - num_selected,
+    }
+    yield _step(f"Selection, iteration {t}", curated, "pairs with a score", num_selected, reasons)
+    if trained is not None:
+        yield _training(f"Examples of M_{t}", trained)
+
+
+def _training(name: str, trained: StageFigures) -> FunnelStep:
+    """Truncated examples are trained on, as far as the context reaches."""
+    dropped = trained.outcomes.get("dropped", 0)
+    num_kept = sum(trained.outcomes.values()) - dropped
+    return _step(name, trained, "seed and selected pairs", num_kept, {"too long": dropped})
+
+
+def mismatches(records: StageRecords) -> list[str]:
+    """A line for each place where the counts of a run's records and rows do not fit together."""
+    lines: list[str] = []
+
+    def compare(what: str, found: int, expected: int, source: str) -> None:
+        if found != expected:
+            lines.append(f"{what}: {found:,}, and {source} has {expected:,}")
+
+    for stage in records.stages:
+        if stage.num_rows is not None and (total := sum(stage.outcomes.values())):
+            compare(f"outcomes in {stage.path}/record.json", total, stage.num_rows, "num_rows")
+    for kind in (Seed, Segments):
+        for stage in records.of(kind):
+            rows = tables.num_rows(records.folder(stage, "rows"))
+            compare(f"rows in {stage.path}", rows, stage.outcomes.get("kept", 0), "its record")
+    for stage in records.of(Augment):
+        rows = tables.num_rows(records.folder(stage, "rows"))
+        compare(f"rows in {stage.path}", rows, stage.num_rows or 0, "its record")
+    for iteration in records.iterations():
+        _compare_iteration(records, iteration, compare)
+    for stage in records.of(Finetune):
+        examples = next((s for s in records.stages if s.path == stage.inputs.get("examples")), None)
+        if examples is not None and examples.num_rows is not None:
+            compare(f"examples of {stage.path}", stage.num_rows or 0, examples.num_rows,
+                    examples.path)  # fmt: skip
+    return lines
+
+
+def _compare_iteration(
+    records: StageRecords, iteration: Selected, compare: Callable[[str, int, int, str], None]
+) -> None:
+    rated, curated = iteration.rated, iteration.curated
+    rows = tables.num_rows(records.folder(rated, "rows"))
+    compare(f"rows in {rated.path}", rows, rated.num_rows or 0, "its record")
+    for candidates in records.of(Augment)[:1]:
+        compare(f"pairs in {rated.path}", rated.num_rows or 0, candidates.num_rows or 0,
+                candidates.path)  # fmt: skip
+    if curated is not None:
+        scored = rated.outcomes.get(RatingOutcome.SCORED, 0)
+        num_scored = int(curated.figures["num_scored"])
+        compare(f"pairs with a score in {curated.path}", num_scored, scored, rated.path)
+        rows = tables.num_rows(records.folder(curated, "rows"))
+        compare(f"rows in {curated.path}", rows, curated.num_rows or 0, "its record")

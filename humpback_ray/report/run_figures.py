@@ -1,0 +1,164 @@
+"""Reads every figure of a run out of its folder: records, rows and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from humpback_ray import storage
+from humpback_ray.errors import UserError
+from humpback_ray.evaluation.rater_quality import Labels
+from humpback_ray.report import diversity, funnel, model_figures, samples, selections
+from humpback_ray.report.figures import NotComputed, RunFigures, StageFigures
+from humpback_ray.report.headline import headline
+from humpback_ray.report.run_facts import status_of
+from humpback_ray.report.stage_records import StageRecords, read_stages
+from humpback_ray.stages.judge import Judge
+
+Figures = TypeVar("Figures")
+
+# Figures that no part of this program computes.
+NEVER_COMPUTED = (
+    NotComputed("root verb and direct object of the instructions",
+                "it needs a parser of English, which this program does not bring; the shares of "
+                "distinct n-grams stand in its place"),
+    NotComputed("languages of segments and instructions", "no stage of the run detects languages"),
+    NotComputed("near-duplicates among the instructions",
+                "the run looks for them among the segments; repeated instructions are counted"),
+)  # fmt: skip
+
+
+class _Gathering:
+    """Computes figures one by one, and keeps the reason where one cannot be computed."""
+
+    def __init__(self) -> None:
+        self.not_computed: list[NotComputed] = []
+
+    def compute(self, what: str, figures: Callable[[], list[Figures]], missing: str = "") \
+            -> list[Figures]:  # fmt: skip
+        """The figures; none where rows are of another version of the program.
+
+        Args:
+            what: the figures, for people.
+            missing: the reason for which a run may have none of them; empty if it needs none.
+        """
+        try:
+            found = figures()
+        except UserError as error:
+            self.not_computed.append(NotComputed(what, str(error)))
+            return []
+        if not found and missing:
+            self.not_computed.append(NotComputed(what, missing))
+        return found
+
+
+def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
+    """Every figure of a run, finished or not.
+
+    Args:
+        run_folder: absolute path or URL.
+        labels: of people, for the raters' precision and recall.
+
+    Raises:
+        UserError: the folder has no run or cannot be read from here.
+    """
+    facts = status_of(run_folder)
+    with storage.explained(run_folder):
+        records, problems = read_stages(run_folder, facts)
+        recipe = storage.read_json(storage.join(run_folder, "config.json")) or {}
+        recipe = recipe.get("recipe", recipe)
+        gathering = _Gathering()
+        compute = gathering.compute
+        losses = compute("held-out losses", lambda: model_figures.losses_of(records),
+                         "no model of the run is evaluated yet")  # fmt: skip
+        judges = compute(
+            "win rates", lambda: model_figures.judges_of(records),
+            "no stage of the run judges answers (settings.evaluation names no judge)",
+        )  # fmt: skip
+        raters = compute(
+            "precision and recall of the raters",
+            lambda: selections.raters_of(records, labels) if labels else [],
+            "no labels are given: humpback report RUN --labels FILE",
+        )
+        problems += compute("checks of the counts", lambda: funnel.mismatches(records))
+        text, basis = headline(records.stages, judges, losses)
+        return RunFigures(
+            run=storage.name(run_folder),
+            folder=run_folder,
+            state=facts.state.value,
+            attempt=facts.attempt,
+            recipe=str(recipe.get("name", "")),
+            headline=text,
+            basis=basis,
+            settings=flat(recipe.get("settings", {})),
+            versions=_versions(records.stages),
+            stages=records.stages,
+            funnel=compute("the funnel", lambda: funnel.funnel_of(records)),
+            scores=compute("scores", lambda: selections.scores_of(records),
+                           "no iteration has rated its pairs yet"),
+            overlaps=compute("overlap of the selections", lambda: selections.overlaps_of(records),
+                             "the run has fewer than two finished selections"),
+            losses=losses,
+            judges=judges,
+            trainings=compute("trainings", lambda: model_figures.trainings_of(records),
+                              "no training is done yet"),
+            generations=compute("engines", lambda: model_figures.generations_of(records),
+                                "no stage has asked a model yet"),
+            lengths=compute("lengths", lambda: selections.lengths_of(records)),
+            diversity=compute("diversity", lambda: diversity.diversity_of(records)),
+            sources=compute("sources", lambda: diversity.sources_of(records)),
+            raters=raters,
+            samples=compute("samples", lambda: samples.samples_of(records)),
+            problems=problems + _other_versions(records),
+            not_computed=[*gathering.not_computed, *_unfinished(records), *NEVER_COMPUTED],
+        )  # fmt: skip
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted keys."""
+    if not isinstance(content, Mapping):
+        return {prefix: content}
+    leaves: dict[str, Any] = {}
+    for key, value in content.items():
+        leaves |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def _versions(stages: list[StageFigures]) -> dict[str, list[str]]:
+    """Versions of libraries, Python, machine and program that made the stages, the oldest first."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in sorted(stages, key=lambda stage: stage.finished_at):
+        made = stage.provenance
+        values = {**made.get("versions", {}), "humpback_ray": made.get("commit"),
+                  "python": made.get("python"), "machine": made.get("machine")}  # fmt: skip
+        for name, value in values.items():
+            if value:
+                found.setdefault(name, {})[str(value)] = None
+    return {name: list(values) for name, values in found.items()}
+
+
+def _other_versions(records: StageRecords) -> list[str]:
+    """Lines on the stages whose code has changed since they ran, and on stages of unknown kinds."""
+    lines = []
+    others = [stage for stage in records.stages if stage.is_of_other_version]
+    if others:
+        named = ", ".join(
+            f"{stage.path} ({stage.kind} {stage.version}, now {stage.version_now})"
+            for stage in others
+        )
+        lines.append(
+            f"{len(others)} of {len(records.stages)} stages are of another version of this "
+            f"program, which would make them again: {named}"
+        )
+    for stage in records.stages:
+        if stage.kind and stage.version_now is None and stage.kind != Judge.kind:
+            lines.append(f"{stage.path} is of the kind {stage.kind}, which this program lacks")
+    return lines
+
+
+def _unfinished(records: StageRecords) -> list[NotComputed]:
+    return [
+        NotComputed(f"figures of {stage.path}", f"the stage is {stage.state}")
+        for stage in records.stages
+        if stage.num_rows is None
+    ]

@@ -1,0 +1,290 @@
+"""Figures of a run, read from records, rows and metrics of a folder made without engines."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from humpback_ray import storage, tables
+from humpback_ray.errors import UserError
+from humpback_ray.report.figures import FunnelStep, RunFigures
+from humpback_ray.report.model_figures import thinned
+from humpback_ray.report.run_figures import figures_of
+from humpback_ray.rows import Origin, RatedPair, TrainingExample
+from tests.support import run_folder
+from tests.support.run_folder import NUM_SEGMENTS, NUM_SELECTED, Texts, judge_figures, write_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[str, RunFigures]:
+    folder = write_run(str(tmp_path_factory.mktemp("runs") / "finished"), judge=judge_figures())
+    return folder, figures_of(folder)
+
+
+def not_computed(figures: RunFigures) -> dict[str, str]:
+    return {entry.what: entry.why for entry in figures.not_computed}
+
+
+def test_funnel_counts_add_up_from_documents_to_examples(finished):
+    _, figures = finished
+    steps = {step.name: step for step in figures.funnel}
+    assert list(steps) == [
+        "Seed pairs", "Documents", "Segments", "Instructions", "Scores, iteration 1",
+        "Selection, iteration 1", "Examples of M_1", "Scores, iteration 2",
+        "Selection, iteration 2", "Examples of M_2",
+    ]  # fmt: skip
+    assert (steps["Documents"].num_in, steps["Documents"].num_kept) == (40, 30)
+    assert steps["Documents"].reasons == {"no section kept": 9, "no document": 1}
+    assert steps["Segments"].reasons == {"too short": 14, "near duplicate": 3, "not read": 2}
+    assert steps["Instructions"].reasons == {"cut at the token limit": 4}
+    assert steps["Scores, iteration 1"].num_kept == steps["Selection, iteration 1"].num_in == 56
+    assert steps["Selection, iteration 2"].reasons == {"score too low": 56 - NUM_SELECTED}
+    assert steps["Examples of M_2"].num_kept == 20 + NUM_SELECTED
+    assert figures.problems == []
+
+
+def test_funnel_step_whose_counts_do_not_add_up_is_refused():
+    with pytest.raises(AssertionError):
+        FunnelStep("Segments", "segments", "sections", 10, 4, {"too short": 5})
+
+
+def test_counts_that_do_not_fit_together_are_named(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    rows = f"{folder}/iter-1/rated/rows"
+    kept = tables.read_rows(rows, RatedPair)[1:]
+    tables.write_rows(rows, kept, RatedPair)
+    assert figures_of(folder).problems == ["rows in iter-1/rated: 59, and its record has 60"]
+
+
+def test_overlap_is_that_of_the_two_selections(finished):
+    folder, figures = finished
+    first, second = (
+        {
+            row.example_id.removeprefix("web-")
+            for row in tables.read_rows(f"{folder}/iter-{t}/examples/rows", TrainingExample)
+            if row.origin is Origin.WEB
+        }
+        for t in (1, 2)
+    )
+    (overlap,) = figures.overlaps
+    counts = (overlap.num_both, overlap.num_gained, overlap.num_lost)
+    assert counts == (len(first & second), len(second - first), len(first - second))
+    assert all(counts)
+    assert {pair.candidate_id for pair in overlap.gained} <= second - first
+    scores = {
+        row.candidate_id: row.score
+        for row in tables.read_rows(f"{folder}/iter-1/rated/rows", RatedPair)
+    }
+    assert all(pair.before == scores[pair.candidate_id] for pair in overlap.lost)
+    assert all(pair.after > pair.before for pair in overlap.gained)
+
+
+def test_lengths_are_mean_and_deviation_in_characters(finished):
+    _, figures = finished
+    lengths = {entry.name: entry for entry in figures.lengths}
+    texts = Texts()
+    of_all = [len(texts.response(n)) for n in range(NUM_SEGMENTS)]
+    assert lengths["A"].responses.n == NUM_SEGMENTS
+    assert lengths["A"].responses.mean == pytest.approx(statistics.mean(of_all))
+    assert lengths["A"].responses.deviation == pytest.approx(statistics.stdev(of_all))
+    assert sum(lengths["A"].response_bins.values()) == NUM_SEGMENTS
+    assert lengths["A_5^(2)"].paper.n == 41_821
+    assert lengths["selected^(1)"].instructions.n == NUM_SELECTED
+    folder, _ = finished
+    rated = tables.read_rows(f"{folder}/iter-1/rated/rows", RatedPair)
+    assert lengths["A_4^(1)"].responses.n == sum((row.score or 0) >= 4 for row in rated)
+
+
+def test_scores_fill_a_histogram_in_tenths(finished):
+    _, figures = finished
+    first, second = figures.scores
+    assert sum(first.tenths.values()) == first.scores.n == 56
+    assert (first.num_pairs, first.num_selected) == (60, NUM_SELECTED)
+    assert second.scores.mean > first.scores.mean
+    assert all(1 <= float(tenth) <= 5 for tenth in first.tenths)
+
+
+def test_loss_and_its_change_are_paired(finished):
+    _, figures = finished
+    losses = {entry.model: entry for entry in figures.losses}
+    assert list(losses) == ["base", "M_0", "M_1", "M_2"]
+    base, last = losses["base"], losses["M_2"]
+    assert base.change is None
+    assert base.loss.low < base.loss.value < base.loss.high
+    assert (last.before, last.change.n, last.num_tokens) == ("M_1", 8, 800)
+    # Every pair has changed by the same amount, whatever the pairs' own losses are.
+    assert last.change.value == pytest.approx(-0.1)
+    assert last.change.high - last.change.low < 1e-9
+
+
+def test_training_curve_keeps_the_last_line_of_a_repeated_step(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    lines = [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 8.0}, {"step": 2, "loss": 5.0}]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines) + '{"step": 3, "lo'
+    storage.write_text(f"{folder}/iter-1/model/metrics.jsonl", text)
+    trainings = {training.model: training for training in figures_of(folder).trainings}
+    assert trainings["M_1"].losses == [(1, 9.0), (2, 5.0)]
+    assert {"base", "M_yx", "M_0", "M_2"} <= trainings.keys()
+
+
+def test_long_curve_is_thinned_to_means():
+    points = [(step, float(step)) for step in range(1, 1001)]
+    thin = thinned(points)
+    assert len(thin) <= 120
+    assert thin[0] == (9, 5.0)
+    assert thin[-1][0] == 1000
+
+
+def test_headline_is_the_judge_s_answer_with_its_interval(finished):
+    _, figures = finished
+    assert figures.basis == "judge"
+    assert figures.headline.startswith(
+        "M_2 is better than M_1: it wins 58.0% of the games (95% interval 52.0 to 64.0, 200 "
+    )
+    assert "differences below 7.1 points stay unseen" in figures.headline
+
+
+def test_headline_is_about_the_run_s_last_model_whoever_plays_after_it(tmp_path):
+    judge = judge_figures()
+    other = judge["games"][0] | {"model": "guanaco-65b", "opponent": "base", "more": "ignored"}
+    folder = write_run(str(tmp_path / "run"), judge=judge | {"games": [*judge["games"], other]})
+    figures = figures_of(folder)
+    assert figures.headline.startswith("M_2 is better than M_1")
+    assert figures.judges[0].games[-1].model == "guanaco-65b"
+
+
+def test_failed_control_stands_before_every_win_rate(tmp_path):
+    folder = write_run(str(tmp_path / "run"), judge=judge_figures(failed=True))
+    assert figures_of(folder).headline.startswith(
+        "The judge judge-70b fails a control (constant answer), so its win rates say nothing"
+    )
+
+
+def test_too_few_verdicts_give_no_score(tmp_path):
+    folder = write_run(str(tmp_path / "run"), judge=judge_figures(num_judged=150))
+    headline = figures_of(folder).headline
+    assert "no score, because only 150 of 200 prompts are judged" in headline
+    assert "better" not in headline
+
+
+def test_headline_without_a_judge_says_so(tmp_path):
+    figures = figures_of(write_run(str(tmp_path / "run")))
+    assert figures.basis == "held-out loss"
+    assert figures.headline.startswith("No judge is set")
+    assert "0.100 lower than M_1's" in figures.headline
+    assert "names no judge" in not_computed(figures)["win rates"]
+
+
+def test_unfinished_run_has_the_figures_of_its_stages(tmp_path):
+    figures = figures_of(write_run(str(tmp_path / "run"), until="iter-1/rated"))
+    assert (figures.state, figures.basis) == ("stopped", "nothing")
+    assert "iter-1/examples, iter-1/model, iter-2/rated and 6 more stages to do" in figures.headline
+    assert [step.name for step in figures.funnel][-1] == "Scores, iteration 1"
+    assert not_computed(figures)["figures of iter-2/model"] == "the stage is to do"
+    assert "scores" not in not_computed(figures)
+
+
+def test_attempt_without_a_finished_stage_has_no_figures(tmp_path):
+    storage.write_json(f"{tmp_path}/attempts/001/attempt.json", {"stages": ["seed", "segments"]})
+    figures = figures_of(str(tmp_path))
+    assert (figures.funnel, figures.lengths, figures.samples) == ([], [], [])
+    assert not_computed(figures)["scores"] == "no iteration has rated its pairs yet"
+
+
+def test_folder_without_a_run_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="no run in"):
+        figures_of(str(tmp_path))
+
+
+def test_stage_of_an_older_version_is_named(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    record = storage.read_json(f"{folder}/candidates/record.json")
+    record["identity"]["version"] = 2
+    storage.write_json(f"{folder}/candidates/record.json", record)
+    (line,) = figures_of(folder).problems
+    assert line.startswith("1 of 20 stages are of another version of this program")
+    assert "candidates (augment 2, now 4)" in line
+
+
+def test_record_with_foreign_fields_is_named_and_left_out(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    storage.write_json(f"{folder}/iter-2/rated/record.json", {"fingerprint": "f", "rows": 3})
+    figures = figures_of(folder)
+    assert "iter-2/rated/record.json is of another version" in figures.problems[0]
+    assert [entry.iteration for entry in figures.scores] == [1]
+
+
+def test_rows_that_lack_a_column_are_named_and_the_rest_is_computed(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    rows = f"{folder}/iter-1/rated/rows"
+    table = tables.read_table(rows).drop_columns(["score"])
+    tables.write_table(rows, table, "part-0")
+    figures = figures_of(folder)
+    assert "have no column score: another version" in not_computed(figures)["scores"]
+    assert figures.losses
+    assert figures.funnel
+
+
+def test_samples_carry_their_sources(finished):
+    _, figures = finished
+    samples = {entry.stage: entry for entry in figures.samples}
+    assert len(samples["candidates"].rows) == 20
+    assert samples["candidates"].num_rows == NUM_SEGMENTS
+    for sample in samples["iter-2/examples"].rows:
+        number = int(sample.row_id.removesuffix("-0"), 16)
+        assert sample.source == Texts().url(number)
+    answers = samples["answers"].rows[0]
+    assert [text.name for text in answers.texts] == ["instruction", "base", "M_0", "M_1", "M_2"]
+
+
+def test_diversity_compares_equally_many_instructions(finished):
+    _, figures = finished
+    assert {entry.n for entry in figures.diversity} == {NUM_SELECTED}
+    of = {entry.name: entry for entry in figures.diversity}
+    assert of["A"].of == NUM_SEGMENTS
+    # Nine words each, of which one differs: "why does the tide of bay 7 rise so late".
+    assert of["A"].distinct[0] == pytest.approx((9 + NUM_SELECTED) / (10 * NUM_SELECTED))
+    assert of["A"].repeated_share == 0
+
+
+def test_repeated_instructions_are_counted(tmp_path):
+    texts = Texts(instruction=lambda n: "Why  is THE sea salt?" if n % 2 else f"Why is it {n}?")
+    figures = figures_of(write_run(str(tmp_path / "run"), texts))
+    of = {entry.name: entry for entry in figures.diversity}
+    assert of["A"].repeated_share == 0.5
+
+
+def test_sources_count_hosts_and_selected_segments(finished):
+    _, figures = finished
+    assert {source.name for source in figures.sources} == {f"tides{n}.example" for n in range(5)}
+    assert sum(source.num_segments for source in figures.sources) == NUM_SEGMENTS
+    assert sum(source.num_selected for source in figures.sources) == NUM_SELECTED
+
+
+def test_figures_are_plain_json(finished):
+    _, figures = finished
+    text = json.dumps(asdict(figures), allow_nan=False)
+    assert json.loads(text)["losses"][3]["loss"]["n"] == 8
+
+
+def test_engines_tail_and_occupation_come_from_record_and_metrics(finished):
+    _, figures = finished
+    of = {entry.stage: entry for entry in figures.generations}
+    candidates = of["candidates"]
+    assert (candidates.num_engines, candidates.num_restarts) == (2, 1)
+    assert candidates.occupation == pytest.approx(0.95)
+    assert candidates.rows_per_second == pytest.approx(60 / 12.5)
+    assert candidates.tail_seconds is not None
+
+
+def test_run_on_any_store_has_the_same_figures(finished):
+    folder, figures = finished
+    url = f"memory://{Path(folder).name}"
+    filesystem, path = storage.locate(url)
+    filesystem.put(folder, path, recursive=True)
+    assert figures_of(url).funnel == figures.funnel
+    assert run_folder.recipe().name == figures.recipe
