@@ -28,6 +28,7 @@ from humpback_ray.rows import Direction, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.rate import Rate
 
 MAX_POINTS = 120  # of a curve
