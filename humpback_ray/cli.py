@@ -17,13 +17,13 @@ from humpback_ray import storage
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.errors import user_message
 from humpback_ray.execution.logs import keep_traceback
-from humpback_ray.report import terminal
 from humpback_ray.report.console import open_streams
 from humpback_ray.report.run_facts import last_model, run_folder_of
 from humpback_ray.report.run_status import find_status
-from humpback_ray.report.terminal import console, say
-from humpback_ray.report.votes import print_links, print_pages, print_people, print_study
 from humpback_ray.sizing.hardware import parse_hardware, parse_price
+from humpback_ray.terminal import output as terminal
+from humpback_ray.terminal.output import console, say
+from humpback_ray.terminal.votes import print_links, print_pages, print_people, print_study
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -13,7 +13,6 @@ from humpback_ray.report.figures import NotComputed, RunFigures, StageFigures
 from humpback_ray.report.headline import headline
 from humpback_ray.report.run_facts import status_of
 from humpback_ray.report.stage_records import StageRecords, read_stages
-from humpback_ray.stages.judge import Judge
 
 Figures = TypeVar("Figures")
 
@@ -151,7 +150,7 @@ def _other_versions(records: StageRecords) -> list[str]:
             f"program, which would make them again: {named}"
         )
     for stage in records.stages:
-        if stage.kind and stage.version_now is None and stage.kind != Judge.kind:
+        if stage.kind and stage.version_now is None:
             lines.append(f"{stage.path} is of the kind {stage.kind}, which this program lacks")
     return lines
 

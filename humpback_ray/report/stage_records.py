@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from humpback_ray import pipeline, storage
+import humpback_ray.pipeline  # noqa: F401  it loads every kind of stage
+from humpback_ray import storage
 from humpback_ray.execution.runner import SET_ASIDE
 from humpback_ray.execution.stage import RECORD, STARTED, Stage, read_record
 from humpback_ray.report.figures import StageFigures
@@ -20,12 +21,15 @@ from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.rate import Rate
 
-# The pipeline's module has the class of every kind of stage.
-_VERSIONS = {
-    kind.kind: kind.version
-    for kind in vars(pipeline).values()
-    if isinstance(kind, type) and issubclass(kind, Stage) and kind is not Stage
-}
+
+def _versions(base: type[Stage] = Stage) -> dict[str, int]:
+    """The versions of all kinds of stages; importing the pipeline has loaded their classes."""
+    found = {}
+    for each in base.__subclasses__():
+        if "kind" in vars(each):
+            found[each.kind] = each.version
+        found |= _versions(each)
+    return found
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,6 @@ def _begun(path: str, state: StageState, content: Mapping[str, Any]) -> StageFig
         str(content.get("fingerprint", "")),
         dict(identity.get("inputs") or {}),
         identity.get("version"),
-        _VERSIONS.get(kind),
+        _versions().get(kind),
         settings=dict(identity.get("settings") or {}),
     )

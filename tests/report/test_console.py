@@ -16,10 +16,10 @@ from rich.text import Text
 
 from humpback_ray import tables
 from humpback_ray.execution.progress import StageProgress
-from humpback_ray.report import terminal
 from humpback_ray.report.console import Console, visible
 from humpback_ray.report.look import Shown, ShownRow
 from humpback_ray.rows import SeedPair
+from humpback_ray.terminal import output as terminal
 
 ATTACK = "\x1b[2J\x1b]0;taken\x07\x9b31m\u202eabc\u2066\b\r\x00\u200f\U000e0041"
 

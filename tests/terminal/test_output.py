@@ -14,11 +14,11 @@ from humpback_ray.evaluation import games, judging
 from humpback_ray.evaluation.games import Contestants
 from humpback_ray.pipeline import stages_of
 from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
-from humpback_ray.report import terminal
 from humpback_ray.report.run_facts import RunFacts, RunState, StageFacts, StageState
 from humpback_ray.report.run_summary import summarize
 from humpback_ray.report.written import Answer, RankedPair, Written, read_written
 from humpback_ray.rows import RatedPair, RatingOutcome
+from humpback_ray.terminal import output as terminal
 from tests.support.judging import SKILLS, Quality, asked, judged
 from tests.support.records import record
 

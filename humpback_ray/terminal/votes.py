@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from humpback_ray.report.terminal import say, show
+from humpback_ray.terminal.output import say, show
 
 if TYPE_CHECKING:
     from humpback_ray.evaluation.agreement import Estimate

@@ -1,0 +1,1 @@
+"""Lines and tables that the command line prints."""
