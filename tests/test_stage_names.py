@@ -16,7 +16,8 @@ MODULES = sorted(
     [
         *PACKAGE.glob("planning/*.py"),
         *PACKAGE.glob("cluster/doctor*.py"),
-        *(PACKAGE / "report" / f"{name}.py" for name in ("terminal", "run_summary", "run_status")),
+        *(PACKAGE / "report" / f"{name}.py" for name in ("run_summary", "run_status")),
+        *(PACKAGE / "terminal").glob("*.py"),
         PACKAGE / "cli.py",
     ]
 )
