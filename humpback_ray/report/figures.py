@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from humpback_ray.evaluation.estimates import Estimate
+from humpback_ray.evaluation.people.results import PeopleResults
 from humpback_ray.evaluation.rater_quality import RaterQuality
 
 MAX_TEXT = 2_000  # characters of a row's text that a report holds
@@ -337,6 +338,7 @@ class RunFigures:
     diversity: list[DiversityFigures]
     sources: list[SourceFigures]
     raters: list[RaterFigures]
+    people: list[PeopleResults]  # one, or none without votes
     samples: list[SampleFigures]
     problems: list[str]  # of records and rows that do not fit together
     not_computed: list[NotComputed]

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 from humpback_ray import storage
 from humpback_ray.errors import UserError
+from humpback_ray.evaluation.people.results import PeopleResults, read_people, summarize
+from humpback_ray.evaluation.people.setup import PEOPLE
+from humpback_ray.evaluation.people.votes import VOTES
 from humpback_ray.evaluation.rater_quality import Labels
 from humpback_ray.report import diversity, funnel, model_figures, samples, selections
 from humpback_ray.report.figures import NotComputed, RunFigures, StageFigures
@@ -107,6 +110,8 @@ def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
             diversity=compute("diversity", lambda: diversity.diversity_of(records)),
             sources=compute("sources", lambda: diversity.sources_of(records)),
             raters=raters,
+            people=compute("people's votes", lambda: _people(run_folder),
+                           "the run has no votes (humpback annotate RUN collects them)"),
             samples=compute("samples", lambda: samples.samples_of(records)),
             problems=problems + _other_versions(records),
             not_computed=[*gathering.not_computed, *_unfinished(records), *NEVER_COMPUTED],
@@ -134,6 +139,14 @@ def _versions(stages: list[StageFigures]) -> dict[str, list[str]]:
             if value:
                 found.setdefault(name, {})[str(value)] = None
     return {name: list(values) for name, values in found.items()}
+
+
+def _people(run_folder: str) -> list[PeopleResults]:
+    """What people say; empty without votes, which lie on this machine only."""
+    folder = storage.join(run_folder, PEOPLE)
+    if storage.is_url(run_folder) or VOTES not in storage.names(folder):
+        return []
+    return [summarize(read_people(folder), run_folder)]
 
 
 def _other_versions(records: StageRecords) -> list[str]:

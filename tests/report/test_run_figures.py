@@ -14,8 +14,10 @@ from humpback_ray.errors import UserError
 from humpback_ray.report.figures import FunnelStep, RunFigures
 from humpback_ray.report.model_figures import thinned
 from humpback_ray.report.run_figures import figures_of
+from humpback_ray.report.sections import sections_of
 from humpback_ray.rows import Origin, RatedPair, TrainingExample
 from tests.support import run_folder
+from tests.support.people import NUM_ITEMS, Ballot, pairs, winner
 from tests.support.run_folder import NUM_SEGMENTS, NUM_SELECTED, Texts, judge_figures, write_run
 
 
@@ -288,3 +290,20 @@ def test_run_on_any_store_has_the_same_figures(finished):
     filesystem.put(folder, path, recursive=True)
     assert figures_of(url).funnel == figures.funnel
     assert run_folder.recipe().name == figures.recipe
+
+
+def test_votes_of_people_stand_in_the_report_with_the_judge_beside(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    assert "people's votes" in not_computed(figures_of(folder))
+    ballot = Ballot(tmp_path / "run" / "people", pairs())
+    ballot.all_of("ann", winner)
+    ballot.log.close()
+    figures = figures_of(folder)
+    ((pair,),) = [results.pairs for results in figures.people]
+    assert (pair.win.value, pair.tie.value) == (20 / NUM_ITEMS, 8 / NUM_ITEMS)
+    (section,) = [s for s in sections_of(figures) if s.anchor == "people"]
+    votes = section.blocks[0]
+    assert votes.caption == "People's votes"
+    assert votes.rows[0][:7] == ("M_2 : org/other", "40", "40", "50.0%", "20.0%", "30.0%", "60.0%")
+    assert "people's votes" not in not_computed(figures)
+    json.dumps(asdict(figures), allow_nan=False)

@@ -7,57 +7,10 @@ import json
 import pytest
 
 from humpback_ray.errors import UserError
-from humpback_ray.evaluation.people import study as studies
 from humpback_ray.evaluation.people.items import screening_items
 from humpback_ray.evaluation.people.results import export, read_people, summarize
-from humpback_ray.evaluation.people.study import Item, Kind, Study, StudySettings, make_study, sides
-from humpback_ray.evaluation.people.votes import CastVote, VoteLog, join
-from tests.support.people import write_json
-
-NUM_ITEMS = 40
-
-
-def pairs() -> Study:
-    items = [
-        Item(f"i{n:02}", f"Q {n}?", {"M_2": f"a {n}", "org/other": f"b {n}"}, dataset="koala")
-        for n in range(NUM_ITEMS)
-    ]
-    settings = StudySettings(Kind.PAIR, ("ann", "ben"), shared=1.0)
-    return make_study(settings, items, screening_items(None, Kind.PAIR), {})
-
-
-class Ballot:
-    """Votes of raters who know the models, put into a folder as the server puts them."""
-
-    def __init__(self, folder, study: Study) -> None:
-        self.study, self.log, self.number = study, VoteLog(str(folder)), 0
-        studies.save(str(folder), study)
-
-    def vote(self, rater: str, shown, wanted: str, seconds: float = 20.0, **more) -> None:
-        """Vote for a text by its name, or for `tie`, `skip` or a label."""
-        names = dict(zip(sides(self.study.items[shown.item_id], shown), ("left", "right"),
-                         strict=True))  # fmt: skip
-        is_pair = self.study.settings.kind is Kind.PAIR
-        choice = names.get(wanted, wanted) if is_pair else wanted
-        self.number += 1
-        cast = CastVote(vote_id=f"{self.number:032x}", item=shown.shown_id, choice=choice,
-                        seconds=seconds, **more)  # fmt: skip
-        self.log.add(join(self.study, rater, cast))
-
-    def all_of(self, rater: str, wanted) -> None:
-        for shown in self.study.sheets[rater]:
-            item = self.study.items[shown.item_id]
-            self.vote(rater, shown, item.known if item.is_screening else wanted(shown.item_id))
-
-
-def number_of(item_id: str) -> int:
-    return int(item_id[1:])
-
-
-def winner(item_id: str) -> str:
-    """20 wins of M_2, 8 ties and 12 losses of 40."""
-    n = number_of(item_id)
-    return "M_2" if n < 20 else "tie" if n < 28 else "org/other"
+from humpback_ray.evaluation.people.study import Item, Kind, StudySettings, make_study
+from tests.support.people import NUM_ITEMS, Ballot, number_of, pairs, winner, write_json
 
 
 @pytest.fixture
