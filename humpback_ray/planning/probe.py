@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -95,7 +96,7 @@ def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
     with storage.explained(run_folder):
         config = storage.read_json(storage.join(run_folder, "config.json"))
     name = config["name"] if config else "RECIPE"
-    command = f"humpback run {name} --run {run_folder} --until {pipeline.SEGMENTS}"
+    command = f"humpback run {name} --run {shlex.quote(run_folder)} --until {pipeline.SEGMENTS}"
     if config is None:
         raise UserError(f"no run in {run_folder}: make its segments first with `{command}`")
     try:
@@ -318,8 +319,8 @@ def _notes(
     if seed_model.path not in sample.done:
         notes.append(
             f"The models that generated were trained for up to {NUM_STEPS} steps; finished ones "
-            f"may write less or more. After `humpback run {recipe.name} --run {run_folder} "
-            f"--until {seed_model.path}` a probe takes the finished ones."
+            f"may write less or more. After `humpback run {recipe.name} --run "
+            f"{shlex.quote(run_folder)} --until {seed_model.path}` a probe takes the finished ones."
         )
     unmeasured = [
         stage.path

@@ -91,10 +91,10 @@ def print_summary(name: str, run_folder: str, summary: RunSummary) -> None:
         f"  the last model       {summary.model}  (transformers and vLLM load it)\n"
         f"  answers to prompts   {summary.answers}  (AlpacaEval's format)\n\n"
         f"Next:\n"
-        f"  {humpback} look {folder}/{summary.rated} -n 3\n"
-        f"  {humpback} look {folder}/{summary.examples} -n 3\n"
-        f"  {humpback} status {folder}\n"
-        f"  {humpback} chat {folder}"
+        f"  {humpback} look {shlex.quote(f'{folder}/{summary.rated}')} -n 3\n"
+        f"  {humpback} look {shlex.quote(f'{folder}/{summary.examples}')} -n 3\n"
+        f"  {humpback} report {shlex.quote(folder)}\n"
+        f"  {humpback} chat {shlex.quote(folder)}"
     )
     console.print(Panel(escape(text), title=f"{name}: done"))
 
@@ -184,6 +184,7 @@ def _answers(question: str, answers: Sequence[Answer]) -> Table:
 
 
 def _shortened(text: str) -> str:
+    text = text.strip()
     return text if len(text) <= MAX_SHOWN_TEXT else f"{text[:MAX_SHOWN_TEXT].rstrip()} [...]"
 
 

@@ -76,6 +76,22 @@ def test_summary_shows_models_selections_and_next_commands(tmp_path, monkeypatch
     assert re.search(r"answers to prompts +evaluation/\*/outputs.json  \(AlpacaEval", output)
     assert "look runs/x/iter-2/rated -n 3" in output
     assert "look runs/x/iter-2/examples -n 3" in output
+    assert re.search(r"report runs/x +│", output)
+
+
+def test_commands_of_a_summary_quote_a_folder_with_blanks(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    recipe = load_recipe("tiny", [NO_CORPUS, "settings.iterations=1"])
+    values = {
+        "num_examples": 9, "held_out_loss": None, "num_scored": 8, "mean_score": 3.0,
+        "num_selected": 2, "lowest_selected_score": 4.0,
+    }  # fmt: skip
+    figures: dict[str, dict] = {stage.path: values for stage in pipeline.stages_of(recipe)}
+    print_summary_of(recipe, str(tmp_path / "Läufe a=b ~1"), figures)
+    output = capsys.readouterr().out
+    assert "look 'Läufe a=b ~1/iter-1/rated' -n 3" in output
+    assert "chat 'Läufe a=b ~1'" in output
 
 
 def test_summary_of_a_pretrained_base_shows_no_training(capsys):
