@@ -33,7 +33,7 @@ class StageProgress:
         self._name = name
         self._phase_started = time.monotonic()
         self._expected_seconds: float | None = None
-        self._detail = ""
+        self._detail = "preparing"  # until the stage says more
         self._done, self._total = 0, 0
         self._first: tuple[float, int] | None = None
         self._bar = Progress(
