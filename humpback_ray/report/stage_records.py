@@ -26,7 +26,7 @@ def _versions(base: type[Stage] = Stage) -> dict[str, int]:
     """The versions of all kinds of stages; importing the pipeline has loaded their classes."""
     found = {}
     for each in base.__subclasses__():
-        if "kind" in vars(each):
+        if "kind" in vars(each) and each.__module__.startswith("humpback_ray."):
             found[each.kind] = each.version
         found |= _versions(each)
     return found

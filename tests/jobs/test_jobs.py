@@ -77,8 +77,8 @@ def kinds_of_stages() -> list[type[Stage]]:
 def test_parts_share_out_all_stages(part, stages):
     assert tuple(PARTS) == part.PARTS == get_args(Part)
     kinds = kinds_of_stages()
-    with_gguf = load_recipe("smollm2", ["settings.corpus.path=/none"])
-    declared = [*stages, *pipeline.stages_of(with_gguf)]
+    judged = ["settings.corpus.path=/none", "settings.evaluation.judge.model=base"]
+    declared = [*stages, *pipeline.stages_of(load_recipe("smollm2", judged))]
     assert {type(stage) for stage in declared} == set(kinds)
     assert len({kind.kind for kind in kinds}) == len(kinds)
     assert {kind.part for kind in kinds} == set(PARTS)

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from humpback_ray.cli import app
 from humpback_ray.evaluation.people.study import load_all
+from humpback_ray.report.console import Console
+from humpback_ray.terminal import output
 from tests.support.people import make_run
 
 RUNNER = CliRunner()
@@ -18,6 +20,11 @@ RUNNER = CliRunner()
 @pytest.fixture
 def run(tmp_path):
     return make_run(tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setattr(output, "console", Console(width=160))
 
 
 def call(*arguments: object):
