@@ -76,7 +76,7 @@ def _alphas(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _draws(num_items: int, random_seed: int) -> np.ndarray:
-    """How often each bootstrap draw has each item, (draws, items)."""
+    """Counts of each item in each bootstrap draw, (draws, items)."""
     drawn = np.random.default_rng(random_seed).integers(0, num_items, (NUM_DRAWS, num_items))
     # One count for all draws is ten times as fast as numpy's multinomial.
     drawn += np.arange(NUM_DRAWS)[:, None] * num_items

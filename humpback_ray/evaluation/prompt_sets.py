@@ -96,7 +96,7 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class SourceCount:
-    """What one source has given."""
+    """The prompts of one source."""
 
     source: PromptSource
     read_from: str  # the file; empty if there is none

@@ -82,7 +82,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often a model wins against its opponent, in percent of the judged prompts."""
+    """The share of judged prompts that a model wins against its opponent, in percent."""
 
     win_rate: float
     standard_error: float  # the sample's standard deviation over the root of the number of prompts
@@ -206,7 +206,7 @@ def quantile_interval(draws: Floats, num_prompts: int) -> Interval:
 
 @lru_cache(maxsize=4)
 def resample_weights(num_prompts: int, num_draws: int = NUM_DRAWS, seed: int = 0) -> Floats:
-    """How often each draw of a bootstrap takes each prompt.
+    """Counts of each prompt in each draw of a bootstrap.
 
     The same prompts, seed and number of draws give the same draws, so figures of several games over
     one set of prompts stay paired.

@@ -1,4 +1,4 @@
-"""How long a finetuning is, which examples a step sees and at what learning rate: pure arithmetic.
+"""The length of a finetuning, the examples of each step and its learning rate: pure arithmetic.
 
 Nothing here knows of workers, micro-batches or ZeRO stages, so no placement can change the answer.
 """

@@ -45,7 +45,7 @@ class Comparison:
 
 
 def compare(first: RunFigures, second: RunFigures) -> Comparison:
-    """What differs between two runs."""
+    """The differences between two runs."""
     names = dict.fromkeys([*first.settings, *second.settings])
     settings = [
         SettingChange(name, *(setting(run.settings[name]) if name in run.settings else None

@@ -286,7 +286,7 @@ class Strength:
 
 @dataclass(frozen=True)
 class JudgeFigures:
-    """What a judge says about the models."""
+    """A judge's figures about the models."""
 
     stage: str
     judge: str

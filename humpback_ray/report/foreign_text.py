@@ -24,7 +24,7 @@ def shown(text: str) -> str:
 
 
 def finalize(value: Any) -> Any:
-    """What a template prints: every text of it is `shown`, before Jinja2 escapes it."""
+    """A value as a template prints it: every text is `shown`, before Jinja2 escapes it."""
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -182,7 +182,7 @@ Entry = TypeVar("Entry", Control, Game, Strength)
 
 
 def judges_of(records: StageRecords) -> list[JudgeFigures]:
-    """What the judges of a run say, out of their records.
+    """The figures of a run's judges, out of their records.
 
     Raises:
         UserError: a judge's record lacks a figure, so another version of the program wrote it.

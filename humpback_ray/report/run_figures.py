@@ -142,7 +142,7 @@ def _versions(stages: list[StageFigures]) -> dict[str, list[str]]:
 
 
 def _people(run_folder: str) -> list[PeopleResults]:
-    """What people say; empty without votes, which lie on this machine only."""
+    """People's votes, counted; empty without votes, which lie on this machine only."""
     folder = storage.join(run_folder, PEOPLE)
     if storage.is_url(run_folder) or VOTES not in storage.names(folder):
         return []

@@ -613,7 +613,7 @@ def setting(value: Any) -> str:
 
 
 def missing(figures: RunFigures) -> Iterator[Block]:
-    """What does not fit together, and every figure that the run cannot give."""
+    """Counts that do not fit together, and every figure that the run cannot give."""
     for problem in figures.problems:
         yield Paragraph(problem, is_warning=True)
     if figures.not_computed:

@@ -1,4 +1,4 @@
-"""What the models of a finished run wrote: instructions for texts, and answers to one question."""
+"""Texts that the models of a run wrote: instructions for texts, and answers to one question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one row asks of an engine, and what comes back. Neither Ray nor vLLM."""
+"""A row's request to an engine, and the answer. Neither Ray nor vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people say: wins with intervals, agreement, each rater's habits, and a judge beside them.
+"""Results of people's votes: wins with intervals, agreement, raters' habits, a judge beside them.
 
 Screening items and repeats measure raters and count for no model. Where several raters saw an
 item, the item counts once, with the share of its votes.
@@ -270,7 +270,7 @@ def _judge(
 def _verdicts(
     names: Names, preferences: Mapping[tuple[str, str, str], float | None]
 ) -> dict[str, bool | None]:
-    """Whether the first model wins by the judge, by prompt; None for a draw or no verdict."""
+    """True by prompt where the judge lets the first model win; None for a draw or no verdict."""
     verdicts: dict[str, bool | None] = {}
     for (instruction, generator_1, generator_2), preference in preferences.items():
         if (generator_1, generator_2) in (names, names[::-1]):

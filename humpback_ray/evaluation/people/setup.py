@@ -19,7 +19,7 @@ MAX_RATERS = 200
 
 
 class Mode(StrEnum):
-    """What raters do, as the command line names it."""
+    """The raters' task, as the command line names it."""
 
     PAIRS = "pairs"
     LABELS = "labels"

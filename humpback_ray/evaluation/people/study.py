@@ -24,7 +24,7 @@ MIN_REPEATED = 10  # a sheet of fewer items repeats none, because raters would r
 
 
 class Kind(StrEnum):
-    """What a rater decides about an item."""
+    """The kind of a rater's decision about an item."""
 
     PAIR = "pair"  # which of two answers is better
     LABEL = "label"  # good or bad
@@ -64,7 +64,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What a study draws from its items."""
+    """The choices by which a study draws from its items."""
 
     kind: Kind
     raters: tuple[str, ...]
@@ -89,7 +89,7 @@ class Study:
         return {shown.shown_id: shown for shown in self.sheets[rater]}
 
     def payload(self, rater: str) -> dict[str, Any]:
-        """What a rater's page gets: texts and opaque ids, nothing that names a model or score."""
+        """Texts and opaque ids for a rater's page; nothing in them names a model or score."""
         return {
             "study": self.study_id,
             "rater": rater,

@@ -223,7 +223,7 @@ def counted(votes: Iterable[Vote]) -> list[Vote]:
 
 @dataclass(frozen=True)
 class Returned:
-    """What became of the lines of a returned file. The counts add up to `num_lines`."""
+    """The fate of the lines of a returned file. The counts add up to `num_lines`."""
 
     num_lines: int
     num_added: int
@@ -288,6 +288,6 @@ def _returned(line: bytes, studies: Mapping[str, Study]) -> Vote | str:
 
 
 def public(vote: Vote) -> dict[str, Any]:
-    """What a rater's page gets back of a vote."""
+    """The part of a vote that a rater's page gets back."""
     names = ("vote_id", "choice", "reason", "note")
     return {"item": vote.shown_id} | {name: getattr(vote, name) for name in names}
