@@ -99,7 +99,7 @@ class SourceCount:
     """The prompts of one source."""
 
     source: PromptSource
-    read_from: str  # the file; empty if there is none
+    read_from: str  # the file; empty for a source without one
     num_prompts: int
     num_new: int  # prompts that no source before has
 

@@ -18,6 +18,7 @@ from humpback_ray.evaluation.people import study as studies
 from humpback_ray.evaluation.people.items import screening_items
 from humpback_ray.evaluation.people.study import Item, Kind, Study, StudySettings, make_study, sides
 from humpback_ray.evaluation.people.votes import CastVote, VoteLog, join
+from humpback_ray.rows import RatedPair, RatingOutcome
 
 ROOT = Path(__file__).parents[2]
 NUM_PROMPTS = 12
@@ -155,3 +156,11 @@ def winner(item_id: str) -> str:
     """20 wins of M_2, 8 ties and 12 losses of 40."""
     n = number_of(item_id)
     return "M_2" if n < 20 else "tie" if n < 28 else "org/other"
+
+
+def rated(number: int, score: float | None) -> RatedPair:
+    outcome = RatingOutcome.SCORED if score is not None else RatingOutcome.NO_GRADE
+    return RatedPair(
+        f"c{number:03}", f"s{number}", f"Do {number}.", f"Text {number}.", score, None, None, 1,
+        outcome, "", False, 1, 0, 1,
+    )  # fmt: skip

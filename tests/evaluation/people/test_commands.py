@@ -38,7 +38,7 @@ def mistake(result) -> str:
 
 
 def votes_in_a_file(page, choice: str = "left") -> str:
-    """What the page of a file would save after one choice for every item."""
+    """The votes that the page of a file would save after one choice for every item."""
     data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page)[1]
     sheet = json.loads(data)
     lines = [

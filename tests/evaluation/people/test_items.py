@@ -12,8 +12,8 @@ from humpback_ray.errors import UserError
 from humpback_ray.evaluation.people import items, outputs, setup
 from humpback_ray.evaluation.people.items import label_items, pair_items, screening_items
 from humpback_ray.evaluation.people.study import Kind
-from humpback_ray.rows import RatedPair, RatingOutcome
-from tests.support.people import entries, make_run, write_json
+from humpback_ray.rows import RatedPair
+from tests.support.people import entries, make_run, rated, write_json
 
 
 @pytest.fixture
@@ -105,14 +105,6 @@ def test_models_without_a_common_prompt_are_a_user_error(run, tmp_path):
 
 
 # --- rated pairs ----------------------------------------------------------------------------------
-
-
-def rated(number: int, score: float | None) -> RatedPair:
-    outcome = RatingOutcome.SCORED if score is not None else RatingOutcome.NO_GRADE
-    return RatedPair(
-        f"c{number:03}", f"s{number}", f"Do {number}.", f"Text {number}.", score, None, None, 1,
-        outcome, "", False, 1, 0, 1,
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import pytest
 
 from humpback_ray import tables
 from humpback_ray.rows import RatedPair
-from tests.evaluation.people.test_items import rated
 from tests.support.browser import WatchedPage, chromium
 from tests.support.people import (
     ROOT,
     choices,
     make_run,
     people_server,
+    rated,
     start_server,
     stored_votes,
     wait_for_votes,

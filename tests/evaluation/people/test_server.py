@@ -20,7 +20,7 @@ PAIRS = ("--models", "M_2,M_1", "--raters", "ann,ben")
 
 
 class Answer(NamedTuple):
-    """What a server has said."""
+    """The answer of a server."""
 
     status: int
     body: str
