@@ -218,7 +218,7 @@ class _Estimator:
                 rubric_tokens(stage),
             )
         if isinstance(stage, Judge):
-            # As if the judge had the base's size, because the size of another model is not known here.
+            # As if the judge had the base's size, because no other model's is known here.
             num_games = len(stage.evaluations) * 2 - 3
             num_questions = 2 * NUM_EVALUATION_PROMPTS * max(num_games, 1)
             return GenerationWork(num_questions, TEMPLATE_TOKENS + 2 * ANSWER_TOKENS, 1)
