@@ -50,7 +50,9 @@ class Host:
     @property
     def inside(self) -> list[str]:
         """The prefix of a command that runs on this host."""
-        return ["nsenter", f"--target={self._first.pid}", "--net", "--pid", "--mount"]
+        # Entering a mount namespace goes to its root, and the tests' modules lie here.
+        here = f"--wd={Path(__file__).parents[2]}"
+        return ["nsenter", f"--target={self._first.pid}", "--net", "--pid", "--mount", here]
 
     def python(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
