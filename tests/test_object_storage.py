@@ -20,7 +20,7 @@ import pytest
 
 from humpback_ray import storage, tables
 from humpback_ray.report import look, run_facts
-from humpback_ray.rows import Candidate, Segment
+from humpback_ray.rows import Candidate, Finish, Segment
 from humpback_ray.serving.chat import Chat
 from tests.support.object_storage import BUCKET, ObjectStorage
 from tests.support.pipeline import OVERRIDES
@@ -49,7 +49,7 @@ def sources(store, model_folder) -> str:
     url, dice = f"s3://{BUCKET}/sources", random.Random(0)
     words = ["".join(dice.choices("abcdefghijklmnop", k=6)) for _ in range(2000)]
     sections = [
-        f"# Part {n}\n\n{' '.join(dice.choices(words, k=130))}." for n in range(NUM_SECTIONS)
+        f"# Part {n}\n\n{' '.join(dice.choices(words, k=95))}." for n in range(NUM_SECTIONS)
     ]
     storage.write_text(f"{url}/corpus/page.md", "\n\n".join(sections))
     store.files.put(f"{model_folder}/", f"{BUCKET}/sources/model/", recursive=True)
@@ -128,6 +128,7 @@ def check_rows(run: str) -> list[Candidate]:
     candidates = tables.read_rows(f"{run}/candidates/rows", Candidate)
     assert sorted(row.segment_id for row in candidates) == [row.segment_id for row in segments]
     assert len({row.segment_id for row in candidates}) == len(candidates)
+    assert {row.finish for row in candidates} == {Finish.STOP}, "engines answered all"
     return candidates
 
 
