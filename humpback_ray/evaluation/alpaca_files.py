@@ -1,4 +1,4 @@
-"""AlpacaEval's files: published outputs in, outputs, annotations and a leaderboard out.
+"""Files for AlpacaEval: outputs, annotations and a leaderboard.
 
 (https://github.com/tatsu-lab/alpaca_eval, version 0.6.6)
 
@@ -16,100 +16,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from humpback_ray import storage
-from humpback_ray.errors import UserError
 from humpback_ray.evaluation.games import Answers, Game, Prompt
-from humpback_ray.execution.sources import file_source
-from humpback_ray.execution.stage import Source
 
 LEADERBOARD_COLUMNS = (
     "win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total",
     "discrete_win_rate", "mode", "avg_length", "length_controlled_winrate", "lc_standard_error",
 )  # fmt: skip
 MODE = "community"  # AlpacaEval's word for results that its authors have not verified
-WANTED = (
-    'it must be a JSON list of {"instruction", "output", "generator"}, as AlpacaEval writes '
-    "model_outputs.json"
-)
-
-# --- published outputs ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PublishedOutputs:
-    """One model's answers by instruction."""
-
-    generator: str
-    by_instruction: Mapping[str, str]
-
-    def answers_to(self, prompts: Sequence[Prompt]) -> dict[str, str]:
-        """The answers by prompt id; a prompt that the file does not have is left out."""
-        return {
-            prompt.prompt_id: self.by_instruction[prompt.instruction]
-            for prompt in prompts
-            if prompt.instruction in self.by_instruction
-        }
-
-
-def read_outputs(path: str, key: str) -> PublishedOutputs:
-    """Read a model's published outputs.
-
-    Args:
-        path: a file.
-        key: the setting that names it.
-
-    Raises:
-        UserError: no such file, another format, more than one model, or an instruction that stands
-            in it twice. AlpacaEval would pair each of the two with each of the reference's.
-    """
-    what = f"the outputs {path}"
-    text = storage.read_text(path, "file of model outputs", key).removeprefix("\ufeff")
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{what} are no JSON ({error}): {WANTED} ({key})") from error
-    if not isinstance(content, list) or not content:
-        raise UserError(f"{what} are no list with entries: {WANTED} ({key})")
-    for number, row in enumerate(content):
-        for name in ("instruction", "output", "generator"):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str):
-                raise UserError(f"{what}: entry {number} has no text as {name}: {WANTED} ({key})")
-    generators = sorted({row["generator"] for row in content})
-    if len(generators) > 1:
-        raise UserError(
-            f"{what} are of {len(generators)} models ({', '.join(generators[:3])}): give {key} one "
-            "file for each model"
-        )
-    counts = Counter(row["instruction"] for row in content)
-    if repeated := [instruction for instruction, count in counts.items() if count > 1]:
-        raise UserError(
-            f"{what} have {len(repeated)} of {len(counts)} instructions more than once, the first "
-            f"is {repeated[0][:60]!r}: keep one answer for each ({key})"
-        )
-    return PublishedOutputs(generators[0], {row["instruction"]: row["output"] for row in content})
-
-
-def outputs_source(path: str, key: str) -> Source:
-    """A file of published outputs by its content; with a problem if it has another format."""
-    source = file_source(path, "file of model outputs", key)
-    if source.problem:
-        return source
-    try:
-        read_outputs(path, key)
-    except UserError as error:
-        return replace(source, identity=None, problem=str(error))
-    return source
-
-
-# --- files for AlpacaEval -------------------------------------------------------------------------
 
 
 def write_files(

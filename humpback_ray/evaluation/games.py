@@ -14,7 +14,7 @@ import numpy as np
 
 from humpback_ray.evaluation import win_rates
 from humpback_ray.evaluation.judging import CONTROLS, VerdictsBy
-from humpback_ray.rows import Comparison, Verdict, VerdictOutcome
+from humpback_ray.rows import Comparison, Verdict
 
 
 @dataclass(frozen=True)
@@ -255,14 +255,3 @@ def _control_figures(name: str, game: Game | None, seed: int) -> dict[str, Any]:
         "passed": control.passes(rate),
         "rule": control.rule,
     }
-
-
-def is_asked_again(outcome: VerdictOutcome, *, of_endpoint: bool) -> bool:
-    """True for a failed verdict that may succeed when it is asked for once more.
-
-    An engine's answer to the same request is the same again, unless the engine failed. A server may
-    have another model's wording, length or mood by then.
-    """
-    if outcome in (VerdictOutcome.JUDGED, VerdictOutcome.NO_ANSWER):
-        return False
-    return of_endpoint or outcome is VerdictOutcome.ENGINE_ERROR

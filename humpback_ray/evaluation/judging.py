@@ -63,8 +63,14 @@ def question(instruction: str, first: str, second: str, by: VerdictsBy) -> str:
 
 
 def wording() -> dict[str, str]:
-    """The texts on which a verdict depends."""
-    return {"judge_template": TEMPLATE.template, "by_letter": BY_LETTER, "by_text": BY_TEXT}
+    """The texts on which verdicts depend: the judge's question, and the answers of controls."""
+    return {
+        "judge_template": TEMPLATE.template,
+        "by_letter": BY_LETTER,
+        "by_text": BY_TEXT,
+        "constant_answer": CONSTANT_ANSWER,
+        "template_breaking_answer": TEMPLATE_BREAKING_ANSWER,
+    }
 
 
 def question_key(judge: Mapping[str, Any], asked: str) -> str:

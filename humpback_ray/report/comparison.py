@@ -10,7 +10,7 @@ from humpback_ray.report.document import Block, Document, Paragraph, Section, Ta
 from humpback_ray.report.figures import Moments, RunFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.model_figures import estimate_of
-from humpback_ray.report.sections import setting
+from humpback_ray.report.wording import setting
 
 LOSS = "Held-out loss, nats per token"
 

@@ -8,14 +8,16 @@ from typing import Any
 
 from humpback_ray import storage
 from humpback_ray.evaluation.rater_quality import read_labels
+from humpback_ray.execution.clock import duration
 from humpback_ray.report import pages
 from humpback_ray.report.comparison import Comparison, compare, comparison_document
-from humpback_ray.report.document import Document
+from humpback_ray.report.document import Document, KeyFigure
 from humpback_ray.report.excerpts import samples_section
 from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.run_figures import figures_of
-from humpback_ray.report.sections import key_figures, sections_of
+from humpback_ray.report.sections import sections_of
+from humpback_ray.report.wording import count
 
 FOLDER = "report"  # in the run's folder
 
@@ -77,8 +79,23 @@ def document_of(figures: RunFigures) -> Document:
         cut(" · ".join(part for part in parts if part)),
         figures.headline,
         [*sections_of(figures), *samples_section(figures)],
-        key_figures(figures),
+        _key_figures(figures),
     )
+
+
+def _key_figures(figures: RunFigures) -> list[KeyFigure]:
+    """The figures of the summary: from documents to examples, and the time."""
+    steps = {step.name: step.num_kept for step in figures.funnel}
+    names = {"Documents": "documents with segments", "Segments": "segments",
+             "Instructions": "instructions written"}  # fmt: skip
+    counts = [KeyFigure(count(steps[name]), text) for name, text in names.items() if name in steps]
+    selected = [
+        KeyFigure(count(scores.num_selected), f"selected, iteration {scores.iteration}")
+        for scores in figures.scores
+        if scores.num_selected is not None
+    ]
+    seconds = sum(stage.seconds or 0.0 for stage in figures.stages)
+    return [*counts, *selected, KeyFigure(duration(seconds), "of work")]
 
 
 def _write(folder: str, document: Document, content: dict[str, Any]) -> WrittenReport:

@@ -1,4 +1,4 @@
-"""AlpacaEval's files: what is read is refused or counted, what is written gives our figures."""
+"""Files for AlpacaEval: what is written gives the record's figures."""
 
 from __future__ import annotations
 
@@ -9,76 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humpback_ray.errors import UserError
 from humpback_ray.evaluation import alpaca_files, games
 from humpback_ray.evaluation.games import Prompt
 from tests.support.judging import SKILLS, Quality, answer, asked, judged, prompts
-
-KEY = "settings.evaluation.reference"
-
-
-def row(instruction="Why?", output="So.", generator="guanaco", **more):
-    return {"instruction": instruction, "output": output, "generator": generator, **more}
-
-
-def written(tmp_path, content) -> str:
-    path = tmp_path / "outputs.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-    return str(path)
-
-
-# --- published outputs ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_published_outputs_are_read_by_instruction(tmp_path, mark):
-    rows = [row(dataset="x", datasplit="eval"), row("Who?", "")]
-    found = alpaca_files.read_outputs(written(tmp_path, mark + json.dumps(rows)), KEY)
-    assert found.generator == "guanaco"
-    assert found.by_instruction == {"Why?": "So.", "Who?": ""}
-    source = alpaca_files.outputs_source(str(tmp_path / "outputs.json"), KEY)
-    assert source.identity
-    assert not source.problem
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("{", "are no JSON"),
-        ("{}", "are no list with entries"),
-        ("[]", "are no list with entries"),
-        ('["text"]', "entry 0 has no text as instruction"),
-        ([row(), {"instruction": "Who?", "generator": "x"}], "entry 1 has no text as output"),
-        ([row(output=None)], "entry 0 has no text as output"),
-        ([{"instruction": "Who?", "output": "x"}], "entry 0 has no text as generator"),
-        ([row(), row("Who?", generator="other")], r"of 2 models \(guanaco, other\)"),
-        ([row(), row("Who?"), row()], "have 1 of 2 instructions more than once.*'Why[?]'"),
-    ],
-)
-def test_outputs_in_another_format_are_refused_in_one_line(tmp_path, content, reason):
-    path = written(tmp_path, content)
-    with pytest.raises(UserError, match=reason) as error:
-        alpaca_files.read_outputs(path, KEY)
-    assert KEY in str(error.value)
-    assert "\n" not in str(error.value)
-    source = alpaca_files.outputs_source(path, KEY)
-    assert (source.identity, source.problem) == (None, str(error.value))
-
-
-def test_missing_file_of_outputs_is_a_problem_with_its_setting(tmp_path):
-    source = alpaca_files.outputs_source(str(tmp_path / "none.json"), KEY)
-    assert source.identity is None
-    assert KEY in source.problem
-
-
-def test_prompt_that_a_file_does_not_have_is_left_out_of_its_answers(tmp_path):
-    found = alpaca_files.read_outputs(written(tmp_path, [row(), row("Surplus?")]), KEY)
-    some = [Prompt("prompt-0", "", "Why?"), Prompt("prompt-1", "", "Who?")]
-    assert found.answers_to(some) == {"prompt-0": "So."}
-
-
-# --- files for AlpacaEval -------------------------------------------------------------------------
-
 
 NUM_PROMPTS = 200
 

@@ -11,7 +11,7 @@ from humpback_ray import tables
 from humpback_ray.evaluation import games, judging
 from humpback_ray.evaluation.games import Contestants
 from humpback_ray.evaluation.judging import CONTROLS, VerdictsBy
-from humpback_ray.rows import Comparison, Verdict, VerdictOutcome
+from humpback_ray.rows import Verdict, VerdictOutcome
 from tests.support.judging import Quality, asked, judged, prompts
 
 OWN = ("base", "M_0", "M_1", "M_2")
@@ -156,29 +156,3 @@ def test_verdict_that_stands_twice_is_noticed():
     verdicts = judged(asked(num_prompts=2), Quality())
     with pytest.raises(AssertionError, match="stands twice"):
         games.games_of([*verdicts, verdicts[0]])
-
-
-# --- asked again ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("outcome", "of_engine", "of_endpoint"),
-    [
-        ("judged", False, False),
-        ("no_answer", False, False),
-        ("engine_error", True, True),
-        ("no_verdict", False, True),
-        ("cut", False, True),
-        ("empty", False, True),
-        ("prompt_too_long", False, True),
-    ],
-)
-def test_failed_verdict_is_asked_again_where_it_may_succeed(outcome, of_engine, of_endpoint):
-    outcome = VerdictOutcome(outcome)
-    assert games.is_asked_again(outcome, of_endpoint=False) is of_engine
-    assert games.is_asked_again(outcome, of_endpoint=True) is of_endpoint
-
-
-def test_comparisons_and_verdicts_share_their_first_columns():
-    names = tables.arrow_schema(Comparison).names
-    assert tables.arrow_schema(Verdict).names[: len(names)] == names

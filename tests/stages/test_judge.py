@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pytest
 
 from humpback_ray import pipeline, storage, tables
-from humpback_ray.config.placement import JudgeEndpointPlacement, Placement
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.config.settings import JudgeSettings, SamplingSettings
 from humpback_ray.errors import UserError
-from humpback_ray.evaluation import judging
+from humpback_ray.evaluation import judging, published
 from humpback_ray.evaluation.judging import VerdictsBy
 from humpback_ray.execution import runner
-from humpback_ray.execution.stage import Context, Result, Source, StageRecord, State
-from humpback_ray.rows import Comparison, Evaluated, Finish, KnownVerdict, TaskKind, Verdict
-from humpback_ray.serving.endpoint import try_endpoint
-from humpback_ray.serving.generate import GenerationPass
-from humpback_ray.serving.missing_rows import RowFolders
+from humpback_ray.execution.stage import Result, Source, StageRecord, State
+from humpback_ray.rows import Evaluated, Finish, TaskKind, Verdict
 from humpback_ray.serving.requests import Generation
-from humpback_ray.stages import judge as judge_stage
-from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.judge import Judge
-from tests.support.chat_server import limits
-from tests.support.generation import context
-from tests.support.judge_server import FAULTS, OUTCOMES, JudgeServer, judge_server, shown
-from tests.support.judging import SKILLS, Quality, answer, asked, judged, prompts
+from tests.support.judge_server import FAULTS, OUTCOMES, judge_server, shown
+from tests.support.judge_stage import (
+    NUM_PROMPTS,
+    evaluated,
+    of_endpoint,
+    of_engines,
+    place_of,
+    write_answers,
+)
+from tests.support.judging import COMPARISON, NOT_ANSWERED, SKILLS, TURNED, answer, prompts
 
 LETTER, TEXT = VerdictsBy.PROBABILITIES, VerdictsBy.TEXT
-NUM_PROMPTS = 12
 
 
 @pytest.fixture
@@ -42,161 +38,32 @@ def server():
         yield server
 
 
-def evaluation(name: str) -> Evaluate:
-    return Evaluate(
-        path=f"evaluation/{name}", name=name, model=Source("", name), seed=Source("", "seed"),
-        prompts=Source("", "prompts"), sampling=SamplingSettings(), seed_tag="", web_tag="",
-        context_length=1024, dtype="float32", random_seed=0,
-    )  # fmt: skip
-
-
-def evaluated(number: int, instruction: str, output: str, **changes) -> Evaluated:
-    row = Evaluated(
-        f"prompt-{number:05}", TaskKind.ANSWER, "mine", instruction, output, None, 0, Finish.STOP
-    )
-    return replace(row, **changes)
-
-
-def stage(settings: JudgeSettings, **changes) -> Judge:
-    fields = {
-        "path": "judgement", "evaluations": tuple(map(evaluation, SKILLS)), "judge": None,
-        "reference": None, "compared": None, "settings": settings, "context_length": 1024,
-        "dtype": "float32", "random_seed": 0,
-    }  # fmt: skip
-    return Judge(**{**fields, **changes})
-
-
-def of_endpoint(server: JudgeServer, **changes) -> Judge:
-    named = {"num_control_prompts": 6, **changes}
-    return stage(JudgeSettings(endpoint=server.settings, **named))
-
-
-def of_engines(model: str = "/models/judge", **changes) -> Judge:
-    settings = JudgeSettings(model=model, num_control_prompts=6)
-    return stage(settings, judge=Source(model, "judge"), **changes)
-
-
-def placement(**changes) -> Placement:
-    quick = {"max_retries": 1, "first_retry_seconds": 0.01, **changes}
-    return Placement(judge_endpoint=JudgeEndpointPlacement(**quick))
-
-
-def write_answers(run: Path, instructions: dict[int, str] | None = None) -> None:
-    """The answers of all models; `instructions` replaces those of some prompts."""
-    for name in SKILLS:
-        rows = [
-            evaluated(n, (instructions or {}).get(n, prompt.instruction), answer(name, prompt))
-            for n, prompt in enumerate(prompts(NUM_PROMPTS))
-        ]
-        tables.write_rows(f"{run}/evaluation/{name}/rows", rows, Evaluated)
-
-
-def place_of(run: Path, make_engine=None, **changes) -> Context:
-    where = context(run / "judgement", rows_per_batch=40, make_engine=make_engine)
-    placed = placement(**changes).model_copy(update={"engine": where.placement.engine})
-    return replace(where, placement=placed)
-
-
 def verdicts(run: Path) -> list[Verdict]:
     return tables.read_rows(f"{run}/judgement/rows", Verdict)
 
 
-# --- what is compared -----------------------------------------------------------------------------
+# --- the judge -----------------------------------------------------------------------------------
 
 
-def contest(run: Path, judge: Judge):
-    return judge._contest(place_of(run))
-
-
-def test_models_of_a_run_play_on_the_prompts_that_they_have_answered(server, tmp_path):
+def test_judgement_compares_answers_of_its_models_and_of_its_files(server, tmp_path):
     write_answers(tmp_path)
     loss = evaluated(90, "Held out.", "So.", task_id="pair-1", kind=TaskKind.LOSS)
-    failed = [
-        evaluated(0, "What is number 0?", "no", finish=Finish.ENGINE_ERROR),
-        evaluated(1, "What is number 1?", "half", finish=Finish.LENGTH),
-        evaluated(2, "What is number 2?", "", finish=Finish.STOP),
-        evaluated(3, "What is number 3?", "", finish=Finish.PROMPT_TOO_LONG),
-    ]
-    tables.write_rows(f"{tmp_path}/evaluation/M_1/rows", [*failed, loss], Evaluated)
-    found = contest(tmp_path, of_endpoint(server))
-    assert found.contestants.own == list(SKILLS)
-    assert found.contestants.reference == "M_0"
-    assert [prompt.prompt_id for prompt in found.prompts] == [
-        f"prompt-{n:05}" for n in range(NUM_PROMPTS)
-    ]
-    assert found.answers["M_1"] == {"prompt-00001": "half", "prompt-00002": ""}
-    assert len(found.answers["M_2"]) == NUM_PROMPTS
-    assert found.num_repeated == 0
-
-
-def test_prompt_that_stands_twice_counts_once(server, tmp_path):
-    write_answers(tmp_path, {5: "What is number 2?", 7: "What is number 2?"})
-    found = contest(tmp_path, of_endpoint(server))
-    assert (len(found.prompts), found.num_repeated) == (NUM_PROMPTS - 2, 2)
-    assert found.prompts[2].prompt_id == "prompt-00002"
-    assert all(len(given) == NUM_PROMPTS - 2 for given in found.answers.values())
-
-
-def outputs(path: Path, generator: str, numbers=range(NUM_PROMPTS)) -> Source:
-    rows = [
-        {"instruction": f"What is number {n}?", "output": "0.9 so", "generator": generator}
-        for n in numbers
-    ]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(rows))
-    return Source(str(path), generator)
-
-
-def test_published_outputs_play_and_their_missing_prompts_are_counted(server, tmp_path):
-    write_answers(tmp_path)
-    reference = outputs(tmp_path / "davinci.json", "davinci")
-    outputs(tmp_path / "others" / "guanaco.json", "guanaco", range(3, 99))
-    outputs(tmp_path / "others" / "lima.json", "lima")
-    compared = Source(str(tmp_path / "others" / "*.json"), "others")
-    judge = replace(of_endpoint(server), reference=reference, compared=compared)
-    found = contest(tmp_path, judge)
-    assert found.contestants.others == ["davinci", "guanaco", "lima"]
-    assert found.contestants.reference == "davinci"
-    assert len(found.answers["guanaco"]) == NUM_PROMPTS - 3
-
-
-@pytest.mark.parametrize("name", ["M_1", "davinci"])
-def test_outputs_with_the_name_of_another_model_are_refused(server, tmp_path, name):
-    write_answers(tmp_path)
-    judge = replace(
-        of_endpoint(server),
-        reference=outputs(tmp_path / "davinci.json", "davinci"),
-        compared=outputs(tmp_path / "others" / "a.json", name),
-    )
-    with pytest.raises(UserError, match=rf"'{name}'.*change `generator` in the file"):
-        contest(tmp_path, judge)
-
-
-def test_sources_of_published_outputs_have_problems_with_their_settings(tmp_path):
-    assert judge_stage.reference_source(None) is judge_stage.compared_source(None) is None
-    outputs(tmp_path / "a.json", "a")
-    (tmp_path / "b.json").write_text('[{"instruction": "x", "generator": "b"}]')
-    found = judge_stage.compared_source(f"{tmp_path}/*.json")
-    assert found.identity is None
-    assert "entry 0 has no text as output" in found.problem
-    assert judge_stage.COMPARED_KEY in found.problem
-    (tmp_path / "b.json").unlink()
-    assert judge_stage.compared_source(f"{tmp_path}/*.json").identity
-    assert judge_stage.reference_source(f"{tmp_path}/a.json").identity
-    assert judge_stage.REFERENCE_KEY in judge_stage.reference_source(f"{tmp_path}/c.json").problem
-
-
-# --- the way to read verdicts ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("gives_logprobs", "by", "num_sent"), [(True, LETTER, 1), (False, TEXT, 2), (None, TEXT, 2)]
-)
-def test_endpoint_is_tried_for_log_probabilities(server, gives_logprobs, by, num_sent):
-    server.gives_logprobs = gives_logprobs
-    assert of_endpoint(server).try_probabilities(placement()) == (by, num_sent)
-    assert len(server.requests) == num_sent
-    assert server.requests[0].body["logprobs"] is True
+    answered = evaluated(1, "What is number 1?", "one")
+    tables.write_rows(f"{tmp_path}/evaluation/M_1/rows", [answered, loss], Evaluated)
+    files = {}
+    for name in ("davinci", "lima"):
+        files[name] = Source(str(tmp_path / f"{name}.json"), name)
+        rows = [{"instruction": "What is number 2?", "output": "two", "generator": name}]
+        storage.write_json(files[name].path, rows)
+    judge = replace(of_endpoint(server), compared=files["lima"])
+    contest = judge._contest(place_of(tmp_path))
+    assert len(contest.prompts) == NUM_PROMPTS
+    assert contest.answers["M_1"] == {"prompt-00001": "one"}
+    assert contest.answers["lima"] == {"prompt-00002": "two"}
+    assert contest.contestants.reference == "M_0"
+    judge = replace(judge, reference=files["davinci"])
+    contestants = judge._contest(place_of(tmp_path)).contestants
+    assert (contestants.reference, contestants.others) == ("davinci", ["davinci", "lima"])
 
 
 def test_way_to_read_verdicts_is_learnt_once_in_a_run(server, tmp_path):
@@ -209,89 +76,9 @@ def test_way_to_read_verdicts_is_learnt_once_in_a_run(server, tmp_path):
     assert of_engines()._verdicts_by(where) == (LETTER, 0)
 
 
-@pytest.mark.parametrize("word", ["busy", "broken", "refused"])
-def test_endpoint_that_cannot_judge_is_refused_in_one_line(server, word):
-    server.refusal = FAULTS[word]
-    judge = of_endpoint(server)
-    with pytest.raises(UserError, match="cannot judge as judge: HTTP") as error:
-        judge.try_probabilities(placement())
-    assert "placement.judge_endpoint" in str(error.value)
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="cannot judge as judge: HTTP"):
-        judge.endpoint_pool(placement(), LETTER, 0)
-
-
-def test_endpoint_that_stops_to_give_log_probabilities_is_refused(server):
-    server.gives_logprobs = False
-    with pytest.raises(UserError, match="gives no log-probabilities any more"):
-        of_endpoint(server).endpoint_pool(placement(), LETTER, 0)
-    of_endpoint(server).endpoint_pool(placement(), TEXT, 0)
-
-
-def test_judge_of_an_endpoint_has_a_key_of_its_own(server, monkeypatch):
-    monkeypatch.setenv("RATER_KEY", "sk-of-the-rater")
-    monkeypatch.delenv("JUDGE_KEY", raising=False)
-    placed = placement(api_key_variable="JUDGE_KEY").model_copy(
-        update={"endpoint": limits(api_key_variable="RATER_KEY")}
-    )
-    with pytest.raises(UserError, match=r"JUDGE_KEY \(placement\.judge_endpoint\.api_key"):
-        of_endpoint(server).try_probabilities(placed)
-    monkeypatch.setenv("JUDGE_KEY", "sk-of-the-judge")
-    of_endpoint(server).try_probabilities(placed)
-    (received,) = server.requests
-    assert received.headers["authorization"] == "Bearer sk-of-the-judge"
-
-
-# --- questions and verdicts -----------------------------------------------------------------------
-
-ROW = tables.as_dict(
-    Comparison("id", "key", "M_1", "M_0", False, "prompt-0", "mine", "Why?", "So.", "No.", True)
-)
-TURNED = ROW | {"is_model_first": False}
-NOT_ANSWERED = ROW | {"opponent_output": None}
-
-
-def test_question_to_an_endpoint_has_the_answers_in_the_order_asked_for(server):
-    judge = of_endpoint(server, max_tokens=7)
-    request = judge.to_chat_request(ROW, by=LETTER)
-    assert shown(request.text) == ("Why?", "So.", "No.")
-    assert (request.max_tokens, request.temperature, request.top_logprobs) == (7, 0.0, 20)
-    by_text = judge.to_chat_request(TURNED, by=TEXT)
-    assert shown(by_text.text) == ("Why?", "No.", "So.")
-    assert by_text.top_logprobs is None
-    assert judge.to_chat_request(NOT_ANSWERED, by=TEXT) is None
-
-
-@pytest.mark.parametrize(("row", "preference"), [(ROW, 0.05), (TURNED, 0.95)])
-def test_verdict_of_an_endpoint_is_turned_to_the_model(server, row, preference):
-    """The server prefers the second of two answers without a number only by its liking."""
-    server.judge = Quality(for_first=-0.5)
-    judge = of_endpoint(server)
-    reply = try_endpoint(server.settings, limits(), judge.to_chat_request(row, by=LETTER))
-    found = judge.from_chat_reply(row, reply, by=LETTER)
-    assert found["outcome"] == "judged"
-    assert found["preference"] == pytest.approx(preference)
-    assert found["letter_mass"] == pytest.approx(0.9)
-    assert (found["num_prompt_tokens"], found["num_generated_tokens"]) == (11, 3)
-    assert tables.to_table([found], Verdict).num_rows == 1
-    by_text = judge.from_chat_reply(row, reply, by=TEXT)
-    assert by_text["preference"] == round(preference)
-    assert by_text["letter_mass"] is None
-
-
-@pytest.mark.parametrize("word", sorted(FAULTS))
-@pytest.mark.parametrize("by", list(VerdictsBy))
-def test_fault_of_an_endpoint_is_an_outcome_and_no_verdict(server, word, by):
-    server.faults = {word}
-    judge, row = of_endpoint(server), ROW | {"instruction": f"A {word} one?"}
-    reply = try_endpoint(server.settings, limits(max_retries=1), judge.to_chat_request(row, by=by))
-    found = judge.from_chat_reply(row, reply, by=by)
-    assert (found["outcome"], found["preference"]) == (OUTCOMES[word], None)
-
-
 def test_question_to_the_engines_ends_before_the_letter(tokenizer):
     judge = of_engines()
-    request = judge.to_request(ROW, tokenizer)
+    request = judge.to_request(COMPARISON, tokenizer)
     text = tokenizer.decode(request.prompt_ids)
     asked_for = text.partition("### Request\n")[2].partition("\n\n### Answer\n")[0]
     assert shown(asked_for) == ("Why?", "So.", "No.")
@@ -310,7 +97,7 @@ def test_judge_with_a_chat_template_of_its_own_is_asked_with_it(tokenizer):
         "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}[assistant] {% endif %}"
     )
-    text = other.decode(of_engines().to_request(ROW, other).prompt_ids)
+    text = other.decode(of_engines().to_request(COMPARISON, other).prompt_ids)
     assert text.startswith("[user] Two assistants")
     assert "[assistant] Better:" in text
     assert "### Request" not in text
@@ -319,7 +106,7 @@ def test_judge_with_a_chat_template_of_its_own_is_asked_with_it(tokenizer):
 def test_verdict_of_the_engines_is_the_share_of_the_letters():
     judge = of_engines()
     said = Generation("", Finish.LENGTH, 99, 1, 64, (math.log(0.6), math.log(0.2)))
-    found = judge.to_verdict(ROW, said)
+    found = judge.to_verdict(COMPARISON, said)
     assert (found["outcome"], found["preference"]) == ("judged", pytest.approx(0.75))
     assert judge.to_verdict(TURNED, said)["preference"] == pytest.approx(0.25)
     assert (found["num_prompt_tokens"], found["num_cached_tokens"]) == (99, 64)
@@ -328,75 +115,7 @@ def test_verdict_of_the_engines_is_the_share_of_the_letters():
         (Finish.PROMPT_TOO_LONG, "prompt_too_long"),
         (Finish.EMPTY_PROMPT, "no_answer"),
     ):
-        assert judge.to_verdict(ROW, Generation("why", finish, 0))["outcome"] == outcome
-
-
-# --- verdicts that are known ----------------------------------------------------------------------
-
-
-def known_pass(folder: Path, rows: list[Comparison]) -> GenerationPass:
-    tables.write_rows(f"{folder}/_comparisons", rows, Comparison)
-    task = of_engines().row_task(place_of(folder))
-    return GenerationPass(f"{folder}/_comparisons", f"{folder}/rows", task)
-
-
-def test_judged_questions_are_kept_and_taken_whichever_models_ask_them(tmp_path):
-    rows = asked(num_prompts=4, num_control_prompts=2)
-    known = f"{tmp_path}/known"
-    tables.write_rows(f"{tmp_path}/old", judged(rows, Quality()), Verdict)
-    judge_stage._keep(f"{tmp_path}/old", known)
-    judge_stage._keep(f"{tmp_path}/old", known)
-    kept = tables.read_rows(known, KnownVerdict)
-    assert len(kept) == len({row.key for row in rows})
-
-    turned = [
-        replace(
-            row, verdict_id=f"{row.opponent}/{row.verdict_id}", model=row.opponent,
-            opponent=row.model, output=row.opponent_output, opponent_output=row.output,
-            is_model_first=not row.is_model_first,
-        )
-        for row in rows
-    ]  # fmt: skip
-    work = known_pass(tmp_path, turned)
-    assert judge_stage._take_known(work, known) == len(rows)
-    assert judge_stage._take_known(work, known) == 0
-    taken = tables.read_rows(work.target, Verdict)
-    before = {row.verdict_id: row.preference for row in judged(rows, Quality())}
-    for row in taken:
-        old = row.verdict_id.partition("/")[2]
-        assert row.preference == pytest.approx(1 - before[old])
-        assert row.num_prompt_tokens == 0
-
-
-def test_failed_verdicts_are_not_kept(tmp_path):
-    rows = judged(asked(num_prompts=3, missing={("M_1", "prompt-00001")}), Quality())
-    rows[0] = replace(rows[0], preference=None, outcome="no_verdict")
-    tables.write_rows(f"{tmp_path}/old", rows, Verdict)
-    judge_stage._keep(f"{tmp_path}/old", f"{tmp_path}/known")
-    kept = {row.key for row in tables.read_rows(f"{tmp_path}/known", KnownVerdict)}
-    assert kept == {row.key for row in rows if row.preference is not None}
-    assert rows[0].key not in kept
-
-
-def test_dropped_answers_leave_the_others_saved_once(tmp_path):
-    rows = judged(asked(num_prompts=3), Quality())
-    rows[5] = replace(rows[5], preference=None, outcome="engine_error")
-    folders = RowFolders(f"{tmp_path}/_comparisons", f"{tmp_path}/rows", "verdict_id")
-    known_pass(tmp_path, asked(num_prompts=3))
-    (shard,) = folders.shards()
-    for part in (rows[:10], rows[10:]):
-        folders.save_shard(shard.key, tables.to_table(part, Verdict))
-
-    def has_failed(table):
-        return pc.equal(table["outcome"], "engine_error")
-
-    assert folders.drop(has_failed) == 1
-    assert folders.drop(has_failed) == 0
-    left = [row.verdict_id for row in tables.read_rows(folders.target, Verdict)]
-    assert sorted(left) == sorted(row.verdict_id for row in rows if row is not rows[5])
-    folders.save_shard(shard.key, tables.to_table(rows[:1], Verdict))
-    folders.drop(lambda table: pc.equal(table["verdict_id"], rows[0].verdict_id))
-    assert len(tables.read_rows(folders.target, Verdict)) == len(left) - 1
+        assert judge.to_verdict(COMPARISON, Generation("why", finish, 0))["outcome"] == outcome
 
 
 # --- identity and states --------------------------------------------------------------------------
@@ -495,7 +214,7 @@ def test_problems_of_judge_and_outputs_are_known_before_the_first_stage(tmp_path
     ]
     problems = "\n".join(pipeline.stages_of(load_recipe("tiny", more))[-1].problems)
     assert "set settings.evaluation.judge.model to a folder" in problems
-    assert judge_stage.REFERENCE_KEY in problems
+    assert published.REFERENCE_KEY in problems
 
 
 # --- through Ray ----------------------------------------------------------------------------------

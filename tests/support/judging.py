@@ -12,6 +12,12 @@ from humpback_ray.evaluation.games import Contestants, Prompt
 from humpback_ray.evaluation.judging import VerdictsBy
 from humpback_ray.rows import Comparison, Verdict, VerdictOutcome
 
+# Comparisons as rows: of two answers, in the other order, and without one of the answers.
+COMPARISON = tables.as_dict(
+    Comparison("id", "key", "M_1", "M_0", False, "prompt-0", "mine", "Why?", "So.", "No.", True)
+)
+TURNED = COMPARISON | {"is_model_first": False}
+NOT_ANSWERED = COMPARISON | {"opponent_output": None}
 SKILLS = {"base": 0.3, "M_0": 1.0, "M_1": 1.3, "M_2": 1.6}
 
 

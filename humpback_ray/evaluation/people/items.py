@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
-from humpback_ray.evaluation.people.outputs import ModelOutputs
+from humpback_ray.evaluation.model_outputs import ModelOutputs
 from humpback_ray.evaluation.people.study import BETTER, RESPONSE, WORSE, Item, Kind, draw
 
 ITERATION = "iter-"  # a run has one such folder per iteration

@@ -1,41 +1,18 @@
-"""Answers of models, out of a run or out of files in AlpacaEval's format.
-
-(https://github.com/tatsu-lab/alpaca_eval, `model_outputs.json`)
-"""
+"""The models of a study: names of a run's models, and files of outputs."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from humpback_ray import storage
 from humpback_ray.errors import UserError
+from humpback_ray.evaluation.model_outputs import ModelOutputs, read_outputs
 
 EVALUATION = "evaluation"  # folder of a run with one folder per model
 OUTPUTS = "outputs.json"
 OPTION = "--models"
-WANTED = 'a JSON list of {"instruction", "output", "generator"}, as AlpacaEval has'
-
-
-@dataclass(frozen=True)
-class Output:
-    """A model's answer to one prompt."""
-
-    instruction: str
-    text: str
-    dataset: str
-
-
-@dataclass(frozen=True)
-class ModelOutputs:
-    """A model's answers by prompt, and the number of entries left out by reason."""
-
-    model: str
-    by_prompt: Mapping[str, Output]
-    left_out: Mapping[str, int]
+FILES = f"{OPTION} FILE or NAME=FILE"  # NAME stands for all generators of a file
 
 
 def read_all(run_folder: str, models: Sequence[str]) -> list[ModelOutputs]:
@@ -66,9 +43,9 @@ def read_all(run_folder: str, models: Sequence[str]) -> list[ModelOutputs]:
 def _read(run_folder: str, model: str) -> ModelOutputs:
     name, separator, path = model.partition("=")
     if separator:
-        return read_outputs(storage.absolute(path), name)
+        return read_outputs(storage.absolute(path), FILES, name)
     if model.endswith(".json") or "/" in model:
-        return read_outputs(storage.absolute(model))
+        return read_outputs(storage.absolute(model), FILES)
     folder = storage.join(run_folder, EVALUATION)
     file = storage.join(folder, model, OUTPUTS)
     if not storage.exists(file):
@@ -77,63 +54,4 @@ def _read(run_folder: str, model: str) -> ModelOutputs:
             f"no answers of {model} at {file}: name one of {', '.join(known) or '(none)'}, or a "
             "file of outputs that ends in .json"
         )
-    return read_outputs(file, model)
-
-
-def read_outputs(file: str, name: str | None = None) -> ModelOutputs:
-    """The answers in a file. Of entries with the same prompt the first one counts.
-
-    Args:
-        name: of the model; None takes the one `generator` of the file.
-
-    Raises:
-        UserError: no such file, another format, no answer in it, or several generators.
-    """
-    entries = _entries(file)
-    left_out: Counter[str] = Counter()
-    by_prompt: dict[str, Output] = {}
-    for entry in entries:
-        output = _output(entry)
-        if output is None:
-            left_out["no text as instruction or output"] += 1
-        elif output.instruction in by_prompt:
-            left_out["prompt repeated"] += 1
-        else:
-            by_prompt[output.instruction] = output
-    if not by_prompt:
-        raise UserError(f"outputs {file} have no answer in {len(entries)} entries: give {WANTED}")
-    assert len(by_prompt) + left_out.total() == len(entries)
-    return ModelOutputs(name or _generator(file, entries), by_prompt, left_out)
-
-
-def _entries(file: str) -> list[Any]:
-    text = storage.read_text(file, "file of outputs", OPTION).removeprefix("\ufeff")
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"outputs {file} are no JSON ({error}): give {WANTED}") from error
-    if not isinstance(entries, list):
-        raise UserError(f"outputs {file} are no list: give {WANTED}")
-    return entries
-
-
-def _output(entry: Any) -> Output | None:
-    if not isinstance(entry, dict):
-        return None
-    instruction, text = entry.get("instruction"), entry.get("output")
-    if not isinstance(instruction, str) or not isinstance(text, str):
-        return None
-    if entry.get("input"):  # a second part of the prompt in older files
-        instruction = f"{instruction}\n\n{entry['input']}"
-    return Output(instruction, text, str(entry.get("dataset") or ""))
-
-
-def _generator(file: str, entries: Sequence[Any]) -> str:
-    names = {str(e["generator"]) for e in entries if isinstance(e, dict) and e.get("generator")}
-    if len(names) > 1:
-        shown = ", ".join(sorted(names)[:3])
-        raise UserError(
-            f"outputs {file} come from {len(names)} generators ({shown}): give a file per model, "
-            "or one name for all as NAME=FILE.json"
-        )
-    return names.pop() if names else storage.name(file).removesuffix(".json")
+    return read_outputs(file, FILES, model)

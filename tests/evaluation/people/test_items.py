@@ -39,32 +39,6 @@ def test_models_of_a_run_and_of_files_are_read_under_their_names(run, tmp_path):
     assert found[0].by_prompt["Question number 1: what is a good thing to do?"].dataset == "koala"
 
 
-def test_unusable_entries_are_counted_by_reason(tmp_path):
-    rows = [*entries("m", 3), *entries("m", 2), {"instruction": 7, "output": "x"}, "text",
-            {"instruction": "No output."}]  # fmt: skip
-    found = outputs.read_outputs(str(write_json(tmp_path / "m.json", rows)))
-    assert len(found.by_prompt) == 3
-    assert found.left_out == {"prompt repeated": 2, "no text as instruction or output": 3}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[", "no JSON"),
-        ("{}", "no list"),
-        ("[]", "no answer in 0 entries"),
-        ('[{"instruction": "a", "output": "b", "generator": "x"}, '
-         '{"instruction": "c", "output": "d", "generator": "y"}]', "2 generators (x, y)"),
-    ],
-)  # fmt: skip
-def test_unusable_file_of_outputs_is_a_user_error(tmp_path, content, message):
-    file = tmp_path / "m.json"
-    file.write_text(content)
-    with pytest.raises(UserError) as error:
-        outputs.read_outputs(str(file))
-    assert message in str(error.value)
-
-
 def test_wrong_models_are_user_errors(run, tmp_path):
     with pytest.raises(UserError, match="two models or more"):
         read(run, "M_2")
@@ -72,7 +46,7 @@ def test_wrong_models_are_user_errors(run, tmp_path):
         read(run, "M_2", "M_3")
     with pytest.raises(UserError, match="2 models have the name M_2"):
         read(run, "M_2", str(run / "evaluation" / "M_2" / "outputs.json"))
-    with pytest.raises(UserError, match="no file of outputs"):
+    with pytest.raises(UserError, match="no file of model outputs"):
         read(run, "M_2", str(tmp_path / "none.json"))
 
 

@@ -1,0 +1,87 @@
+"""The models, prompts and answers that a judgement is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from humpback_ray.errors import UserError
+from humpback_ray.evaluation.games import Answers, Contestants, Prompt
+from humpback_ray.evaluation.model_outputs import ModelOutputs
+from humpback_ray.rows import Evaluated, Finish
+
+REFERENCE_WITHOUT_FILE = "M_0"
+ANSWERED = (Finish.STOP, Finish.LENGTH)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Who plays, and with which answers.
+
+    Args:
+        answers: by model.
+        num_repeated: prompts that repeat another one's text; the first of them counts.
+        left_out: entries of published files that do not count, by model and reason.
+    """
+
+    contestants: Contestants
+    prompts: Sequence[Prompt]
+    answers: Mapping[str, Answers]
+    num_repeated: int
+    left_out: Mapping[str, int]
+
+
+def contest_of(
+    evaluated: Mapping[str, Sequence[Evaluated]],
+    published: Sequence[ModelOutputs],
+    *,
+    has_reference: bool,
+) -> Contest:
+    """The contest of a run's models and of published outputs.
+
+    Args:
+        evaluated: rows of ANSWER tasks by model, in the order of training; all of the same prompts.
+        published: the reference first, if there is one.
+        has_reference: the first of the published models is the reference; else M_0 is.
+
+    Raises:
+        UserError: two models have the same name.
+    """
+    asked = next(iter(evaluated.values()))
+    prompts = _prompts(asked)
+    ids = {prompt.prompt_id for prompt in prompts}
+    answers: dict[str, Answers] = {
+        name: {
+            row.task_id: row.output for row in rows if row.finish in ANSWERED and row.task_id in ids
+        }
+        for name, rows in evaluated.items()
+    }
+    for outputs in published:
+        if outputs.model in answers:
+            raise UserError(
+                f"the outputs {outputs.path} are of a model {outputs.model!r}, and another one in "
+                "this evaluation has that name: change `generator` in the file"
+            )
+        answers[outputs.model] = {
+            prompt.prompt_id: outputs.by_prompt[prompt.instruction].text
+            for prompt in prompts
+            if prompt.instruction in outputs.by_prompt
+        }
+    own, others = list(evaluated), [outputs.model for outputs in published]
+    of_run = REFERENCE_WITHOUT_FILE if REFERENCE_WITHOUT_FILE in own else own[0]
+    contestants = Contestants(own, others, others[0] if has_reference else of_run)
+    left_out = {
+        f"{outputs.model}: {reason}": number
+        for outputs in published
+        for reason, number in outputs.left_out.items()
+    }
+    return Contest(contestants, prompts, answers, len(asked) - len(prompts), left_out)
+
+
+def _prompts(asked: Sequence[Evaluated]) -> list[Prompt]:
+    """Each prompt once, ordered by id; of equal texts the first in `asked` counts."""
+    by_text = {
+        row.instruction: Prompt(row.task_id, row.dataset, row.instruction)
+        for row in reversed(asked)
+    }
+    return sorted(by_text.values(), key=lambda prompt: prompt.prompt_id)

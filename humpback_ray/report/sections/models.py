@@ -1,0 +1,107 @@
+"""A judge's games with their controls, and the held-out losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from humpback_ray.report import charts
+from humpback_ray.report.document import Block, Cell, Paragraph, Row, Table
+from humpback_ray.report.figures import Game, JudgeFigures, RunFigures
+from humpback_ray.report.foreign_text import cut
+from humpback_ray.report.wording import INTERVALS, bounds, count, fixed, interval, percent
+
+
+def models(figures: RunFigures) -> Iterator[Block]:
+    """A judge's games and controls, then the held-out losses."""
+    for judge in figures.judges:
+        yield from _judge(judge)
+    if not figures.losses:
+        return
+    rows: list[Row] = [
+        (
+            entry.model, fixed(entry.loss.value, 3), interval(entry.loss), count(entry.loss.n),
+            fixed(entry.change.value, 3) if entry.change else "–", interval(entry.change),
+            fixed(entry.mean_answer_characters, 0),
+        )
+        for entry in figures.losses
+    ]  # fmt: skip
+    yield Table(
+        "Loss on held-out seed answers",
+        ("model", "nats per token", "interval", "pairs", "change", "interval of the change",
+         "characters per answer"),
+        rows,
+        note="The change is against the model above, on the same pairs; below zero is better. "
+        f"{INTERVALS}",
+    )  # fmt: skip
+    yield charts.intervals(
+        "Held-out loss by model",
+        "; ".join(f"{e.model} {e.loss.value:.3f} nats" for e in figures.losses),
+        "nats per token",
+        [charts.Interval(e.model, e.loss.value, e.loss.low, e.loss.high) for e in figures.losses],
+    )
+
+
+def _judge(judge: JudgeFigures) -> Iterator[Block]:
+    name = cut(judge.judge)
+    if judge.failed_controls:
+        failed = ", ".join(judge.failed_controls)
+        yield Paragraph(
+            f"The judge {name} fails a control: {failed}. No win rate below is a sign of quality.",
+            is_warning=True,
+        )
+    formulas = ", ".join(dict.fromkeys(cut(game.formula) for game in judge.games))
+    yield Table(
+        f"Win rates by {name}",
+        ("model : opponent", "win rate", "interval", "standard error", "judged",
+         "orders disagree", "length-controlled", "interval"),
+        [_game(game) for game in judge.games],
+        note=f"Verdicts by {cut(judge.verdicts_by)}. Win rates in percent; 50 shows no difference. "
+        f"{INTERVALS} No score where under 99% of the prompts are judged. Formula of the "
+        f"length-controlled win rate: {formulas or 'none'}.",
+    )  # fmt: skip
+    scored = [game for game in judge.games if game.win_rate is not None]
+    if scored:
+        yield charts.intervals(
+            "Win rates with their intervals",
+            "; ".join(f"{g.model} against {g.opponent} {g.win_rate:.1f}%" for g in scored),
+            "win rate in %",
+            [charts.Interval(_pair(g), g.win_rate or 0.0, g.low, g.high) for g in scored],
+            reference=50,
+            domain=(0, 100),
+        )
+    if judge.controls:
+        yield Table(
+            "Controls of the judge",
+            ("control", "win rate", "interval", "judged", "verdict", "rule"),
+            [
+                (
+                    cut(c.name), fixed(c.win_rate, 1), bounds(c.low, c.high),
+                    f"{count(c.num_judged)} of {count(c.num_prompts)}",
+                    Cell("passed" if c.passed else "failed", emphasis="good" if c.passed else
+                         "bad"),
+                    cut(c.rule),
+                )
+                for c in judge.controls
+            ],
+            frozenset({0, 4, 5}),
+        )  # fmt: skip
+    if judge.strengths:
+        yield Table(
+            "Strengths over all games (Bradley-Terry)",
+            ("model", "strength", "interval"),
+            [(s.model, fixed(s.strength), bounds(s.low, s.high, 2)) for s in judge.strengths],
+            note="The base is 0; a difference of 1 means odds of e to 1.",
+        )
+
+
+def _pair(game: Game) -> str:
+    return f"{game.model} : {game.opponent}"
+
+
+def _game(game: Game) -> Row:
+    return (
+        _pair(game), fixed(game.win_rate, 1), bounds(game.low, game.high),
+        fixed(game.standard_error, 1), f"{count(game.num_judged)} of {count(game.num_prompts)}",
+        percent(game.order_disagreement), fixed(game.length_controlled_win_rate, 1),
+        bounds(game.length_controlled_low, game.length_controlled_high),
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""People's votes, a judge beside them, and the raters' agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from humpback_ray.evaluation.agreement import Estimate
+from humpback_ray.evaluation.people.results import (
+    PAPER,
+    SCREENING_FLOOR,
+    JudgeBesidePeople,
+    PairResult,
+)
+from humpback_ray.report.document import Block, Paragraph, Row, Table
+from humpback_ray.report.figures import RunFigures
+from humpback_ray.report.foreign_text import cut
+from humpback_ray.report.wording import INTERVALS, bounds, count, percent
+
+
+def people(figures: RunFigures) -> Iterator[Block]:
+    """Votes on pairs of answers beside the paper's, a judge beside them, and the agreement."""
+    for results in figures.people:
+        if results.pairs:
+            yield _votes(results.pairs)
+        for pair in results.pairs:
+            if pair.judge:
+                yield Paragraph(_judge_beside(pair, pair.judge))
+        if results.labels:
+            yield Table(
+                "Labels of rated pairs",
+                ("score", "in the pool", "good", "bad", "unsure"),
+                [
+                    (each.stratum, count(each.num_pool), count(each.good), count(each.bad),
+                     count(each.unsure))
+                    for each in results.labels
+                ],
+            )  # fmt: skip
+        for what, alpha in (("pairs", results.pair_agreement), ("labels", results.label_agreement)):
+            if alpha.value is not None:
+                yield Paragraph(
+                    f"Krippendorff's alpha of {count(alpha.num_items)} {what} with two raters or "
+                    f"more: {alpha.value:.2f} ({bounds(alpha.low, alpha.high, 2)})."
+                )
+        failed = [rater.rater for rater in results.raters if rater.failed_screening]
+        if failed:
+            yield Paragraph(
+                f"Raters below {SCREENING_FLOOR:.0%} of right answers to screening items, whose "
+                f"votes count here: {', '.join(cut(name, 40) for name in failed)} (humpback votes "
+                "--without RATER counts without them).",
+                is_warning=True,
+            )
+
+
+def _votes(pairs: Sequence[PairResult]) -> Table:
+    rows: list[Row] = [
+        (
+            cut(f"{pair.first} : {pair.second}", 60), count(pair.win.num_items),
+            count(pair.num_votes),
+            *(percent(share.value) for share in (pair.win, pair.tie, pair.loss, pair.win_rate)),
+            _shares(pair.win_rate),
+        )
+        for pair in pairs
+    ]  # fmt: skip
+    rows += [
+        (f"the paper's Humpback 65B : {opponent}", "–", "–", f"{win}%", f"{tie}%", f"{loss}%",
+         f"{win + tie / 2:.1f}%", "–")
+        for opponent, (win, tie, loss) in PAPER.items()
+    ]  # fmt: skip
+    return Table(
+        "People's votes",
+        ("pair", "items", "votes", "win", "tie", "loss", "win rate", "interval"),
+        rows,
+        note=f"Of the items, for the first model; a tie is half a win. {INTERVALS}",
+    )
+
+
+def _judge_beside(pair: PairResult, judge: JudgeBesidePeople) -> str:
+    rate = judge.rate
+    corrected = (
+        f"none, because {rate.problem}"
+        if rate.problem
+        else f"{percent(rate.corrected.value)} ({_shares(rate.corrected)})"
+    )
+    return (
+        f"{cut(pair.first, 40)} : {cut(pair.second, 40)}: the judge agrees with people on "
+        f"{percent(judge.agreement.value)} of {count(judge.agreement.num_items)} pairs that both "
+        f"decided. Its win rate is {percent(rate.raw.value)} ({_shares(rate.raw)}), and corrected "
+        f"for its errors {corrected}."
+    )
+
+
+def _shares(share: Estimate) -> str:
+    """The bounds of a share in percent."""
+    if share.low is None or share.high is None:
+        return "–"
+    return f"{share.low:.1%} to {share.high:.1%}"
