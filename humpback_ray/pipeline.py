@@ -36,10 +36,13 @@ from humpback_ray.stages.segments import Segments
 SEGMENTS = "segments"  # path of the stage that a message names before a recipe is known
 
 
-def stages_of(recipe: Recipe) -> list[Stage]:
+def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     """Every stage of a recipe's run, in the order in which they run.
 
     A source that is missing is no error here: `Stage.problems` says what the stages wait for.
+
+    Args:
+        corpus: that of `settings.corpus.path`, where the caller has its content's identity already.
 
     Raises:
         UserError: a rating template that is not there or cannot be filled.
@@ -78,7 +81,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     # The human pairs D, the unlabelled segments y, the base model.
     file = file_source(s.seed.path, "seed file", "settings.seed.path")
     seed = declare(Seed(path="seed", file=file, settings=s.seed, **seeded))
-    corpus = corpus_source(s.corpus.path)
+    corpus = corpus or corpus_source(s.corpus.path)
     segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus))
     base, made = base_model(s, segments)
     stages += made
