@@ -9,6 +9,7 @@ from rich.console import Console
 
 from humpback_ray import storage
 from humpback_ray.ablations.plan import AblationPlan, owner
+from humpback_ray.errors import UserError
 from humpback_ray.execution import runner
 from humpback_ray.execution.stage import ABLATIONS, State
 
@@ -24,7 +25,11 @@ def run_arms(
         plan: the stages of the run itself in it are done.
         console: for progress.
         make_engine: builds an engine in place of vLLM's.
+
+    Raises:
+        UserError: an arm's folder has stages of other settings; nothing has run then.
     """
+    _refuse_changed(plan)
     for number, planned in enumerate(plan.arms, start=1):
         # A model that another arm has made stays as that one wrapped it.
         of_arms = [stage for stage in planned.stages if stage.path.startswith(f"{ABLATIONS}/")]
@@ -45,3 +50,20 @@ def run_arms(
             make_engine=make_engine,
             attempts_in=storage.join(plan.run_folder, ABLATIONS, planned.arm.name),
         )  # fmt: skip
+
+
+def _refuse_changed(plan: AblationPlan) -> None:
+    """Refuse at once what the runner would refuse after the arms before it have run."""
+    changed = [
+        stage.path
+        for planned in plan.arms
+        for stage in planned.stages
+        if plan.states[stage.path] is State.CHANGED and not stage.is_replaceable
+    ]
+    if changed:
+        arm = storage.join(plan.run_folder, ABLATIONS, owner(changed[0]))
+        raise UserError(
+            f"{storage.join(plan.run_folder, changed[0])} was made under other settings or by "
+            f"another state of the run: delete {arm}, or move it away, and give the same command "
+            "again"
+        )

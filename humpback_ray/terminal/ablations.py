@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from humpback_ray.ablations.results import COLUMNS, notes, table_rows
 from humpback_ray.terminal.output import say, show
@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     from humpback_ray.ablations.results import AblationResults
 
 
+MAX_NAMED = 5  # stages of an arm from one place
+
+
 def print_ablation_plan(plan: AblationPlan) -> None:
     """Print the stages of every arm by where they come from, then each arm as a recipe."""
     from humpback_ray.ablations.plan import origins
 
-    table = Table("arm", "from", "stages", title=escape(f"Ablations of {plan.run_folder}"))
-    for planned in plan.arms:
+    columns = (Column("arm", no_wrap=True), "from", "stages")
+    table = Table(*columns, title=escape(f"Ablations of {plan.run_folder}"))
+    for number, planned in enumerate(plan.arms):
         name = planned.arm.name
         for origin, stages in origins(planned, plan.states).items():
-            table.add_row(name, escape(origin), escape(", ".join(stages)))
+            # The run comes first and names them all.
+            is_known = number and len(stages) > MAX_NAMED
+            named = f"{len(stages)}, the last is {stages[-1]}" if is_known else ", ".join(stages)
+            table.add_row(name, escape(origin), escape(named))
             name = ""
         table.add_section()
     show(table)
@@ -46,7 +53,8 @@ def _by_hand(plan: AblationPlan, planned: PlannedArm) -> str:
 
 def print_ablations(results: AblationResults, files: Sequence[str]) -> None:
     """Print every arm's figures, the lines below them, and the written files."""
-    table = Table(*COLUMNS, title=escape(f"Ablations of {results.run}"))
+    columns = (Column(COLUMNS[0], no_wrap=True), *COLUMNS[1:])
+    table = Table(*columns, title=escape(f"Ablations of {results.run}"))
     for row in table_rows(results):
         table.add_row(*map(escape, row))
     show(table)

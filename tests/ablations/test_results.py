@@ -21,7 +21,9 @@ from humpback_ray.ablations.results import (
     write_results,
 )
 from humpback_ray.ablations.run import run_arms
+from humpback_ray.errors import UserError
 from humpback_ray.evaluation.scaling import PAPER_ALPHAS
+from humpback_ray.terminal.ablations import print_ablations
 from tests.support.ablation import JUDGE, FinishedRun
 
 
@@ -121,6 +123,24 @@ def test_results_without_a_judge_have_losses_and_say_why_nothing_is_fitted(tmp_p
     results = read_results(plan)
     assert all(arm.loss and arm.game is None for arm in results.arms)
     assert "no judge is set" in notes(results)[0]
+
+
+def test_printed_table_names_every_arm_and_the_files(judged, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    print_ablations(judged, ["runs/demo/ablations/ablations.md"])
+    said = capsys.readouterr().out
+    assert all(f"│ {arm.name} " in said for arm in judged.arms)
+    assert "written: runs/demo/ablations/ablations.md" in said
+
+
+def test_arm_of_other_settings_is_refused_before_any_arm_runs(tmp_path):
+    run = FinishedRun(tmp_path)
+    run.finish(run.plan(Group.SIZE, sizes=(5, 10)))
+    storage.move(f"{run.folder}/ablations/size-5", f"{run.folder}/ablations/moved")
+    storage.move(f"{run.folder}/ablations/size-10", f"{run.folder}/ablations/size-5")
+    storage.delete(f"{run.folder}/ablations/moved")
+    with pytest.raises(UserError, match=r"size-5/iter-2/examples was made under other .* delete"):
+        run_arms(run.plan(Group.SIZE, sizes=(5,)), Console(width=200))
 
 
 def test_finished_arms_are_not_run_again_and_the_runs_own_files_stay(tmp_path, capsys):
