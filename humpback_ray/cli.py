@@ -175,6 +175,42 @@ def report(
 
 @app.command()
 @explained
+def ablate(
+    recipe: RecipeArgument,
+    arms: Annotated[
+        str,
+        typer.Option(help="Groups of arms: curation,data,tags,size,seed,k.", show_default=False),
+    ],
+    run_folder: RunOption = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Selected pairs of `size`. [3200,6400,12800,25600]")
+    ] = None,
+    seed_sizes: Annotated[
+        str | None, typer.Option(help="Seed pairs of `seed`. [100,800,1600,3200]")
+    ] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Of `k`. [3,3.5,4,4.5]")] = None,
+    only_plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be computed, and compute nothing.")
+    ] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Repeat the end of a finished run with one thing changed at a time, and compare the models."""
+    from humpback_ray.ablations import options, plan, results
+    from humpback_ray.ablations.run import run_arms
+    from humpback_ray.terminal.ablations import print_ablation_plan, print_ablations
+
+    folder = run_folder_of(run_folder, load_recipe(recipe, overrides))
+    groups, values = options.groups(arms), options.values(sizes, seed_sizes, thresholds)
+    planned = plan.plan_ablations(recipe, overrides or [], folder, groups, values)
+    print_ablation_plan(planned)
+    if not only_plan:
+        run_arms(planned, console)
+        found = results.read_results(planned)
+        print_ablations(found, results.write_results(found, folder))
+
+
+@app.command()
+@explained
 def chat(
     run_folder: Annotated[
         str, typer.Argument(metavar="RUN", help="Folder of a run, or of a model.")

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from humpback_ray.config.recipe import Recipe
-from humpback_ray.config.settings import SamplingSettings, TrainingSettings
+from humpback_ray.config.settings import LastIterationSettings, SamplingSettings, TrainingSettings
 from humpback_ray.execution.sources import corpus_source, file_source
 from humpback_ray.execution.stage import Source, Stage
 from humpback_ray.method import prompts
@@ -36,16 +36,19 @@ from humpback_ray.stages.segments import Segments
 SEGMENTS = "segments"  # path of the stage that a message names before a recipe is known
 
 
-def stages_of(recipe: Recipe) -> list[Stage]:
+def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     """Every stage of a recipe's run, in the order in which they run.
 
     A source that is missing is no error here: `Stage.problems` says what the stages wait for.
+
+    Args:
+        corpus: that of `settings.corpus.path`, where the caller has its content's identity already.
 
     Raises:
         UserError: a rating template that is not there or cannot be filled.
     """
     s = recipe.settings
-    both_tags = prompts.inference_tags(s.prompts)
+    asked_tags = prompts.inference_tags(s.prompts)
     seeded: dict[str, Any] = {"random_seed": s.random_seed}
     trusted: dict[str, Any] = {"trust_remote_code": trusts_remote_code(s.base)}
     serving: dict[str, Any] = {
@@ -64,7 +67,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         path: str,
         examples: Stage,
         settings: TrainingSettings = s.forward_training,
-        tags: tuple[str, ...] = both_tags,
+        tags: tuple[str, ...] = asked_tags,
         sampling: SamplingSettings = s.evaluation.sampling,
         request: str = "",
     ) -> Stage:
@@ -78,7 +81,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     # The human pairs D, the unlabelled segments y, the base model.
     file = file_source(s.seed.path, "seed file", "settings.seed.path")
     seed = declare(Seed(path="seed", file=file, settings=s.seed, **seeded))
-    corpus = corpus_source(s.corpus.path)
+    corpus = corpus or corpus_source(s.corpus.path)
     segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus))
     base, made = base_model(s, segments)
     stages += made
@@ -113,6 +116,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         )
     )  # fmt: skip
     for t in range(1, s.iterations + 1):
+        differs = s.last_iteration if t == s.iterations else LastIterationSettings()
         rated = declare(
             Rate(
                 path=f"iter-{t}/rated", candidates=candidates,
@@ -123,8 +127,10 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         )  # fmt: skip
         curated = declare(
             Curate(
-                path=f"iter-{t}/examples", seed=seed, rated=rated, settings=s.selection,
-                seed_tag=s.prompts.seed_tag, web_tag=s.prompts.web_tag,
+                path=f"iter-{t}/examples", seed=seed, rated=rated,
+                settings=differs.selection or s.selection,
+                seed_tag=s.prompts.seed_tag if differs.tags else "",
+                web_tag=s.prompts.web_tag if differs.tags else "",
             )
         )  # fmt: skip
         forward = finetune(f"iter-{t}/model", curated)
@@ -135,8 +141,8 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     evaluations = [
         Evaluate(
             path=f"evaluation/{name}", name=name, model=model, seed=seed, prompts=asked,
-            sampling=s.evaluation.sampling, seed_tag=s.prompts.seed_tag,
-            web_tag=s.prompts.web_tag, **serving,
+            sampling=s.evaluation.sampling, seed_tag=asked_tags[0], web_tag=asked_tags[1],
+            **serving,
         )
         for name, model in models.items()
     ]  # fmt: skip

@@ -135,6 +135,8 @@ class PromptSettings(Frozen):
 
     seed_tag: str = "Answer in the style of an AI Assistant."
     web_tag: str = "Answer with knowledge from web search."
+    # Tags with which finetuned models are asked: both, as in the paper, the seed's alone, or none.
+    inference: Literal["both", "seed", "none"] = "both"
     # A file that replaces the rubric; its grades are 1 to 5.
     rating_template: Annotated[str | None, Location()] = None
 
@@ -256,17 +258,35 @@ class LongPromptSettings(Frozen):
 
 
 class SelectionSettings(Frozen):
-    """Choice of the rated pairs that become A_k: all of at least k, the best n, or a share."""
+    """Choice of the rated pairs that become A_k: of at least k, the best n, a share, or all.
 
-    method: Literal["threshold", "best", "share"] = "threshold"
+    `all` is for comparison: without curation, every pair with a score.
+    """
+
+    method: Literal["threshold", "best", "share", "all"] = "threshold"
     k: Annotated[float, Field(ge=1, le=5)] = 4.5  # the paper's A_5 is score >= 4.5
     num_best: PositiveInt = 40_000
     share: Share = 0.25
+    # Of the pairs that the method chooses so many, drawn by the hashes of their ids; null: all.
+    max_pairs: PositiveInt | None = None
+    with_seed: bool = True  # False: the selected pairs alone are the examples of M_t
 
     def identity(self) -> dict[str, Any]:
-        """The method, and the one value that it reads."""
-        read = {"threshold": "k", "best": "num_best", "share": "share"}
-        return self.model_dump(mode="json", include={"method", read[self.method]})
+        """The method, the one value that it reads, and what is not as in the paper."""
+        read = {"threshold": "k", "best": "num_best", "share": "share", "all": "method"}
+        changed = self.model_dump(include={"max_pairs", "with_seed"}, exclude_defaults=True)
+        return self.model_dump(mode="json", include={"method", read[self.method]}) | changed
+
+
+class LastIterationSettings(Frozen):
+    """What the last iteration does otherwise than those before it.
+
+    Runs that differ here alone have all ratings and all earlier models in common, so they show what
+    a selection or the tags do to a model with the same rater (`humpback ablate`).
+    """
+
+    selection: SelectionSettings | None = None  # null: settings.selection
+    tags: bool = True  # False: the last model's examples have no tags
 
 
 class LoraSettings(Frozen):
@@ -391,6 +411,7 @@ class Settings(Frozen):
     rating: RatingSettings = RatingSettings()
     selection: SelectionSettings = SelectionSettings()
     iterations: PositiveInt = 2
+    last_iteration: LastIterationSettings = LastIterationSettings()
     context_length: PositiveInt = 2048  # tokens, of every engine
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # of the engines' arithmetic
     evaluation: EvaluationSettings

@@ -42,6 +42,7 @@ def run(
     until: str | None = None,
     only: Collection[str] | None = None,
     make_engine: Callable[..., Any] | None = None,
+    attempts_in: str | None = None,
 ) -> dict[str, StageRecord]:
     """Run the stages of a run in order. Only this function decides what happens to a stage.
 
@@ -60,6 +61,7 @@ def run(
         until: path of the last stage to run.
         only: paths of the stages to run; the others are neither looked at nor run.
         make_engine: builds an engine in place of vLLM's.
+        attempts_in: folder for the recipe and the attempts' logs; None: the run's.
 
     Returns:
         The records of the chosen stages by path.
@@ -88,7 +90,8 @@ def run(
         )
         storage.check_writable(run_folder)
         with storage.explained(run_folder):
-            _start_attempt(recipe, run_folder, [stage.path for stage in stages])
+            attempts_in = attempts_in or run_folder
+            _start_attempt(recipe, run_folder, attempts_in, [stage.path for stage in stages])
     with logs.end_logged():
         if to_do:
             connect.join_cluster(recipe)
@@ -243,12 +246,12 @@ def _set_aside(stage: Stage, old_fingerprint: str, run_folder: str) -> str:
     return kept
 
 
-def _start_attempt(recipe: Recipe, run_folder: str, stages: list[str]) -> None:
-    storage.write_json(storage.join(run_folder, "config.json"), recipe.model_dump(mode="json"))
+def _start_attempt(recipe: Recipe, run_folder: str, attempts_in: str, stages: list[str]) -> None:
+    storage.write_json(storage.join(attempts_in, "config.json"), recipe.model_dump(mode="json"))
     number = 1
-    while storage.exists(storage.join(run_folder, "attempts", f"{number:03}")):
+    while storage.exists(storage.join(attempts_in, "attempts", f"{number:03}")):
         number += 1
-    folder = storage.join(run_folder, "attempts", f"{number:03}")
+    folder = storage.join(attempts_in, "attempts", f"{number:03}")
     storage.write_json(
         storage.join(folder, "attempt.json"),
         {

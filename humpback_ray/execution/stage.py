@@ -31,6 +31,7 @@ RECORD = "record.json"
 STARTED = "started.json"
 METRICS = "metrics.jsonl"
 PROGRESS = "progress.json"  # while the stage runs
+ABLATIONS = "ablations"  # folder below the run's, for stages of other settings than the run's
 
 NOT_HASHED = {"hashed": False}  # metadata of a field that is not part of the identity
 

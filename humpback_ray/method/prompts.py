@@ -62,8 +62,12 @@ def chat_template(*tags: str) -> str:
 
 
 def inference_tags(tags: PromptSettings) -> tuple[str, str]:
-    """Both tags in order, with which a finetuned model is prompted (paper, section 2.4)."""
-    return tags.seed_tag, tags.web_tag
+    """The tags with which a finetuned model is prompted, an empty one for each that is left out.
+
+    The paper takes both, in this order (section 2.4).
+    """
+    seed_tag = "" if tags.inference == "none" else tags.seed_tag
+    return seed_tag, tags.web_tag if tags.inference == "both" else ""
 
 
 # --- self-augmentation --------------------------------------------------------------------------

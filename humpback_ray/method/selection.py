@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.errors import UserError
@@ -24,11 +25,30 @@ def thresholds(scores: Sequence[float]) -> dict[str, float]:
     }
 
 
+def eligible(
+    scored: Iterable[tuple[str, str, float]], settings: SelectionSettings
+) -> list[tuple[str, float]]:
+    """(candidate_id, score) of one candidate of each segment, out of all pairs with a score.
+
+    The best rated one, of equals the one with the first id. `all` takes the one with the first id,
+    because the best one would be curated.
+
+    Args:
+        scored: (candidate_id, segment_id, score).
+    """
+    first: dict[str, tuple[float, str, float]] = {}
+    for candidate, segment, score in scored:
+        place = (0.0 if settings.method == "all" else -score, candidate, score)
+        first[segment] = min(place, first.get(segment, place))
+    return [(candidate, score) for _, candidate, score in first.values()]
+
+
 def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> set[str]:
-    """Ids of the selected pairs, out of (candidate_id, score) of all pairs with a score.
+    """Ids of the selected pairs, out of (candidate_id, score) of all eligible pairs.
 
     `threshold` takes every pair of at least k (paper: A_5 is score >= 4.5), `best` and `share` the
     highest scores, ties broken by id so that the choice never depends on the order of the rows.
+    `max_pairs` draws some of them; a larger draw has every pair of a smaller one.
 
     Raises:
         UserError: nothing is left, with the scores there are and the ways out.
@@ -36,12 +56,7 @@ def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> 
     if not scored:
         raise UserError("no pair has a score, so none can be selected; see the rating's outcomes")
     ranked = sorted(scored, key=lambda pair: (-pair[1], pair[0]))
-    if settings.method == "threshold":
-        chosen = [pair for pair in ranked if pair[1] >= settings.k]
-    elif settings.method == "best":
-        chosen = ranked[: settings.num_best]
-    else:
-        chosen = ranked[: round(settings.share * len(ranked))]
+    chosen = ranked[: num_chosen(ranked, settings)]
     if not chosen:
         rule = {"threshold": f"k = {settings.k}", "share": f"share = {settings.share}"}
         raise UserError(
@@ -49,4 +64,18 @@ def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> 
             f"run from {ranked[-1][1]:.2f} to {ranked[0][1]:.2f}; lower settings.selection.k, or "
             "set settings.selection.method to best or share"
         )
-    return {pair[0] for pair in chosen}
+    ids = [name for name, _ in chosen]
+    return set(sorted(ids, key=_draw_key)[: settings.max_pairs])
+
+
+def num_chosen(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> int:
+    """Number of pairs that the method chooses, before `max_pairs` draws some of them."""
+    if settings.method == "threshold":
+        return sum(score >= settings.k for _, score in scored)
+    if settings.method == "best":
+        return min(settings.num_best, len(scored))
+    return len(scored) if settings.method == "all" else round(settings.share * len(scored))
+
+
+def _draw_key(candidate_id: str) -> str:
+    return hashlib.sha256(candidate_id.encode()).hexdigest()

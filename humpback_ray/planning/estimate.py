@@ -242,6 +242,7 @@ class _Estimator:
         num_chosen = 0
         if isinstance(examples, Curate):
             num_chosen = num_selected(examples.settings, self.num_segments())
+            num_seed = num_seed if examples.settings.with_seed else 0
             if finished:
                 num_chosen = finished - num_seed
         characters = num_seed * SEED_CHARACTERS + num_chosen * SELECTED_CHARACTERS
@@ -260,9 +261,8 @@ def rubric_tokens(stage: Rate) -> float:
 
 def num_selected(selection: SelectionSettings, num_segments: int) -> int:
     """Number of pairs that self-curation selects; by threshold, at the paper's shares."""
-    if selection.method == "best":
-        return min(selection.num_best, num_segments)
-    share = selection.share
+    share = {"all": 1.0}.get(selection.method, selection.share)
     if selection.method == "threshold":
         share = next((s for k, s in SELECTED_SHARE.items() if selection.k >= k), 1.0)
-    return round(share * num_segments)
+    chosen = selection.num_best if selection.method == "best" else round(share * num_segments)
+    return min(chosen, num_segments, selection.max_pairs or num_segments)

@@ -25,7 +25,12 @@ from rich.console import Console
 
 from humpback_ray import pipeline, storage, tables
 from humpback_ray.config.recipe import Recipe
-from humpback_ray.config.settings import PretrainedBase, ScratchBase, TrainingSettings
+from humpback_ray.config.settings import (
+    LastIterationSettings,
+    PretrainedBase,
+    ScratchBase,
+    TrainingSettings,
+)
 from humpback_ray.errors import UserError
 from humpback_ray.execution import logs, runner
 from humpback_ray.execution.metrics import Metrics
@@ -125,6 +130,7 @@ def shortened(recipe: Recipe) -> Recipe:
     settings, placement = recipe.settings, recipe.placement
     changes: dict[str, Any] = {
         "iterations": 1,
+        "last_iteration": LastIterationSettings(),
         "backward_training": _cut(settings.backward_training),
         "forward_training": _cut(settings.forward_training),
         "rating": settings.rating.model_copy(

@@ -34,15 +34,15 @@ from humpback_ray.stages.rate import Rate
 MAX_POINTS = 120  # of a curve
 TAIL_ROWS = 0.98  # the tail of a pass begins when so many of its rows are saved
 
-Losses = dict[str, tuple[float, int]]  # (nats per token, tokens) by id of the pair
+HeldOutLosses = dict[str, tuple[float, int]]  # (nats per token, tokens) by id of the pair
 
 
 def losses_of(records: StageRecords) -> list[ModelLoss]:
     """The held-out loss of each model, and its change from the model before on the same pairs."""
     found: list[ModelLoss] = []
-    before: Losses = {}
+    before: HeldOutLosses = {}
     for stage in records.of(Evaluate):
-        losses = _losses(records.folder(stage, "rows"))
+        losses = held_out_losses(records.folder(stage, "rows"))
         if not losses:
             continue
         loss = weighted_mean(*_columns(losses.values()))
@@ -64,7 +64,8 @@ def losses_of(records: StageRecords) -> list[ModelLoss]:
     return found
 
 
-def _losses(folder: str) -> Losses:
+def held_out_losses(folder: str) -> HeldOutLosses:
+    """The losses in the rows of an evaluation."""
     columns = ["task_id", "kind", "loss", "num_loss_tokens"]
     return {
         name: (loss, num_tokens)

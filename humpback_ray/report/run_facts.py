@@ -14,6 +14,7 @@ from humpback_ray.config.recipe import Recipe
 from humpback_ray.errors import UserError
 from humpback_ray.execution import clock, lease, logs
 from humpback_ray.execution.stage import (
+    ABLATIONS,
     METRICS,
     PROGRESS,
     RECORD,
@@ -116,11 +117,12 @@ def _in_order(begun: Mapping[str, StageFacts], declared: Sequence[str]) -> list[
 
 
 def _read_begun(run_folder: str) -> dict[str, StageFacts]:
-    """Begun and finished stages by path."""
+    """Begun and finished stages by path, without those of ablations."""
     filesystem, root = storage.locate(run_folder)
     files = filesystem.find(root, maxdepth=4)
     marks = [file[len(root) :].strip("/").rpartition("/") for file in files]
     paths = {path for path, _, name in marks if name in (RECORD, STARTED)}
+    paths = {path for path in paths if not path.startswith(f"{ABLATIONS}/")}
     return {path: _read_stage(run_folder, path) for path in paths}
 
 

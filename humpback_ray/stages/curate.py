@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -34,14 +35,15 @@ class Curate(Stage):
     web_tag: str
 
     def run(self, context: Context) -> Result:
-        """Write the examples; of several candidates of a segment only the best is eligible."""
+        """Write the examples, of several candidates of a segment at most one."""
         rated, rows = context.of(self.rated, "rows"), context.path("rows")
         chosen, figures = ray.get(_choose.remote(rated, self.settings))
         storage.delete(rows)
         _write_selected(rated, rows, chosen, self.web_tag)
-        pairs = tables.read_rows(context.of(self.seed, "rows"), SeedPair)
-        seeds = seed_examples(pairs, Direction.FORWARD, self.seed_tag)
-        tables.write_rows(rows, seeds, TrainingExample, name="seed")
+        if self.settings.with_seed:
+            pairs = tables.read_rows(context.of(self.seed, "rows"), SeedPair)
+            seeds = seed_examples(pairs, Direction.FORWARD, self.seed_tag)
+            tables.write_rows(rows, seeds, TrainingExample, name="seed")
         outcomes = tables.count_values(rows, "origin")
         assert outcomes[Origin.WEB.value] == len(chosen)
         assert outcomes.total() == tables.assert_unique(rows, "example_id")
@@ -51,26 +53,26 @@ class Curate(Stage):
 @ray.remote
 def _choose(rated: str, settings: SelectionSettings) -> tuple[pa.Array, dict[str, Any]]:
     """The ids that are selected, and figures. In a task: the driver holds no list of all pairs."""
-    scored: list[tuple[str, float]] = []
-    best: dict[str, tuple[float, str]] = {}
-    for batch in tables.scan(rated, ["candidate_id", "segment_id", "score"]):
-        for row in batch.to_pylist():
-            if row["score"] is None:
-                continue
-            scored.append((row["candidate_id"], row["score"]))
-            # The smallest is the best one; of equals the one with the first id.
-            found = (-row["score"], row["candidate_id"])
-            best[row["segment_id"]] = min(found, best.get(row["segment_id"], found))
-    chosen = selection.select([(candidate, -score) for score, candidate in best.values()], settings)
-    scores = [score for candidate, score in scored if candidate in chosen]
+    scored = list(scored_pairs(rated))
+    eligible = selection.eligible(scored, settings)
+    chosen = selection.select(eligible, settings)
+    scores = [score for candidate, _, score in scored if candidate in chosen]
     return pa.array(sorted(chosen)), {
         "num_scored": len(scored),
-        "num_segments": len(best),
+        "num_segments": len(eligible),
         "num_selected": len(chosen),
         "lowest_selected_score": round(min(scores), 4),
         "mean_selected_score": round(sum(scores) / len(scores), 4),
-        "mean_score": round(sum(score for _, score in scored) / len(scored), 4),
+        "mean_score": round(sum(score for _, _, score in scored) / len(scored), 4),
     }
+
+
+def scored_pairs(rated: str) -> Iterator[tuple[str, str, float]]:
+    """(candidate_id, segment_id, score) of every pair with a score, from a rating's rows."""
+    for batch in tables.scan(rated, ["candidate_id", "segment_id", "score"]):
+        for row in batch.to_pylist():
+            if row["score"] is not None:
+                yield row["candidate_id"], row["segment_id"], row["score"]
 
 
 def _write_selected(rated: str, target: str, chosen: pa.Array, tag: str) -> None:

@@ -321,3 +321,17 @@ def test_fingerprint_of_a_value_without_stable_form_is_refused(value):
 def test_result_with_outcomes_that_do_not_add_up_fails():
     with pytest.raises(AssertionError):
         Result(3, {"kept": 1, "dropped": 1})
+
+
+def test_attempts_of_an_arm_leave_the_runs_recipe_and_attempts_as_they_are(tmp_path):
+    execute(pairs_stage([]), tmp_path)
+    before = storage.read_json(f"{tmp_path}/config.json")
+    other = load_recipe("tiny", ["settings.random_seed=7"])
+    arm = pairs_stage([], path="ablations/arm/seed", settings={"language": "de"})
+    folder = f"{tmp_path}/ablations/arm"
+    runner.run([arm], other, str(tmp_path), CONSOLE, attempts_in=folder)
+    assert storage.read_json(f"{tmp_path}/config.json") == before
+    assert storage.names(f"{tmp_path}/attempts") == {"001"}
+    assert storage.read_json(f"{folder}/config.json")["settings"]["random_seed"] == 7
+    assert storage.names(f"{folder}/attempts/001") == {"attempt.json", "run.log"}
+    assert arm.find(str(tmp_path))[0] is State.DONE

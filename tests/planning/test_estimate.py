@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from humpback_ray import pipeline
 from humpback_ray.cli import app
 from humpback_ray.config.recipe import load_recipe, recipe_names
-from humpback_ray.config.settings import LoraSettings
+from humpback_ray.config.settings import LoraSettings, SelectionSettings
 from humpback_ray.method import prompts
 from humpback_ray.planning import estimate
 from humpback_ray.sizing import time
@@ -495,3 +495,17 @@ def test_judgement_on_engines_costs_hours_and_behind_an_endpoint_none():
     by_endpoint, _ = judgement("{endpoint: {url: 'http://h/v1', model: j}}")
     assert by_endpoint.hours == 0.0
     assert by_endpoint.fits == "judged elsewhere, at the endpoint's price"
+
+
+@pytest.mark.parametrize(
+    ("selection", "number"),
+    [
+        ({"method": "all"}, 1000),
+        ({"method": "all", "max_pairs": 30}, 30),
+        ({"method": "share", "share": 0.1, "max_pairs": 300}, 100),
+        ({"method": "best", "num_best": 2000}, 1000),
+        ({"method": "best", "num_best": 50}, 50),
+    ],
+)
+def test_selection_is_estimated_by_its_method_and_its_limit(selection, number):
+    assert estimate.num_selected(SelectionSettings(**selection), 1000) == number

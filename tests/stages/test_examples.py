@@ -60,3 +60,12 @@ def test_empty_selection_is_refused_in_one_line_with_the_way_out(tmp_path):
     tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
     with pytest.raises(ValueError, match=r"none of the 1 rated pairs .* lower settings.selection"):
         curate(tmp_path, SelectionSettings())
+
+
+def test_examples_without_the_seed_and_without_curation_are_a_draw_of_web_pairs(tmp_path):
+    tables.write_rows(str(tmp_path / "rated"), [pair(n, 0, 1.0 + n) for n in range(4)], RatedPair)
+    tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
+    settings = SelectionSettings(method="all", max_pairs=3, with_seed=False)
+    result = curate(tmp_path, settings)
+    assert result.outcomes == {"web": 3}
+    assert result.figures["num_selected"] == 3
