@@ -86,6 +86,8 @@ def run(
             rates=any(stage.part == "rate" for stage in to_do),
             evaluates=any(stage.part == "evaluate" for stage in to_do),
         )
+        for stage in to_do:
+            stage.check(recipe.placement)
         storage.check_writable(run_folder)
         with storage.explained(run_folder):
             _start_attempt(recipe, run_folder, [stage.path for stage in stages])

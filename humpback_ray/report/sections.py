@@ -16,6 +16,7 @@ from humpback_ray.evaluation.people.results import (
 from humpback_ray.evaluation.rater_quality import Threshold
 from humpback_ray.execution.clock import duration
 from humpback_ray.report import charts
+from humpback_ray.report.benchmark_section import benchmarks
 from humpback_ray.report.document import Block, Cell, KeyFigure, Paragraph, Row, Section, Table
 from humpback_ray.report.figures import (
     FunnelStep,
@@ -52,6 +53,7 @@ def sections_of(figures: RunFigures) -> list[Section]:
     parts = [
         ("models", "Models compared", models(figures)),
         ("people", "What people say", people(figures)),
+        ("benchmarks", "Benchmarks", benchmarks(figures.benchmarks)),
         ("funnel", "From documents to training examples", funnel(figures)),
         ("scores", "Scores and selections", scores(figures)),
         ("rater", "The rater against people", raters(figures)),
