@@ -19,9 +19,11 @@ PAPER_TASKS = (
     *(f"{CROWS_PAIRS}_{category}" for category in CROWS_CATEGORIES),
 )  # fmt: skip
 
-# Of task files and their data. lm-evaluation-harness's own templates have names like _default_yaml.
+# Of task files, their data and a data folder's README.md, which names its parts. The harness's own
+# templates have names like _default_template_yaml.
 TASK_FILE_SUFFIXES = (
     ".yaml", "_yaml", ".yml", ".py", ".json", ".jsonl", ".parquet", ".arrow", ".csv", ".txt",
+    ".md",
 )  # fmt: skip
 _TaskFiles = Location(has_many_files=True, is_read_on_nodes=True, suffixes=TASK_FILE_SUFFIXES)
 

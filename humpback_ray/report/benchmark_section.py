@@ -45,8 +45,8 @@ def _of_run(figures: BenchmarkFigures) -> Iterator[Block]:
             frozenset({0, 1}),
             note="Shares in percent, ± one standard error. The difference is of the same "
             "questions, with its 95% interval. The paper's models are larger and were asked in "
-            f"the paper's own way, so compare {figures.last} with this run's {figures.base}. A "
-            f"mark ↓ stands where lower is better; the others rise.",
+            f"the paper's own way, so compare {figures.last} with this run's {figures.base}. "
+            "↓ marks metrics where lower is better.",
         )
     if crows:
         yield from _crows_pairs(figures, crows)

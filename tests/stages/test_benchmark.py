@@ -102,8 +102,15 @@ def test_content_of_task_files_changes_the_fingerprint_and_their_place_does_not(
     moved = task_files.rename(task_files.with_name("moved"))
     after = stage(task_files=task_files_source(str(moved)))
     assert before.fingerprint == after.fingerprint
-    (moved / "tides.jsonl").write_text('{"question": "Other?"}\n')
-    assert stage(task_files=task_files_source(str(moved))).fingerprint != before.fingerprint
+    for name in ("tides.jsonl", "utils.py", "_default_template_yaml", "README.md"):
+        last = stage(task_files=task_files_source(str(moved))).fingerprint
+        (moved / name).write_text("other\n")
+        assert stage(task_files=task_files_source(str(moved))).fingerprint != last
+    (moved / "__pycache__").mkdir()
+    (moved / "__pycache__/utils.cpython-311.pyc").write_bytes(b"left by the harness")
+    last = stage(task_files=task_files_source(str(moved))).fingerprint
+    shutil.rmtree(moved / "__pycache__")
+    assert stage(task_files=task_files_source(str(moved))).fingerprint == last
 
 
 @pytest.mark.parametrize("tasks", ["[]", "['*']", "[a/b.yaml]", "['a,b']"])
@@ -138,6 +145,19 @@ def test_figures_and_scores_come_from_the_harness_files(tmp_path):
     rows = tables.read_rows(str(tmp_path / "M_2" / benchmark.SCORES), BenchmarkScore)
     assert sum(row.value for row in rows) == 4
     json.dumps(result.figures, allow_nan=False)
+
+
+def test_node_gets_the_model_its_revision_and_the_task_files(tmp_path, task_files):
+    files = task_files_source(str(task_files))
+    of_hub = stage(model="org/base", task_files=files)
+    of_hub = replace(of_hub, model=replace(of_hub.model, revision="v2"))
+    run = of_hub.harness_run(context_of(tmp_path / "M_2"))
+    assert (run.model, run.revision, run.task_files) == ("org/base", "v2", str(task_files))
+    assert run.output == str(tmp_path / "M_2")
+    trained = stage(model="")
+    trained = replace(trained, model=replace(trained, path="iter-2/model"))
+    run = trained.harness_run(context_of(tmp_path / "M_2"))
+    assert (run.model, run.revision, run.task_files) == (f"{tmp_path}/iter-2/model", None, None)
 
 
 def test_missing_harness_stops_a_run_before_any_stage(tmp_path):
