@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from humpback_ray.config.benchmarks import BenchmarkSettings
@@ -106,6 +109,26 @@ def test_failing_harness_is_a_line_with_its_last_words_and_its_log(tmp_path, pyt
     log = tmp_path / "stage" / harness.LOG
     assert str(log) in str(caught.value)
     assert "Traceback" in log.read_text()
+
+
+def test_harness_dies_with_the_process_that_started_it(tmp_path):
+    command, log = ["sleep", "300"], tmp_path / "log"
+    parent = multiprocessing.get_context("fork").Process(
+        target=harness._run, args=(command, str(tmp_path), log, "hf")
+    )
+    parent.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not (children := psutil.Process(parent.pid).children()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        # Until it has become the command, it has not asked for the parent's death.
+        while children[0].name() != "sleep":
+            time.sleep(0.05)
+    finally:
+        parent.kill()
+    gone, _ = psutil.wait_procs(children, timeout=10)
+    assert gone == children
 
 
 def test_interpreter_without_lm_eval_is_refused(tmp_path):
