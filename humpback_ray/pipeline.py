@@ -24,6 +24,7 @@ from humpback_ray.method import prompts
 from humpback_ray.rows import Direction
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.base import base_model, trusts_remote_code
+from humpback_ray.stages.benchmark import benchmarks
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
@@ -149,4 +150,6 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     stages += evaluations
     if s.evaluation.judge:
         declare(judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
+    if s.evaluation.benchmarks:
+        stages += benchmarks(s.evaluation.benchmarks, models, serving)
     return stages

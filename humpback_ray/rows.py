@@ -255,3 +255,15 @@ class KnownVerdict:
     preference_for_first: float
     letter_mass: float | None
     said: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkScore:
+    """A model's score on one question of a benchmark by one of its metrics."""
+
+    score_id: str
+    task: str
+    doc_id: int
+    question: str  # hash of the question, equal for every model that is asked it
+    metric: str
+    value: float

@@ -18,7 +18,7 @@ import yaml
 from humpback_ray.config.fields import Location, locations
 from humpback_ray.config.recipe import SHIPPED, Recipe, recipe_names
 from humpback_ray.corpus.documents import CorpusFile
-from humpback_ray.corpus.files import list_files
+from humpback_ray.corpus.files import CORPUS_SUFFIXES, list_files
 from humpback_ray.corpus.installed_packages import INSTALLED_PACKAGES
 from humpback_ray.errors import UserError
 
@@ -144,7 +144,7 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[st
     for key, location, path in _local_paths(loaded):
         setting = f"settings.{key}"
         has_many = location.has_many_files
-        files = _files(path, has_many=has_many) if location.is_packed else []
+        files = _files(path, location) if location.is_packed else []
         size = sum(file.size for file in files)
         if files and size <= left:
             left -= size
@@ -178,11 +178,11 @@ def _local_paths(loaded: Recipe) -> Iterator[tuple[str, Location, str]]:
             yield key, location, path
 
 
-def _files(path: str, *, has_many: bool) -> list[CorpusFile]:
+def _files(path: str, location: Location) -> list[CorpusFile]:
     """The files at a path of this machine; none if nothing exists there."""
-    if has_many:
+    if location.has_many_files:
         try:
-            return list_files(path)
+            return list_files(path, location.suffixes or CORPUS_SUFFIXES)
         except UserError:
             return []
     return [CorpusFile(path, path, os.path.getsize(path))] if os.path.isfile(path) else []

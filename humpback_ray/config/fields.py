@@ -27,6 +27,7 @@ class Location:
     has_many_files: bool = False  # a folder or a pattern; False: one file
     is_read_on_nodes: bool = False  # tasks on every node read it; False: the driver alone
     is_packed: bool = True  # `humpback submit` takes it along, if it is small enough
+    suffixes: tuple[str, ...] = ()  # of its files; empty: those of a corpus
 
 
 def marks(field: FieldInfo) -> list[Location]:

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from humpback_ray.config.benchmarks import BenchmarkPlacement
 from humpback_ray.config.fields import Frozen, PositiveInt, Share
 from humpback_ray.config.urls import ray_address
 from humpback_ray.errors import UserError
@@ -181,3 +182,4 @@ class Placement(Frozen):
     training: TrainingPlacement = TrainingPlacement()
     endpoint: EndpointPlacement = EndpointPlacement()
     judge_endpoint: JudgeEndpointPlacement = JudgeEndpointPlacement()
+    benchmarks: BenchmarkPlacement = BenchmarkPlacement()

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from humpback_ray.config.benchmarks import BenchmarkSettings
 from humpback_ray.config.fields import Frozen, Location, PositiveInt, Share
 from humpback_ray.config.urls import http_url
 
@@ -379,6 +380,8 @@ class EvaluationSettings(Frozen):
     reference: Annotated[str | None, Location()] = None
     # With a judge: more such files, by a path, a folder or a pattern.
     compared: Annotated[str | None, Location(has_many_files=True)] = None
+    # null: no benchmarks; {}: the paper's.
+    benchmarks: BenchmarkSettings | None = None
 
     @model_validator(mode="after")
     def _published_outputs_are_judged(self) -> EvaluationSettings:

@@ -88,6 +88,8 @@ def run(
             rates=any(stage.part == "rate" for stage in to_do),
             evaluates=any(stage.part == "evaluate" for stage in to_do),
         )
+        for stage in to_do:
+            stage.check(recipe.placement)
         storage.check_writable(run_folder)
         with storage.explained(run_folder):
             attempts_in = attempts_in or run_folder

@@ -157,6 +157,13 @@ class Stage:
         """True if the stage trains on training workers."""
         return False
 
+    def check(self, placement: Placement) -> None:
+        """Refuse, before any work, what this stage would meet only after the others' hours.
+
+        Raises:
+            UserError: something that the stage needs is not there.
+        """
+
     def run(self, context: Context) -> Result:
         """Write the result, or the missing rest of it, into the stage's folder."""
         raise NotImplementedError

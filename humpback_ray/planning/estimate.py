@@ -16,6 +16,7 @@ from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Source, Stage, StageRecord
 from humpback_ray.method import prompts
 from humpback_ray.method.schedule import schedule
+from humpback_ray.planning.benchmark_work import benchmark_work
 from humpback_ray.rows import Direction, SegmentOutcome
 from humpback_ray.sizing.architecture import Architecture, architecture_of
 from humpback_ray.sizing.hardware import GIB, Hardware
@@ -23,6 +24,7 @@ from humpback_ray.sizing.memory import ENGINE_WORKSPACE, fit_training, gib, smal
 from humpback_ray.sizing.time import GenerationWork, generation_seconds, step_seconds
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.base import BaseExamples
+from humpback_ray.stages.benchmark import Benchmark
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
@@ -98,7 +100,7 @@ def estimate_stages(
         if stage.path in records
         else estimator.stage(stage)
         for stage in stages
-        if isinstance(stage, GeneratingStage | Finetune)
+        if isinstance(stage, GeneratingStage | Finetune | Benchmark)
     ]
 
 
@@ -122,11 +124,14 @@ class _Estimator:
     hardware: Hardware
     num_rows: int | None
 
-    def stage(self, stage: GeneratingStage | Finetune) -> StageEstimate:
+    def stage(self, stage: GeneratingStage | Finetune | Benchmark) -> StageEstimate:
         return self.training(stage) if isinstance(stage, Finetune) else self.generation(stage)
 
-    def generation(self, stage: GeneratingStage) -> StageEstimate:
+    def generation(self, stage: GeneratingStage | Benchmark) -> StageEstimate:
         engine = self.recipe.placement.engine
+        if isinstance(stage, Benchmark) and self.recipe.placement.benchmarks.backend == "hf":
+            fits = "not estimated: lm-eval's hf backend; try it with benchmarks.limit"
+            return StageEstimate(stage.path, fits, "1 GPU", 0.0)
         if not stage.uses_engines:
             verb = "judged" if isinstance(stage, Judge) else "rated"
             return StageEstimate(stage.path, f"{verb} elsewhere, at the endpoint's price", "-", 0.0)
@@ -143,6 +148,8 @@ class _Estimator:
             return self.too_large(stage, layout, fit.weight_bytes + ENGINE_WORKSPACE)
         num_engines = hardware.gpus_per_node // fit.tensor_parallel_size
         num_engines *= hardware.num_nodes // fit.pipeline_parallel_size
+        if isinstance(stage, Benchmark):
+            num_engines = 1  # one process of lm-eval
         seconds = generation_seconds(
             self.architecture, hardware.gpu, fit, num_engines=num_engines,
             work=self.work(stage), dtype=dtype,
@@ -199,7 +206,9 @@ class _Estimator:
         kept = record.outcomes.get(SegmentOutcome.KEPT.value) if record else None
         return self.num_rows or kept or NUM_SEGMENTS
 
-    def work(self, stage: GeneratingStage) -> GenerationWork:
+    def work(self, stage: GeneratingStage | Benchmark) -> GenerationWork:
+        if isinstance(stage, Benchmark):
+            return benchmark_work(stage.settings)
         instruction, response = (
             n / self.architecture.characters_per_token for n in CANDIDATE_CHARACTERS
         )

@@ -43,6 +43,7 @@ from humpback_ray.planning.extrapolate import ProbeReport, Records, Sample
 from humpback_ray.rows import RatingOutcome, SegmentOutcome
 from humpback_ray.serving.requests import ServedModel, load_tokenizer
 from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.benchmark import Benchmark
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.generating import GeneratingStage
@@ -137,6 +138,8 @@ def shortened(recipe: Recipe) -> Recipe:
             update={"min_scored_share": 0.0, "min_grade_mass": 0.0, "min_scored_samples": 1}
         ),
         "selection": settings.selection.model_copy(update={"method": "share", "share": 1.0}),
+        # Their time does not depend on the segments; `humpback estimate` has a figure.
+        "evaluation": settings.evaluation.model_copy(update={"benchmarks": None}),
     }
     if isinstance(settings.base, ScratchBase):
         training = _cut(settings.base.training)
@@ -331,7 +334,8 @@ def _notes(
     unmeasured = [
         stage.path
         for stage in stages
-        if isinstance(stage, GeneratingStage | Finetune)
+        if isinstance(stage, GeneratingStage | Finetune | Benchmark)
+        and stage.path not in sample.done
         and extrapolate.stand_in(stage, stages, sample.records) is None
     ]
     if unmeasured:

@@ -70,6 +70,13 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
             if (rate := estimate_of(game)) is not None:
                 group = f"Win rates by {cut(judge.judge, 40)}, in %"
                 yield (group, f"{game.model} : {game.opponent}"), rate
+    for of_run in run.benchmarks:
+        for task in of_run.tasks:
+            for model in task.models:
+                if model.value is not None:
+                    group = f"Benchmarks, {cut(task.metric, 40)}"
+                    figure = Estimate(model.value, task.n)
+                    yield (group, f"{cut(task.task, 60)}, {model.model}"), figure
     for loss in run.losses:
         yield (LOSS, loss.model), loss.loss
     for step in run.funnel:

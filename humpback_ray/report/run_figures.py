@@ -11,7 +11,14 @@ from humpback_ray.evaluation.people.results import PeopleResults, read_people, s
 from humpback_ray.evaluation.people.setup import PEOPLE
 from humpback_ray.evaluation.people.votes import VOTES
 from humpback_ray.evaluation.rater_quality import Labels
-from humpback_ray.report import diversity, funnel, model_figures, samples, selections
+from humpback_ray.report import (
+    benchmark_figures,
+    diversity,
+    funnel,
+    model_figures,
+    samples,
+    selections,
+)
 from humpback_ray.report.figures import NotComputed, RunFigures, StageFigures
 from humpback_ray.report.headline import headline
 from humpback_ray.report.run_facts import status_of
@@ -112,6 +119,8 @@ def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
             raters=raters,
             people=compute("people's votes", lambda: _people(run_folder),
                            "the run has no votes (humpback annotate RUN collects them)"),
+            benchmarks=compute("benchmarks", lambda: benchmark_figures.benchmarks_of(records),
+                               "no stage has asked any (settings.evaluation.benchmarks)"),
             samples=compute("samples", lambda: samples.samples_of(records)),
             problems=problems + _other_versions(records),
             not_computed=[*gathering.not_computed, *_unfinished(records), *NEVER_COMPUTED],

@@ -97,6 +97,21 @@ def test_submission_is_the_same_run_at_the_other_end(here, tmp_path_factory, mon
     assert (folder / "submitted/corpus.path/venv/b.md").exists()
 
 
+def test_task_files_of_benchmarks_travel_with_their_data(here, tmp_path_factory, monkeypatch):
+    (here / "tasks").mkdir()
+    for name in ("tides.yaml", "_default_yaml", "utils.py", "tides.jsonl"):
+        (here / "tasks" / name).write_text("{}\n")
+    folder = tmp_path_factory.mktemp("packed")
+    override = "settings.evaluation.benchmarks.task_files=tasks"
+    submission = prepared(folder, "mine.yaml", override)
+    before = fingerprints("mine.yaml", [override])
+    monkeypatch.chdir(folder)
+    recipe, overrides = arguments(submission)
+    assert fingerprints(recipe, overrides) == before
+    packed = folder / "submitted/evaluation.benchmarks.task_files"
+    assert len(list(packed.iterdir())) == 4
+
+
 def test_recipe_that_extends_others_travels_resolved(here, tmp_path_factory, monkeypatch):
     (here / "below").mkdir()
     (here / "below/child.yaml").write_text(

@@ -312,6 +312,23 @@ def test_judges_endpoint_without_its_key_is_refused_before_the_first_stage(monke
     assert runs == ["seed"]
 
 
+class Refusing(Pairs):
+    def check(self, placement):
+        raise UserError(f"nothing for {placement.engine.device} here")
+
+
+def test_stage_that_refuses_stops_a_run_before_its_first_stage(tmp_path):
+    runs: list[str] = []
+    stages = [pairs_stage(runs), pairs_stage(runs, path="refusing", kind=Refusing)]
+    run = str(tmp_path / "run")
+    with pytest.raises(UserError, match="nothing for cpu here"):
+        runner.run(stages, load_recipe("tiny"), run, CONSOLE)
+    assert not runs
+    assert not storage.exists(run)
+    runner.run(stages, load_recipe("tiny"), run, CONSOLE, until="seed")
+    assert runs == ["seed"]
+
+
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), b"bytes"])
 def test_fingerprint_of_a_value_without_stable_form_is_refused(value):
     with pytest.raises((TypeError, ValueError)):

@@ -176,6 +176,7 @@ def test_shortened_recipe_trains_little_and_keeps_costs():
     assert cut.settings.augmentation == full.settings.augmentation
     assert cut.settings.rating.method == full.settings.rating.method
     assert Recipe.model_validate(cut.model_dump()) == cut
+    assert probe.shortened(recipe("settings.evaluation.benchmarks={}")) == probe.shortened(recipe())
 
 
 def segments(number: int) -> list[Segment]:
@@ -219,6 +220,11 @@ def test_probe_notes_tell_a_person_the_limits():
     ratings = {path: r for path, r in SAMPLE.records.items() if path != "iter-1/rated"}
     (unmeasured,) = notes(64, *small, done=done, records=ratings)
     assert unmeasured == "Not measured, and counted as nothing: iter-1/rated, iter-2/rated."
+    asked = "settings.evaluation.benchmarks={}"
+    (unmeasured,) = notes(64, *small, asked, done=done)
+    assert unmeasured.endswith(
+        "counted as nothing: benchmarks/base, benchmarks/M_0, benchmarks/M_1, benchmarks/M_2."
+    )
 
 
 # --- the commands ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 from humpback_ray import pipeline, storage, tables
@@ -28,6 +28,7 @@ from humpback_ray.rows import (
     TrainingExample,
 )
 from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.benchmark import Benchmark
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import SeedExamples
@@ -35,6 +36,7 @@ from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
+from tests.support.benchmark_run import write_benchmarks
 
 NUM_SEGMENTS, NUM_SELECTED = 60, 12
 NUM_DROPPED = {SegmentOutcome.TOO_SHORT: 14, SegmentOutcome.NEAR_DUPLICATE: 3,
@@ -154,6 +156,7 @@ class _Writer:
             Seed: self._seed, Segments: self._segments, Augment: self._candidates,
             Rate: self._rated, Curate: self._curated, Finetune: self._trained,
             Evaluate: self._evaluated, SeedExamples: self._seed_examples,
+            Benchmark: partial(write_benchmarks, self._folder),
         }  # fmt: skip
         return writers.get(type(stage), lambda _: Result(1, {"read": 1}))(stage)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from humpback_ray.report.document import Section
 from humpback_ray.report.figures import RunFigures
+from humpback_ray.report.sections.benchmarks import benchmarks
 from humpback_ray.report.sections.data import data
 from humpback_ray.report.sections.funnel import funnel
 from humpback_ray.report.sections.models import models
@@ -22,6 +23,7 @@ def sections_of(figures: RunFigures) -> list[Section]:
     parts = [
         ("models", "Models compared", models(figures)),
         ("people", "What people say", people(figures)),
+        ("benchmarks", "Benchmarks", benchmarks(figures.benchmarks)),
         ("funnel", "From documents to training examples", funnel(figures)),
         ("scores", "Scores and selections", scores(figures)),
         ("rater", "The rater against people", raters(figures)),
