@@ -25,6 +25,7 @@ from humpback_ray.rows import Direction
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.base import base_model, trusts_remote_code
 from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.distinct import Distinct
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
@@ -112,6 +113,10 @@ def stages_of(recipe: Recipe) -> list[Stage]:
             long_prompts=s.long_prompts, **serving,
         )
     )  # fmt: skip
+    if s.distinct_instructions:
+        candidates = declare(
+            Distinct(path="distinct", candidates=candidates, settings=s.distinct_instructions)
+        )
     for t in range(1, s.iterations + 1):
         rated = declare(
             Rate(
