@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from humpback_ray import storage, tables
-from humpback_ray.config.settings import NearDuplicateSettings
+from humpback_ray.config.duplicates import NearDuplicateSettings
 from humpback_ray.corpus.exchange import read_part, split, write_parts
 from humpback_ray.method import duplicates
 from humpback_ray.method.duplicates import Decision

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from humpback_ray import storage
+from humpback_ray.errors import UserError
 
 
 def write_parts(url: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
@@ -18,7 +19,11 @@ def write_parts(url: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
     with ipc.new_file(content, schema, options=options) as writer:
         for part in parts:
             batches = part.combine_chunks().to_batches()
-            assert len(batches) < 2, f"a part of {part.nbytes} bytes is no single batch"
+            if len(batches) > 1:  # Arrow's strings hold 2 GiB
+                raise UserError(
+                    f"the texts of {len(part)} rows have {part.nbytes} bytes, and a task can hand "
+                    "on 2 GiB at a time: lower placement.corpus.rows_per_task"
+                )
             writer.write_batch(batches[0] if batches else _no_rows(schema))
     storage.write_bytes(url, content.getvalue().to_pybytes())
 

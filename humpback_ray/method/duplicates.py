@@ -19,7 +19,7 @@ from humpback_ray.errors import UserError
 from humpback_ray.method.filters import normalise
 
 if TYPE_CHECKING:
-    from humpback_ray.config.settings import NearDuplicateSettings
+    from humpback_ray.config.duplicates import NearDuplicateSettings
 
 _SEED = 1  # of the hash functions; fixed, so that signatures of different runs are comparable
 _ALGORITHM = 2  # rensa's version of R-MinHash, which `NearDuplicateSettings.signature` names

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from humpback_ray import storage
-from humpback_ray.config.settings import InstructionDuplicateSettings
+from humpback_ray.config.duplicates import InstructionDuplicateSettings
 from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.execution.stage import Context, Part, Result, Stage
 from humpback_ray.method.filters import segment_id

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from humpback_ray import storage, tables
-from humpback_ray.config.settings import NearDuplicateSettings
+from humpback_ray.config.duplicates import NearDuplicateSettings
 from humpback_ray.corpus.duplicate_steps import Columns, Search
 from humpback_ray.corpus.near_duplicates import Found, find_duplicates
 from humpback_ray.execution.stage import Context

@@ -60,7 +60,9 @@ class Segments(Stage):
             _cut(context, listing.files, self.settings, sections)
             storage.write_json(is_cut, True)
         s = self.settings
-        found = drop_duplicates(context, _searched(sections), s.near_duplicates, s.max_segments)
+        found = drop_duplicates(
+            context, searched_sections(sections), s.near_duplicates, s.max_segments
+        )
         others = [cut.segment_without_text(entry, s) for entry in listing.not_read]
         _write_others(dropped, others)
         outcomes = tables.count_values(dropped, "outcome")
@@ -96,7 +98,7 @@ class Segments(Stage):
         )
 
 
-def _searched(sections: str) -> Searched:
+def searched_sections(sections: str) -> Searched:
     """The sections that every other rule keeps."""
     return Searched(
         sections, "outcome", SegmentOutcome.KEPT.value, Segment, DroppedSegment,

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from humpback_ray.config.settings import InstructionDuplicateSettings, NearDuplicateSettings
+from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
 from humpback_ray.method.duplicates import (
     Decision,
     band_keys,

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from humpback_ray import tables
+from humpback_ray.config.duplicates import InstructionDuplicateSettings
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.config.settings import InstructionDuplicateSettings
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.stage import Context

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from humpback_ray import tables
-from humpback_ray.config.settings import NearDuplicateSettings
+from humpback_ray.config.duplicates import NearDuplicateSettings
 from humpback_ray.corpus.duplicate_steps import Columns, Search
 from humpback_ray.corpus.near_duplicates import Found, find_duplicates
 from humpback_ray.method.filters import segment_id
