@@ -15,7 +15,7 @@ import typer
 
 from humpback_ray import storage
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.errors import user_message
+from humpback_ray.errors import UserError, user_message
 from humpback_ray.execution.logs import keep_traceback
 from humpback_ray.report.console import open_streams
 from humpback_ray.report.run_facts import last_model, run_folder_of
@@ -136,10 +136,24 @@ def look(
     ranked: Annotated[
         bool, typer.Option(help="The best, the middle and the worst by score, N of each.")
     ] = False,
+    dropped: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON", help="Dropped rows; a duplicate beside the text that it repeats."
+        ),
+    ] = None,
 ) -> None:
     """Show rows of a stage in a readable form."""
     from humpback_ray.report.look import select_rows
 
+    if dropped and ranked:
+        raise UserError("dropped rows have no scores: leave out --ranked or --dropped")
+    if dropped:
+        from humpback_ray.report.look_dropped import select_dropped
+        from humpback_ray.terminal.dropped import print_dropped
+
+        print_dropped(*select_dropped(storage.absolute(stage), number, dropped, where or []))
+        return
     terminal.print_rows(select_rows(storage.absolute(stage), number, where or [], ranked=ranked))
 
 

@@ -26,6 +26,7 @@ from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.base import base_model, trusts_remote_code
 from humpback_ray.stages.benchmark import benchmarks
 from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.distinct import Distinct
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
@@ -116,6 +117,10 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
             long_prompts=s.long_prompts, **serving,
         )
     )  # fmt: skip
+    if s.distinct_instructions:
+        candidates = declare(
+            Distinct(path="distinct", candidates=candidates, settings=s.distinct_instructions)
+        )
     for t in range(1, s.iterations + 1):
         differs = s.last_iteration if t == s.iterations else LastIterationSettings()
         rated = declare(

@@ -70,6 +70,14 @@ class SegmentOutcome(StrEnum):
     NOT_READ = "not_read"  # a file, link or archive record that is no document; the text says why
 
 
+class InstructionOutcome(StrEnum):
+    """Outcome of a candidate among all candidates: kept, or a repetition of another instruction."""
+
+    KEPT = "kept"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+
+
 class SeedOutcome(StrEnum):
     """Outcome of a root message of the seed export: a pair, or the reason against it."""
 
@@ -117,6 +125,14 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedSegment(Segment):
+    """A section that was dropped; a duplicate names the text that it repeats."""
+
+    duplicate_of: str | None  # segment_id
+    jaccard: float | None  # exact index of the two texts' n-grams
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A segment y with the instruction that M_yx wrote for it (self-augmentation)."""
 
@@ -129,6 +145,16 @@ class Candidate:
     num_prompt_tokens: int
     num_cached_tokens: int  # of the prompt, found in the engine's prefix cache
     num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedCandidate(Candidate):
+    """A candidate whose instruction repeats another candidate's."""
+
+    instruction_id: str  # hash of the normalised instruction
+    outcome: InstructionOutcome
+    duplicate_of: str | None  # instruction_id
+    jaccard: float | None  # exact index of the two instructions' n-grams
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,13 @@ class ClusterPlacement(Frozen):
     autoscaling: bool = False  # wait for nodes that an autoscaler adds, instead of refusing
 
 
+class CorpusPlacement(Frozen):
+    """The tasks that look for duplicates."""
+
+    # Of one task, about 10 KB of memory each. Twice as many rows need twice as many tasks.
+    rows_per_task: PositiveInt = 50_000
+
+
 class EnginePlacement(Frozen):
     """One pool of vLLM engines, shared by augmentation, rating and evaluation."""
 
@@ -178,6 +185,7 @@ class Placement(Frozen):
     """Where and how a run executes. Never part of a fingerprint."""
 
     cluster: ClusterPlacement = ClusterPlacement()
+    corpus: CorpusPlacement = CorpusPlacement()
     engine: EnginePlacement = EnginePlacement()
     training: TrainingPlacement = TrainingPlacement()
     endpoint: EndpointPlacement = EndpointPlacement()

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from humpback_ray.config.benchmarks import BenchmarkSettings
+from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
 from humpback_ray.config.fields import Frozen, Location, PositiveInt, Share
 from humpback_ray.config.urls import http_url
 
@@ -112,11 +113,7 @@ class CorpusSettings(Frozen):
     # sentences of one segment may have.
     repetition_ngram: PositiveInt = 3
     repetition_jaccard: Share = 0.7
-    # Not given in the paper: near-duplicates between documents. Large corpora commonly use a word
-    # 5-gram Jaccard of 0.8.
-    near_duplicate_ngram: PositiveInt = 5
-    near_duplicate_jaccard: Share = 0.8
-    num_permutations: PositiveInt = 128
+    near_duplicates: NearDuplicateSettings = NearDuplicateSettings()
     # A sample of the kept segments, by the hashes of their texts, for a trial of the method; null:
     # all. Fingerprints leave the null out.
     max_segments: PositiveInt | None = Field(default=None, exclude_if=lambda number: number is None)
@@ -410,6 +407,8 @@ class Settings(Frozen):
     forward_training: TrainingSettings = TrainingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     num_candidates: PositiveInt = 1  # instructions per segment; the best rated is selected
+    # null: instructions that are near-duplicates of others are rated and selected as all others.
+    distinct_instructions: InstructionDuplicateSettings | None = None
     long_prompts: LongPromptSettings = LongPromptSettings()
     rating: RatingSettings = RatingSettings()
     selection: SelectionSettings = SelectionSettings()

@@ -13,8 +13,9 @@ from humpback_ray import tables
 from humpback_ray.report.figures import FunnelStep, StageFigures
 from humpback_ray.report.stage_records import Selected, StageRecords
 from humpback_ray.report.stage_rows import scan
-from humpback_ray.rows import Finish, RatingOutcome, SeedOutcome, SegmentOutcome
+from humpback_ray.rows import Finish, InstructionOutcome, RatingOutcome, SeedOutcome, SegmentOutcome
 from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.distinct import Distinct
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -37,6 +38,9 @@ def funnel_of(records: StageRecords) -> list[FunnelStep]:
         steps.append(_by_outcome("Segments", segments, "sections", SegmentOutcome.KEPT))
     for candidates in records.of(Augment)[:1]:
         steps.append(_by_outcome("Instructions", candidates, "candidates", Finish.STOP))
+    for distinct in records.of(Distinct)[:1]:
+        steps.append(_by_outcome("Distinct instructions", distinct, "candidates",
+                                 InstructionOutcome.KEPT))  # fmt: skip
     for iteration in records.iterations():
         steps += _self_curation(iteration)
     return steps
@@ -152,9 +156,10 @@ def _compare_iteration(
     rated, curated = iteration.rated, iteration.curated
     rows = tables.num_rows(records.folder(rated, "rows"))
     compare(f"rows in {rated.path}", rows, rated.num_rows or 0, "its record")
-    for candidates in records.of(Augment)[:1]:
-        compare(f"pairs in {rated.path}", rated.num_rows or 0, candidates.num_rows or 0,
-                candidates.path)  # fmt: skip
+    for candidates in [*records.of(Distinct), *records.of(Augment)][:1]:
+        # A stage that drops candidates counts its kept rows; the other one has kept all of them.
+        expected = candidates.outcomes.get(InstructionOutcome.KEPT, candidates.num_rows or 0)
+        compare(f"pairs in {rated.path}", rated.num_rows or 0, expected, candidates.path)
     if curated is not None:
         scored = rated.outcomes.get(RatingOutcome.SCORED, 0)
         num_scored = int(curated.figures["num_scored"])

@@ -33,7 +33,8 @@ NEVER_COMPUTED = (
                 "distinct n-grams stand in its place"),
     NotComputed("languages of segments and instructions", "no stage of the run detects languages"),
     NotComputed("near-duplicates among the instructions",
-                "the run looks for them among the segments; repeated instructions are counted"),
+                "a run drops them where settings.distinct_instructions is set; repeated "
+                "instructions are counted"),
 )  # fmt: skip
 
 

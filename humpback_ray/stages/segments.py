@@ -17,12 +17,14 @@ from humpback_ray import storage, tables
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus import cut
 from humpback_ray.corpus.documents import CorpusFile
+from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
 from humpback_ray.errors import UserError
 from humpback_ray.execution import progress
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
-from humpback_ray.method import duplicates
-from humpback_ray.rows import Segment, SegmentOutcome
+from humpback_ray.execution.tasks import user_error
+from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
+from humpback_ray.stages.searching import WORK, Searched, drop_duplicates, duplicate_figures
 
 # Size of the files of one task; MIN_TASKS splits a small corpus too.
 BYTES_PER_TASK = 8 * 2**20
@@ -36,7 +38,7 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     part: ClassVar[Part] = "prepare"
 
     corpus: Source
@@ -46,59 +48,87 @@ class Segments(Stage):
         """Write every section of every document to `rows` (kept) or `dropped`.
 
         `dropped` also has a row for each file, link and archive record that is no document. Tasks
-        cut and filter sections in parallel into a working folder. One pass over ids and MinHash
-        signatures, in the order of documents, then finds the duplicates.
+        cut and filter sections in parallel into a working folder, and then look for duplicates. A
+        stage that was killed uses the sections of a whole cut and the finished tasks of a search.
         """
         path = context.of(self.corpus)
         listing = list_corpus(path)
-        files = listing.files
-        sections, rows, dropped = (context.path(name) for name in ("_sections", "rows", "dropped"))
-        for folder in (sections, rows, dropped):
-            storage.delete(folder)
-        _cut(context, files, self.settings, sections)
-        repeated = _dropped_among(sections, self.settings)
-        _split(sections, repeated, rows, dropped)
-        others = [cut.segment_without_text(entry, self.settings) for entry in listing.not_read]
-        tables.write_rows(dropped, others, Segment, name="files-not-read")
+        sections, dropped = context.path("_sections"), context.path("dropped")
+        is_cut = context.path(WORK, "cut.json")
+        if not storage.exists(is_cut):
+            _delete(context)
+            _cut(context, listing.files, self.settings, sections)
+            storage.write_json(is_cut, True)
+        s = self.settings
+        found = drop_duplicates(
+            context, searched_sections(sections), s.near_duplicates, s.max_segments
+        )
+        others = [cut.segment_without_text(entry, s) for entry in listing.not_read]
+        _write_others(dropped, others)
         outcomes = tables.count_values(dropped, "outcome")
-        reasons = _reasons(dropped)
-        num_kept = tables.num_rows(rows)
+        reasons = found.counts + Counter(row.text for row in others)
+        num_kept = tables.num_rows(context.path("rows"))
         if not num_kept:
-            for folder in (sections, rows, dropped):
-                storage.delete(folder)
+            _delete(context)
             raise UserError(
-                f"no segment survives out of {len(files)} files of {path} (settings.corpus.path): "
+                f"no segment survives out of {len(listing.files)} files of {path} "
+                "(settings.corpus.path): "
                 + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
                 + (f"; without a document: {_in_words(reasons)}" if reasons else "")
                 + "; the rules are under settings.corpus"
             )
-        assert num_kept == tables.assert_unique(rows, "segment_id")
         outcomes[SegmentOutcome.KEPT.value] = num_kept
+        assert outcomes == found.outcomes + Counter(row.outcome.value for row in others)
         assert outcomes.total() == tables.num_rows(sections) + len(others)
         storage.delete(sections)
+        storage.delete(context.path(WORK))
         if reasons:
             context.progress.note(f"without a document: {_in_words(reasons)} (see dropped)")
-        lengths = tables.read_table(rows, ["num_characters"])["num_characters"]
         return Result(
             outcomes.total(),
             outcomes,
             {
-                "num_files": len(files),
-                "mean_characters": round(pc.mean(lengths).as_py()),
+                "num_files": len(listing.files),
+                "mean_characters": round(
+                    _sum_of(context.path("rows"), "num_characters") / num_kept
+                ),
                 "not_read": dict(reasons.most_common(MAX_REASONS)),
+                **duplicate_figures(found),
             },
         )
 
 
-def _reasons(dropped: str) -> Counter[str]:
-    """The reasons for which files, links and records gave no document, with their counts."""
-    found: Counter[str] = Counter()
-    for batch in tables.scan(dropped, ["outcome", "text"]):
-        texts = batch.filter(pc.equal(batch["outcome"], SegmentOutcome.NOT_READ.value))["text"]
-        found.update(
-            {entry["values"]: entry["counts"] for entry in texts.value_counts().to_pylist()}
-        )
-    return found
+def searched_sections(sections: str) -> Searched:
+    """The sections that every other rule keeps."""
+    return Searched(
+        sections, "outcome", SegmentOutcome.KEPT.value, Segment, DroppedSegment,
+        Columns("segment_id", "text", ("document_id", "start"), "url"), _unchanged, _with_reasons,
+    )  # fmt: skip
+
+
+def _unchanged(table: pa.Table) -> pa.Table:
+    return table
+
+
+def _with_reasons(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
+    """Dropped sections, and the reasons for which archive records gave no document."""
+    not_read = pc.equal(table["outcome"], SegmentOutcome.NOT_READ.value)
+    return table, Counter(table["text"].filter(not_read).to_pylist())
+
+
+def _write_others(dropped: str, others: list[Segment]) -> None:
+    rows = [{**tables.as_dict(row), "duplicate_of": None, "jaccard": None} for row in others]
+    if rows:
+        tables.write_rows(dropped, rows, DroppedSegment, name="files-not-read")
+
+
+def _delete(context: Context) -> None:
+    for name in (WORK, "_sections", "rows", "dropped"):
+        storage.delete(context.path(name))
+
+
+def _sum_of(folder: str, column: str) -> int:
+    return sum(pc.sum(batch[column]).as_py() or 0 for batch in tables.scan(folder, [column]))
 
 
 def _in_words(reasons: Counter[str]) -> str:
@@ -124,83 +154,9 @@ def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, fo
         with progress.polling(show):
             tables.write_dataset(folder, dataset)
     except RayTaskError as error:
-        # Ray adds a page of traceback and advice to what a task says in one line.
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause).partition("\n")[0]) from error
-        raise
+        raise user_error(error) from error
 
 
 def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
     for segment in cut.segments_of(CorpusFile(**file), settings):
-        is_kept = segment.outcome is SegmentOutcome.KEPT
-        yield {
-            **tables.as_dict(segment),
-            "outcome": segment.outcome.value,
-            "signature": duplicates.signature(
-                segment.text, settings.num_permutations, settings.near_duplicate_ngram
-            )
-            if is_kept
-            else b"",
-        }
-
-
-def _dropped_among(folder: str, settings: CorpusSettings) -> dict[tuple[str, int], SegmentOutcome]:
-    """Outcomes of the sections to drop as duplicates or as surplus, by (document_id, start)."""
-    columns = ["document_id", "start", "segment_id", "outcome", "signature"]
-    table = tables.read_table(folder, columns)
-    table = table.filter(pc.field("outcome") == SegmentOutcome.KEPT.value)
-    table = table.sort_by([("document_id", "ascending"), ("start", "ascending")])
-    outcomes = duplicates.find_duplicates(
-        (
-            ((row["document_id"], row["start"]), row["segment_id"], row["signature"])
-            for batch in table.to_batches(max_chunksize=1000)
-            for row in batch.to_pylist()
-        ),
-        settings.near_duplicate_jaccard,
-        settings.num_permutations,
-    )
-    dropped: dict[tuple[str, int], SegmentOutcome] = {
-        key: value for key, value in outcomes.items() if value is not SegmentOutcome.KEPT
-    }
-    return dropped | _surplus(table, dropped, settings.max_segments)
-
-
-def _surplus(
-    table: pa.Table, dropped: dict[tuple[str, int], SegmentOutcome], max_segments: int | None
-) -> dict[tuple[str, int], SegmentOutcome]:
-    """Outcomes of the sections above the number asked for.
-
-    The segments with the smallest ids stay. An id is the hash of a text, so they are a random
-    sample, and the same one wherever the corpus lies.
-    """
-    if max_segments is None:
-        return {}
-    columns = ("segment_id", "document_id", "start")
-    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-    kept = sorted((id_, (document, start)) for id_, document, start in rows
-                  if (document, start) not in dropped)  # fmt: skip
-    return {key: SegmentOutcome.SURPLUS for _, key in kept[max_segments:]}
-
-
-def _split(
-    folder: str, repeated: dict[tuple[str, int], SegmentOutcome], rows: str, dropped: str
-) -> None:
-    for target, kept in ((rows, True), (dropped, False)):
-        tables.map_files(folder, partial(_with_outcome, repeated=repeated, kept=kept), target)
-        if not tables.num_rows(target):
-            tables.write_rows(target, [], Segment)  # readers expect at least one file
-
-
-def _with_outcome(
-    table: pa.Table, repeated: dict[tuple[str, int], SegmentOutcome], kept: bool
-) -> pa.Table:
-    keys = zip(table["document_id"].to_pylist(), table["start"].to_pylist(), strict=True)
-    values = [
-        repeated.get(key, outcome)
-        for key, outcome in zip(keys, table["outcome"].to_pylist(), strict=True)
-    ]
-    table = table.set_column(
-        table.column_names.index("outcome"), "outcome", pa.array([str(v) for v in values])
-    )
-    is_kept = pc.equal(table["outcome"], SegmentOutcome.KEPT.value)
-    return tables.conform(table.filter(is_kept if kept else pc.invert(is_kept)), Segment)
+        yield {**tables.as_dict(segment), "outcome": segment.outcome.value}

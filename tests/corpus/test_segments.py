@@ -17,27 +17,38 @@ from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.sources import corpus_source
 from humpback_ray.execution.stage import Context
-from humpback_ray.rows import Segment, SegmentOutcome
+from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
 from humpback_ray.stages.segments import Segments
+from tests.support.duplicates import random_words
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 TEXT = "Whales sing long songs. The songs change a little every year, and nobody knows why. "
 
 
-def run(tmp_path, corpus, **changes):
+class InterruptedProgress(StageProgress):
+    """Progress of a stage that someone interrupts while texts are carried to their pairs."""
+
+    def update(self, done, total, detail=""):
+        if detail == "texts carried":
+            raise KeyboardInterrupt
+        super().update(done, total, detail)
+
+
+def run(tmp_path, corpus, rows_per_task=None, progress=StageProgress, **changes):
     """The stage's result, its kept and its dropped rows, and what it printed."""
+    placed = {"corpus": {"rows_per_task": rows_per_task}} if rows_per_task else {}
     settings = CorpusSettings(path=str(corpus), min_characters=40, max_characters=400, **changes)
     console = Console(record=True, width=400)
     context = Context(
-        str(tmp_path / "run"), "segments", Placement(), StageProgress(console, "segments"),
+        str(tmp_path / "run"), "segments", Placement(**placed), progress(console, "segments"),
         Metrics(str(tmp_path / "metrics")),
     )  # fmt: skip
     stage = Segments(path="segments", corpus=corpus_source(str(corpus)), settings=settings)
     result = stage.run(context)
     rows, dropped = (
-        tables.read_rows(str(tmp_path / "run/segments" / name), Segment)
-        for name in ("rows", "dropped")
+        tables.read_rows(str(tmp_path / "run/segments" / name), row_type)
+        for name, row_type in (("rows", Segment), ("dropped", DroppedSegment))
     )
     return result, rows, dropped, console.export_text()
 
@@ -133,3 +144,40 @@ def test_sample_of_the_segments_is_drawn_by_the_hashes_of_their_texts(tmp_path):
     assert result.outcomes == {"kept": 4, "surplus": 2}
     assert sorted(row.segment_id for row in rows) == by_hash[:4]
     assert {row.outcome for row in dropped} == {SegmentOutcome.SURPLUS}
+
+
+def pages(seeds):
+    """A Markdown file with a page for each seed, and a near-duplicate of every third one."""
+    for seed in seeds:
+        words = random_words(seed, 40)
+        yield f"# Page {seed}\n\n{' '.join(words)}.\n"
+        if seed % 3 == 0:
+            yield f"# Page {seed}\n\n{' '.join([*words[:-1], 'end'])}.\n"
+
+
+def test_rows_do_not_depend_on_files_and_tasks(tmp_path):
+    texts = list(pages(range(12)))
+    for name, size in (("few", 16), ("many", 1)):
+        (tmp_path / name).mkdir()
+        for first in range(0, len(texts), size):
+            (tmp_path / name / f"{first:02}.md").write_text("\n".join(texts[first : first + size]))
+    result, rows, dropped, _ = run(tmp_path / "one", tmp_path / "few")
+    assert result.outcomes == {"kept": 12, "near_duplicate": 4}
+    assert {row.duplicate_of for row in dropped} < {row.segment_id for row in rows}
+    assert all(row.jaccard >= 0.8 for row in dropped)
+    assert result.figures["largest_cluster"] == 2
+    assert set(os.listdir(tmp_path / "one/run/segments")) == {"rows", "dropped"}
+    _, many, _, _ = run(tmp_path / "other", tmp_path / "many", rows_per_task=6)
+    assert [row.text for row in many] == [row.text for row in rows]
+    assert len(os.listdir(tmp_path / "other/run/segments/rows")) > 1
+
+
+def test_stage_that_was_killed_does_not_cut_again(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/a.md").write_text("\n".join(pages(range(6))))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tmp_path / "corpus", progress=InterruptedProgress)
+    (tmp_path / "corpus/a.md").write_text("a cut of this would find no segment")
+    result, rows, _, _ = run(tmp_path, tmp_path / "corpus")
+    assert result.outcomes == {"kept": 6, "near_duplicate": 2}
+    assert len(rows) == 6

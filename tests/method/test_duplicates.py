@@ -1,18 +1,23 @@
-"""Exact and near duplicates."""
+"""Signatures, candidates and decisions about near-duplicates, without files."""
 
 import random
 
+import numpy as np
 import pytest
 
-from humpback_ray.method.duplicates import find_duplicates, signature
-from humpback_ray.method.filters import segment_id
-from humpback_ray.rows import SegmentOutcome
-
-KEPT, EXACT, NEAR = (
-    SegmentOutcome.KEPT,
-    SegmentOutcome.EXACT_DUPLICATE,
-    SegmentOutcome.NEAR_DUPLICATE,
+from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
+from humpback_ray.method.duplicates import (
+    Decision,
+    band_keys,
+    candidates,
+    decide,
+    jaccard,
+    shingles,
+    signatures,
+    sketches,
 )
+
+SETTINGS = NearDuplicateSettings()
 
 
 def words(seed, count=300):
@@ -20,67 +25,144 @@ def words(seed, count=300):
     return [f"word{generator.randrange(2000)}" for _ in range(count)]
 
 
-def outcomes(texts, threshold=0.8, num_permutations=128):
-    rows = [
-        (key, segment_id(text), signature(text, num_permutations, ngram=5))
-        for key, text in enumerate(texts)
-    ]
-    found = find_duplicates(iter(rows), threshold, num_permutations)
-    return [found[key] for key in range(len(texts))]
+def with_changes(text, number, seed):
+    """The words with so many of them replaced, evenly spread."""
+    text = list(text)
+    for change in range(number):
+        text[change * len(text) // number] = f"new{seed}-{change}"
+    return text
 
 
-def test_duplicates_of_an_earlier_text_are_dropped():
-    original = words(0)
-    near = " ".join([*original[:-3], "another", "end"])
-    original = " ".join(original)
-    other = " ".join(words(1))
-    assert outcomes([original, other, near, original.upper(), near]) == [
-        KEPT, KEPT, NEAR, EXACT, EXACT,
+def grams(text, ngram=5):
+    return frozenset(shingles(text, ngram))
+
+
+def pairs_of(texts, settings=SETTINGS):
+    """Candidates among texts, numbered in their order."""
+    signed = signatures(texts, settings)
+    keys = band_keys(signed, settings.num_bands)
+    rows = np.repeat(np.arange(len(texts), dtype=np.uint64), settings.num_bands)
+    sketched = np.repeat(sketches(signed), settings.num_bands, axis=0)
+    return [tuple(pair) for pair in candidates(keys.ravel(), rows, sketched, settings).tolist()]
+
+
+def test_signature_ignores_case_and_space_and_the_other_texts_of_a_call():
+    texts = [" ".join(words(seed)) for seed in range(250)]
+    signed = signatures(texts, SETTINGS)
+    assert signed.shape == (250, 126)
+    assert signed.dtype == np.uint32
+    assert (signatures([texts[249].upper() + "\n"], SETTINGS) == signed[249]).all()
+    assert signatures([], SETTINGS).shape == (0, 126)
+    assert band_keys(signatures([], SETTINGS), 18).shape == (0, 18)
+
+
+def test_signature_of_another_algorithm_would_have_other_values():
+    # Stored identities stay true: rensa's algorithm, the seed and the n-grams are fixed.
+    assert signatures(["a b c d e f"], SETTINGS)[0, :3].tolist() == [
+        3376583085, 4069946781, 3539749984,
     ]  # fmt: skip
-    assert outcomes([near, original, other]) == [KEPT, NEAR, KEPT]
 
 
-def test_many_near_duplicates_are_found_and_no_others():
-    texts, expected = [], []
-    for seed in range(100):
-        original = words(seed)
-        changed = [*original[:150], "changed", *original[151:]]  # Jaccard about 0.97
-        half = [*original[:150], *words(seed + 1000, 150)]  # Jaccard about 0.33
-        texts += [" ".join(text) for text in (original, changed, half)]
-        expected += [KEPT, NEAR, KEPT]
-    assert outcomes(texts) == expected
+def test_short_texts_are_one_ngram_each():
+    assert shingles("Two  words", 5) == ["two words"]
+    assert shingles("", 5) == [""]
+    assert shingles("a b c d e f", 5) == ["a b c d e", "b c d e f"]
+    assert len({signatures([text], SETTINGS).tobytes() for text in ("", "one", "one two")}) == 3
 
 
-def test_near_duplicates_are_compared_with_kept_rows_only():
-    # Each step is 0.9 from the one before, but far from the first.
+def test_jaccard_is_exact():
+    one, other = grams("a b c d e f g"), grams("a b c d e f h")
+    assert jaccard(one, other) == 2 / 4
+    assert jaccard(one, one) == 1.0
+
+
+def test_bands_and_sketch_follow_the_jaccard_index():
+    found, estimates, indices = 0, [], []
+    for seed in range(200):
+        text = words(seed)
+        changed = with_changes(text, 6, seed)  # Jaccard about 0.82
+        texts = [" ".join(text), " ".join(changed)]
+        indices.append(jaccard(*map(grams, texts)))
+        found += pairs_of(texts) == [(0, 1)]
+        one, other = sketches(signatures(texts, SETTINGS))
+        estimates.append(1 - 2 * np.bitwise_count(one ^ other).sum() / 126)
+    assert 0.80 < np.mean(indices) < 0.84
+    assert found >= 194  # 99% are expected
+    assert abs(np.mean(estimates) - np.mean(indices)) < 0.02
+    assert np.std(estimates) < 0.08
+
+
+def test_different_texts_are_no_candidates():
+    assert pairs_of([" ".join(words(seed)) for seed in range(300)]) == []
+
+
+def test_a_pair_of_many_buckets_is_one_candidate():
     text = words(0)
-    chain = []
-    for step in range(8):
-        chain.append(" ".join(text))
-        text = [*text[:step * 12], *words(step + 50, 12), *text[step * 12 + 12:]]  # fmt: skip
-    found = outcomes(chain)
-    assert found[0] is KEPT
-    assert found[1] is NEAR
-    assert KEPT in found[2:]
+    changed = with_changes(text, 1, 0)
+    assert pairs_of([" ".join(text), " ".join(changed), " ".join(words(1))]) == [(0, 1)]
 
 
-@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9, 0.97, 1.0])
-def test_exact_duplicates_are_found_at_every_threshold(threshold):
-    texts = ["a few words", " ".join(words(0)), " ".join(words(1))]
-    assert outcomes([*texts, *texts], threshold) == [KEPT] * 3 + [EXACT] * 3
+def bucket(seeds, copies):
+    """A bucket that mixes copies of different texts; numbers, and sketches of the rows."""
+    texts = [" ".join(words(seed)) for seed in seeds]
+    sketched = np.tile(sketches(signatures(texts, SETTINGS)), (copies, 1))
+    rows = np.arange(len(sketched), dtype=np.uint64)
+    return np.zeros(len(sketched), np.uint64), rows, sketched
 
 
-def test_signature_ignores_case_and_keeps_its_bytes():
-    text = " ".join(words(0))
-    assert len(signature(text, 64, 5)) == 4 * 64
-    assert signature(text, 64, 5) == signature(text.upper() + "\n", 64, 5)
-    assert signature("two words", 16, 5) != signature("words two", 16, 5)
-    assert len({signature(short, 16, 5) for short in ("", "one", "\ud800")}) == 3
-    # Stored signatures stay comparable: the permutations and the byte order are fixed.
-    assert signature("a b c", 2, 5).hex() == "5f58b9c1c751f0ba"
+def test_large_bucket_has_a_representative_for_each_kind_of_text():
+    pairs = candidates(*bucket(range(5), 40), SETTINGS)
+    assert len(pairs) == 195  # every row but the first of its kind, once
+    assert {(earlier % 5, later % 5) for earlier, later in pairs.tolist()} == {
+        (kind, kind) for kind in range(5)
+    }
+    assert set(pairs[:, 0].tolist()) == set(range(5))
 
 
-def test_repeated_key_fails_an_assertion():
-    row = ("key", "id", signature("text", 16, 5))
-    with pytest.raises(AssertionError):
-        find_duplicates([row, row], 0.8, 16)
+def test_large_bucket_of_different_texts_has_bounded_candidates():
+    keys, rows, sketched = bucket([0], 500)
+    sketched = np.random.default_rng(0).integers(0, 2**62, sketched.shape, np.uint64)
+    loose = NearDuplicateSettings(jaccard=0.15, values_per_band=1)  # everything may be near
+    assert len(candidates(keys, rows, sketched, loose)) <= 32 * 500
+
+
+def test_candidates_do_not_depend_on_the_order_of_rows():
+    keys, rows, sketched = bucket(range(3), 9)
+    keys[::4] = 7
+    order = np.random.default_rng(1).permutation(len(rows))
+    one = candidates(keys, rows, sketched, SETTINGS)
+    other = candidates(keys[order], rows[order], sketched[order], SETTINGS)
+    assert (one == other).all()
+    assert len(one)
+
+
+def test_chain_of_small_changes_loses_only_rows_near_a_kept_one():
+    chain = [(row, [row - 1]) for row in range(1, 6)]
+    decided = decide(chain, {0: Decision.KEPT})
+    kept = [row for row, decision in decided.items() if decision is Decision.KEPT]
+    assert kept == [2, 4]
+
+
+def test_row_waits_for_an_earlier_row_that_is_not_decided():
+    decided = decide([(5, [1]), (6, [1, 2]), (7, [5])], {2: Decision.KEPT})
+    assert decided == {5: Decision.UNDECIDED, 6: Decision.DROPPED, 7: Decision.UNDECIDED}
+    assert decide([(5, [1])], {1: Decision.DROPPED}) == {5: Decision.KEPT}
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, InstructionDuplicateSettings()])
+def test_default_bands_find_nearly_all_pairs_at_the_threshold(settings):
+    found = 1 - (1 - settings.jaccard**settings.values_per_band) ** settings.num_bands
+    assert found > 0.98
+
+
+def test_bands_that_miss_pairs_at_the_threshold_are_refused():
+    with pytest.raises(ValueError, match=r"18 bands of 7 values find 13% of the pairs"):
+        NearDuplicateSettings(jaccard=0.5)
+
+
+def test_short_instructions_with_a_changed_word_are_candidates():
+    settings = InstructionDuplicateSettings()
+    one = "Explain to a child in simple words why the sky is blue on a clear day in summer."
+    other = one.replace("summer", "winter")
+    assert jaccard(grams(one, 2), grams(other, 2)) > settings.jaccard
+    assert pairs_of([one, other, "How do I boil an egg?"], settings) == [(0, 1)]

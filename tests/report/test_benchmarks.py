@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from humpback_ray import storage
-from humpback_ray.report.sections.benchmarks import benchmarks
 from humpback_ray.report.benchmark_figures import change_of
 from humpback_ray.report.benchmark_types import BenchmarkFigures, TaskFigure
 from humpback_ray.report.comparison import compare
@@ -19,6 +18,7 @@ from humpback_ray.report.document import Paragraph, Table
 from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.run_figures import figures_of
 from humpback_ray.report.run_report import report_run
+from humpback_ray.report.sections.benchmarks import benchmarks
 from tests.support import benchmark_run
 from tests.support.benchmark_run import OVERRIDE, scores_of
 from tests.support.run_folder import write_run

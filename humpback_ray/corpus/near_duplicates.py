@@ -1,0 +1,147 @@
+"""Duplicates in a corpus of any size: the order of the steps, and what their tasks count.
+
+The caller brings `tasks`, which runs a function on many items: as Ray tasks in a stage. A task
+whose figures are on disk is not run again, so a search that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from humpback_ray import storage
+from humpback_ray.corpus.duplicate_steps import Figures, Search
+
+# Runs a function on the arguments of every item and returns the results in the items' order. The
+# first argument is a line for people.
+Tasks = Callable[[str, Callable[..., Figures], Sequence[tuple[Any, ...]]], list[Figures]]
+
+# Not given in any source; a corpus of which this much is one text or one host's is worth a look.
+MAX_CLUSTER_SHARE = 0.2  # of all rows, in one cluster
+MAX_HOST_SHARE = 0.5  # of one host's rows
+MIN_ALARM_ROWS = 100  # fewer rows give no alarm
+
+
+@dataclass(frozen=True)
+class Found:
+    """Counts of a finished search."""
+
+    num_searched: int  # rows, without those that needed no search
+    outcomes: Counter[str]  # of every row that was read
+    num_pairs: int  # that were compared
+    num_near: int  # of which the texts are near-duplicates
+    clusters: list[tuple[str, int]]  # kept texts with their numbers of repetitions, largest first
+    hosts: list[tuple[str, int, int]]  # that lose most of their rows: name, rows, lost rows
+    counts: Counter[str]  # those of `Search.read`
+
+    @property
+    def alarms(self) -> list[str]:
+        """A line for each cluster or host that loses an unusual part of its rows."""
+        lines = [
+            f"{count} of {self.num_searched} rows repeat the text {content} (duplicate_of)"
+            for content, count in self.clusters
+            if self.num_searched >= MIN_ALARM_ROWS and count > MAX_CLUSTER_SHARE * self.num_searched
+        ]
+        lines += [
+            f"{num_lost} of {num_rows} rows of {host} are duplicates"
+            for host, num_rows, num_lost in self.hosts
+        ]
+        return lines
+
+
+def find_duplicates(
+    search: Search, sources: Sequence[Any], tasks: Tasks, max_rows: int | None = None
+) -> Found:
+    """Write the rows of all sources, kept or dropped as duplicates or as surplus.
+
+    Args:
+        sources: what `search.read` takes, for one task each.
+        max_rows: the most rows to keep: those with the smallest hashes, which are a random sample,
+            and the same one wherever the rows lie.
+    """
+    assert len(sources) == search.num_sources
+
+    def run(label: str, step: str, items: Sequence[tuple[Any, ...]]) -> list[Figures]:
+        return tasks(label, partial(_once, search, step), items)
+
+    parts = [(part,) for part in range(search.num_parts)]
+    figures = run("sources read", "partition", list(enumerate(sources)))
+    figures += run("parts indexed", "index", parts)
+    run("parts paired", "pair", parts)
+    pairs = run("texts carried", "carry", parts)
+    near = run("parts compared", "verify", parts)
+    turn, settled = _settle(search, run)
+    limits = _limits([found["num_kept"] for found in settled], max_rows)
+    finished = [(part, turn, limit) for part, limit in enumerate(limits)]
+    figures += run("parts written", "finish", finished)
+    return Found(
+        sum(found.get("num_rows", 0) for found in figures),
+        _total(figures, "outcomes"),
+        sum(found["num_pairs"] for found in pairs),
+        sum(found["num_near"] for found in near),
+        _largest(figures),
+        _hosts(search, run),
+        _total(figures, "counts"),
+    )
+
+
+Run = Callable[[str, str, Sequence[tuple[Any, ...]]], list[Figures]]
+
+
+def _once(search: Search, step: str, *arguments: Any) -> Figures:
+    """A step's figures, from the file that tells that it is done, or else by running it."""
+    name = "-".join(str(value) for value in arguments if isinstance(value, int))
+    url = storage.join(search.folder, "done", f"{step}-{name}.json")
+    if (done := storage.read_json(url)) is not None:
+        return dict(done)
+    figures: Figures = getattr(search, step)(*arguments)
+    storage.write_json(url, figures)
+    return figures
+
+
+def _settle(search: Search, run: Run) -> tuple[int, list[Figures]]:
+    """The last round of decisions, and its figures. Each round decides the first open row."""
+    turn = 0
+    while True:
+        items = [(part, turn) for part in range(search.num_parts)]
+        figures = run("parts decided", "settle", items)
+        if not any(found["num_open"] for found in figures):
+            return turn, figures
+        turn += 1
+
+
+def _limits(num_kept: list[int], max_rows: int | None) -> list[int]:
+    """The number of rows that each part may keep; parts are in the order of hashes."""
+    limits = []
+    left = sum(num_kept) if max_rows is None else max_rows
+    for number in num_kept:
+        limits.append(min(number, left))
+        left -= limits[-1]
+    return limits
+
+
+def _total(figures: list[Figures], name: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for found in figures:
+        total.update(found.get(name, {}))
+    return total
+
+
+def _largest(figures: list[Figures]) -> list[tuple[str, int]]:
+    total: Counter[str] = Counter()
+    for found in figures:
+        total.update(dict(found["largest"]))
+    return sorted(total.items(), key=lambda entry: (-entry[1], entry[0]))[:3]
+
+
+def _hosts(search: Search, run: Run) -> list[tuple[str, int, int]]:
+    if not search.columns.url:
+        return []
+    names = [f"partition-{number}" for number in range(search.num_sources)]
+    names += [f"{step}-{part}" for step in ("index", "finish") for part in range(search.num_parts)]
+    items = [(part, names, MIN_ALARM_ROWS, MAX_HOST_SHARE) for part in range(search.num_parts)]
+    found = [tuple(host) for part in run("hosts counted", "hosts", items) for host in part["hosts"]]
+    return sorted(found, key=lambda host: (-host[2], host[0]))[:3]

@@ -1,0 +1,108 @@
+"""The search for duplicates as a part of a stage: its rows, its tasks, its figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from humpback_ray import storage, tables
+from humpback_ray.config.duplicates import NearDuplicateSettings
+from humpback_ray.corpus.duplicate_steps import Columns, Search
+from humpback_ray.corpus.near_duplicates import Found, find_duplicates
+from humpback_ray.execution.stage import Context
+from humpback_ray.execution.tasks import run_tasks
+
+WORK = "_duplicates"  # folder of the files between the steps
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The rows of a folder, of which those with a value in one column are searched.
+
+    Args:
+        prepare: adds what the search reads to the rows that are searched.
+        settle: adds an `outcome` to the rows that are not, and counts what a stage wants counted.
+    """
+
+    source: str
+    column: str
+    value: str
+    row_type: type
+    dropped_type: type
+    columns: Columns
+    prepare: Callable[[pa.Table], pa.Table]
+    settle: Callable[[pa.Table], tuple[pa.Table, Counter[str]]]
+
+    def read(self, files: list[str]) -> tuple[pa.Table, pa.Table, Counter[str]]:
+        """The rows of some files: those to search, the others, and counts."""
+        filesystem, _ = storage.arrow_filesystem(self.source)
+        table = pa.concat_tables(tables.read_file(filesystem, file) for file in files)
+        is_searched = pc.equal(table[self.column], self.value)
+        return (
+            self.prepare(table.filter(is_searched)),
+            *self.settle(table.filter(pc.invert(is_searched))),
+        )
+
+    def groups(self, num_rows: int) -> Iterator[tuple[list[str], int]]:
+        """Files of together about `num_rows` rows, with the number of those to search."""
+        filesystem, path = storage.arrow_filesystem(self.source)
+        group: list[str] = []
+        num_read = num_searched = 0
+        for file in tables.parquet_files(filesystem, path):
+            with filesystem.open_input_file(file) as source:
+                values = pq.read_table(source, columns=[self.column])[self.column]
+            group.append(file)
+            num_read += len(values)
+            num_searched += pc.sum(pc.equal(values, self.value)).as_py() or 0
+            if num_read >= num_rows:
+                yield group, num_searched
+                group, num_read, num_searched = [], 0, 0
+        if group:
+            yield group, num_searched
+
+
+def drop_duplicates(
+    context: Context,
+    searched: Searched,
+    settings: NearDuplicateSettings,
+    max_rows: int | None = None,
+) -> Found:
+    """Write a stage's `rows` and `dropped`; a search that was killed goes on where it was."""
+    rows_per_task = context.placement.corpus.rows_per_task
+    rows, dropped = context.path("rows"), context.path("dropped")
+    # Another number of rows gives files of other names, so a search under it begins anew.
+    work = context.path(WORK, f"{rows_per_task}-rows")
+    if not storage.exists(work):
+        storage.delete(rows)
+        storage.delete(dropped)
+    groups = list(searched.groups(rows_per_task))
+    num_searched = sum(number for _, number in groups)
+    search = Search(
+        work, rows, dropped, searched.row_type, searched.dropped_type, searched.columns, settings,
+        searched.read, len(groups), max(1, -(-num_searched // rows_per_task)),
+    )  # fmt: skip
+    sources = [files for files, _ in groups]
+    found = find_duplicates(search, sources, partial(run_tasks, context.progress), max_rows)
+    for folder, row_type in ((rows, searched.row_type), (dropped, searched.dropped_type)):
+        if not tables.num_rows(folder):
+            tables.write_rows(folder, [], row_type)  # readers expect at least one file
+    for line in found.alarms:
+        context.progress.note(line)
+    return found
+
+
+def duplicate_figures(found: Found) -> dict[str, Any]:
+    """Figures of a search for a stage's record."""
+    return {
+        "num_compared_pairs": found.num_pairs,
+        "num_near_pairs": found.num_near,
+        "largest_cluster": found.clusters[0][1] + 1 if found.clusters else 1,
+        "duplicate_alarms": found.alarms,
+    }
