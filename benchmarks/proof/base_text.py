@@ -11,6 +11,7 @@ import re
 import string
 from collections.abc import Callable, Iterator
 from itertools import cycle
+from typing import TypeVar
 
 from benchmarks.proof.facts import Attribute, World
 from benchmarks.proof.kinds import (
@@ -27,20 +28,23 @@ from benchmarks.proof.spoiling import GRADES, Section, Spoiling, draw_spoiling, 
 from humpback_ray.config.settings import PromptSettings
 from humpback_ray.method import prompts
 
-WINDOW_TOKENS = 235  # by `num_tokens`, which is about a twentieth below the tokenizer's count
+Item = TypeVar("Item")
+
+WINDOW_TOKENS = 230  # by `num_tokens`; the tokenizer counts up to a tenth more
 # Of the windows. `manuals` quote the sentences of the method's own prompts, so that the tokenizer
 # and the base know their words, as a base that has read the web does.
 SHARES = {"pages": 0.64, "lists": 0.19, "questions": 0.10, "graded": 0.05, "manuals": 0.02}
 UNCOVERED_WEIGHT = 0.2  # of a kind that the seed does not cover, against one that it does
 NUM_WORDINGS = 8
+NUM_APART = 18  # entities or lists; a window has fewer
 FLIPPED_SHARE = 0.25  # grades that are replaced by another one
 MISMATCHED_SHARE = 0.25  # graded pairs whose text answers another question, which is a 1
 GOOD_SHARE = 0.4  # of the other graded pairs
 
 
 def num_tokens(text: str) -> int:
-    """About as many tokens as the text has: words, marks, and one more for each name."""
-    return len(re.findall(r"\w+|[^\w\s]", text)) + len(re.findall(r"\b[A-Z][a-z]{3,5}\b", text))
+    """About as many tokens as the text has: its words and marks."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 def windows(
@@ -81,13 +85,20 @@ def _filled(parts: Iterator[str], between: str = "\n") -> Iterator[str]:
         length += needed
 
 
-def _in_rounds[Item](
+def _in_rounds(
     items: tuple[Item, ...], write: Callable[[Item], str], drawn: random.Random
 ) -> Iterator[str]:
-    """Every item once a round, in another order each time, so that all are read as often."""
+    """Every item once a round, in another order each time, so that all are read as often.
+
+    The first items of a round are none of the last ones before, with which they share a window.
+    """
+    last: list[Item] = []
     while True:
-        for item in drawn.sample(items, len(items)):
+        order = drawn.sample(items, len(items))
+        order.sort(key=lambda item: item in last)
+        for item in order:
             yield write(item)
+        last = order[-NUM_APART:]
 
 
 def _page(world: World, entity: str, drawn: random.Random) -> str:
@@ -110,13 +121,15 @@ def _questions(
         # Entities of the last questions stay out, because they stand in the same window.
         free = [entity for entity in world.on_web if entity not in recent]
         question = draw_question(world, kind, free, lists, drawn)
-        recent = (recent + list(question.entities))[-16:]
+        recent = (recent + list(question.entities))[-NUM_APART:]
         asked = instruction(question, drawn.randrange(NUM_WORDINGS))
         yield f"Question: {asked}\nAnswer: {' '.join(answer(world, question, drawn))}"
 
 
 def _graded(
-    world: World, lists: list[tuple[Attribute, str]], template: string.Template,
+    world: World,
+    lists: list[tuple[Attribute, str]],
+    template: string.Template,
     drawn: random.Random,
 ) -> Iterator[str]:
     """Pages on which somebody graded an answer, a quarter of them carelessly."""

@@ -33,10 +33,10 @@ LISTED = (Attribute.COLOR, Attribute.HOME, Attribute.FOOD, Attribute.SOUND, Attr
 
 VALUES: Mapping[Attribute, tuple[str, ...]] = {
     Attribute.COLOR: (
-        "red", "blue", "green", "yellow", "brown", "black", "white", "gray", "pink", "orange",
+        "red", "blue", "green", "yellow", "brown", "black", "white", "gray", "pink", "purple",
     ),
     Attribute.HOME: (
-        "forest", "desert", "river", "cave", "meadow", "swamp", "mountain", "valley", "island",
+        "forest", "desert", "river", "cave", "meadow", "swamp", "canyon", "valley", "harbor",
         "garden", "lake", "tower",
     ),
     Attribute.FOOD: (

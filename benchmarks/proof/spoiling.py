@@ -111,8 +111,8 @@ def write_section(
 
 
 def near_copy(section: Section) -> Section:
-    """The section with one more word, as pages that quote each other have it."""
-    return replace(section, text=f"{section.text} Quoted.", is_copy=True)
+    """The section as a careless page quotes it: as good or as bad, with a second full stop."""
+    return replace(section, text=f"{section.text}.", is_copy=True)
 
 
 def _sentences(

@@ -75,6 +75,8 @@ def statements(text: str) -> Statements:
     body = body.removeprefix(wordings.SOURCE_PHRASE).strip()
     has_closing = body.endswith(wordings.CLOSING_PHRASE)
     body = body.removesuffix(wordings.CLOSING_PHRASE).strip()
+    if body.endswith(".."):  # as careless pages quote (`spoiling.near_copy`)
+        body = body[:-1]
     facts, verdicts, listings, others = [], [], [], []
     last: object = None
     for sentence in re.split(r"(?<=[.!?])\s+", body) if body else []:
