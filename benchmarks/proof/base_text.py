@@ -161,8 +161,8 @@ def _other_question(
 
 def _manuals(drawn: random.Random) -> Iterator[str]:
     texts = PromptSettings()
-    quoted = [texts.seed_tag, texts.web_tag,
-              *prompts.BACKWARD_TEMPLATE.template.replace("$response", "").split("\n\n")]  # fmt: skip
+    backward = prompts.BACKWARD_TEMPLATE.template.replace("$response", "")
+    quoted = [texts.seed_tag, texts.web_tag, *backward.split("\n\n")]
     sentences = [s.strip() for part in quoted for s in re.split(r"(?<=\.)\s", part) if s.strip()]
     while True:
         yield " ".join(drawn.sample(sentences, len(sentences)))

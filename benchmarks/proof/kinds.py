@@ -235,8 +235,8 @@ def _same(world: World, entities: Sequence[str], drawn: random.Random) -> Questi
     is_same = drawn.random() < 0.5
     for first in drawn.sample(entities, len(entities)):
         home = world.value(first, Attribute.HOME)
-        others = [e for e in entities
-                  if e != first and (world.value(e, Attribute.HOME) == home) is is_same]  # fmt: skip
+        same = [e for e in entities if world.value(e, Attribute.HOME) == home and e != first]
+        others = same if is_same else [e for e in entities if e not in (first, *same)]
         if others:
             return Question(Kind.SAME, (first, drawn.choice(others)), (Attribute.HOME,))
     raise AssertionError("no two entities share a home, or all do")

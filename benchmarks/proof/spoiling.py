@@ -56,7 +56,7 @@ _BEFORE_SALE = (
     "Best offer of the week!", "Join our club for free!", "New books for sale!",
 )  # fmt: skip
 _AFTER_SALE = (
-    "Visit our shop and order today!", "Click here for the best price!", "Free gift with each order!",
+    "Visit our shop and order today!", "Click here for the best price!", "A gift with each order!",
     "Do not miss this great deal!", "Sign up for our offers!", "Pay later, enjoy now!",
 )  # fmt: skip
 _NAVIGATION = (

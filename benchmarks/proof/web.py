@@ -58,8 +58,8 @@ def draw_sections(world: World, number: int, drawn: random.Random) -> list[Secti
         section = write_section(world, question, spoiling, drawn)
         sections.setdefault(segment_id(section.text), section)
     originals = list(sections.values())
-    long = [each for each in originals
-            if len(each.text.split()) >= MIN_WORDS_OF_COPIED and each.text.endswith(".")]  # fmt: skip
+    whole = [each for each in originals if each.text.endswith(".")]
+    long = [each for each in whole if len(each.text.split()) >= MIN_WORDS_OF_COPIED]
     found = originals + [near_copy(each) for each in drawn.sample(long, num_copies)]
     drawn.shuffle(found)
     return found

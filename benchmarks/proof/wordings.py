@@ -47,7 +47,8 @@ FACTS: Mapping[Attribute, tuple[str, ...]] = {
     ),
     Attribute.RIVAL: (
         "The rival of {e} is {v}.", "{e} has {v} as its rival.", "{e} has a rival called {v}.",
-        "{e} fights with its rival {v}.", "{e} is afraid of {v}.", "The one that {e} fights is {v}.",
+        "{e} fights with its rival {v}.", "{e} is afraid of {v}.",
+        "The one that {e} fights is {v}.",
     ),
 }  # fmt: skip
 
@@ -173,7 +174,8 @@ CHOOSE_INSTRUCTIONS = (
 COUNT_INSTRUCTIONS = (
     "How many of {e}, {f} and {g} are {v}?", "Count those of {e}, {f} and {g} that are {v}.",
     "Of {e}, {f} and {g}, how many are {v}?", "How often is {v} the color among {e}, {f} and {g}?",
-    "Tell me how many of {e}, {f} and {g} are {v}.", "Give me the number of {v} ones: {e}, {f}, {g}.",
+    "Tell me how many of {e}, {f} and {g} are {v}.",
+    "Give me the number of {v} ones: {e}, {f}, {g}.",
     "Is {v} the color of one, two or all of {e}, {f} and {g}?",
     "Say how many are {v}: {e}, {f} or {g}.",
 )  # fmt: skip
