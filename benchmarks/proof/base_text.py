@@ -36,7 +36,7 @@ WINDOW_TOKENS = 230  # by `num_tokens`; the tokenizer counts up to a tenth more
 SHARES = {"pages": 0.64, "lists": 0.19, "questions": 0.10, "graded": 0.05, "manuals": 0.02}
 UNCOVERED_WEIGHT = 0.2  # of a kind that the seed does not cover, against one that it does
 NUM_WORDINGS = 8
-NUM_APART = 18  # entities or lists; a window has fewer
+MAX_APART = 18  # entities or lists; a window has fewer
 FLIPPED_SHARE = 0.25  # grades that are replaced by another one
 MISMATCHED_SHARE = 0.25  # graded pairs whose text answers another question, which is a 1
 GOOD_SHARE = 0.4  # of the other graded pairs
@@ -98,7 +98,7 @@ def _in_rounds(
         order.sort(key=lambda item: item in last)
         for item in order:
             yield write(item)
-        last = order[-NUM_APART:]
+        last = order[-min(MAX_APART, len(items) // 4) :]
 
 
 def _page(world: World, entity: str, drawn: random.Random) -> str:
@@ -116,12 +116,13 @@ def _questions(
     """Pages of questions and answers, about entities of the web only."""
     weights = [1.0 if kind in COVERED else UNCOVERED_WEIGHT for kind in Kind]
     recent: list[str] = []
+    num_apart = min(MAX_APART, len(world.on_web) // 4)
     while True:
         kind = drawn.choices(tuple(Kind), weights)[0]
         # Entities of the last questions stay out, because they stand in the same window.
         free = [entity for entity in world.on_web if entity not in recent]
         question = draw_question(world, kind, free, lists, drawn)
-        recent = (recent + list(question.entities))[-NUM_APART:]
+        recent = (recent + list(question.entities))[-num_apart:]
         asked = instruction(question, drawn.randrange(NUM_WORDINGS))
         yield f"Question: {asked}\nAnswer: {' '.join(answer(world, question, drawn))}"
 

@@ -9,8 +9,6 @@ from enum import StrEnum
 from functools import cached_property
 
 NUM_ENTITIES = 96
-NUM_ASKED_ENTITIES = 48  # of the held-out questions: in no pair of the seed and on no web page
-NUM_SEED_ENTITIES = 24  # of the others; web pages are about all others
 
 
 class Attribute(StrEnum):
@@ -74,8 +72,9 @@ class World:
 
     seed: int
     values: Mapping[str, Mapping[Attribute, str]]
-    asked: frozenset[str]  # entities of the held-out questions
-    in_seed: frozenset[str]  # entities of the seed's pairs
+    # Half of the entities. The held-out questions are about them, no pair of the seed and no page is.
+    asked: frozenset[str]
+    in_seed: frozenset[str]  # a quarter; the seed's pairs are about them
     # (attribute, value) whose lists are asked for; the web has the lists of the others.
     asked_lists: frozenset[tuple[Attribute, str]]
 
@@ -112,28 +111,28 @@ class World:
         )
 
 
-def make_world(seed: int) -> World:
-    """The world of a seed."""
+def make_world(seed: int, num_entities: int = NUM_ENTITIES) -> World:
+    """The world of a seed, a smaller one for short runs."""
     drawn = random.Random(f"world/{seed}")
     names = [(a + b).capitalize() for a in _FIRST for b in _SECOND]
-    entities = drawn.sample(names, NUM_ENTITIES)
+    entities = drawn.sample(names, num_entities)
     values: dict[str, dict[Attribute, str]] = {entity: {} for entity in entities}
     for attribute in PROPERTIES:
         # Every value as often as any other, so that no guess is better than another.
-        column = [VALUES[attribute][i % len(VALUES[attribute])] for i in range(NUM_ENTITIES)]
+        column = [VALUES[attribute][i % len(VALUES[attribute])] for i in range(num_entities)]
         drawn.shuffle(column)
         for entity, value in zip(entities, column, strict=True):
             values[entity][attribute] = value
     for number, attribute in enumerate(RELATIONS, start=1):
         # A cycle through all entities, so nobody is its own friend; two cycles with other steps, so
         # that a friend is no rival.
-        order = entities if number == 1 else drawn.sample(entities, NUM_ENTITIES)
+        order = entities if number == 1 else drawn.sample(entities, num_entities)
         for at, entity in enumerate(order):
-            values[entity][attribute] = order[(at + number) % NUM_ENTITIES]
-    asked = drawn.sample(sorted(entities), NUM_ASKED_ENTITIES)
+            values[entity][attribute] = order[(at + number) % num_entities]
+    asked = drawn.sample(sorted(entities), num_entities // 2)
     others = [entity for entity in sorted(entities) if entity not in asked]
     world = World(
-        seed, values, frozenset(asked), frozenset(drawn.sample(others, NUM_SEED_ENTITIES)),
+        seed, values, frozenset(asked), frozenset(drawn.sample(others, num_entities // 4)),
         frozenset(),
     )  # fmt: skip
     lists = drawn.sample(world.lists, len(world.lists) // 2)

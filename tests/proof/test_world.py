@@ -7,15 +7,16 @@ import random
 import re
 import string
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.proof import base_text, questions, web
-from benchmarks.proof.facts import NUM_ASKED_ENTITIES, NUM_ENTITIES, PROPERTIES, VALUES, make_world
+from benchmarks.proof.facts import PROPERTIES, VALUES, make_world
 from benchmarks.proof.kinds import COVERED, Kind
 from benchmarks.proof.spoiling import Spoiling
 from benchmarks.proof.truth import read_instruction, statements
-from benchmarks.proof.world import RATING_TEMPLATE, Sizes, write_inputs
+from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
 from humpback_ray.config.settings import CorpusSettings, SeedSettings
 from humpback_ray.corpus.cut import segments_of
 from humpback_ray.corpus.files import list_files
@@ -52,8 +53,7 @@ def test_values_of_a_property_are_equally_frequent():
 
 
 def test_asked_entities_stand_in_no_seed_pair_web_page_question_or_grade(inputs):
-    assert len(WORLD.entities) == NUM_ENTITIES
-    assert len(WORLD.asked) == NUM_ASKED_ENTITIES
+    assert (len(WORLD.entities), len(WORLD.asked), len(WORLD.in_seed)) == (96, 48, 24)
     assert not WORLD.asked & WORLD.in_seed
     truths = web.read_truths(inputs / "truths.jsonl").values()
     assert not WORLD.asked & {entity for each in truths for entity in each.question.entities}
@@ -144,3 +144,12 @@ def test_graded_pages_have_the_form_of_the_rating_prompt():
     start = prompts.shared_rating_text(TEMPLATE, reasoning=False)
     assert all(text.startswith(start) for text in graded)
     assert start.count("\n") >= 2  # the marker and the rubric stand before every pair
+
+
+def test_short_form_has_inputs_of_every_kind(tmp_path):
+    sizes = replace(SHORT, num_windows=120, num_sections=200, num_questions=120)
+    world = write_inputs(5, sizes, tmp_path)
+    assert len(world.entities) == 32
+    truths = web.read_truths(tmp_path / "truths.jsonl").values()
+    assert {each.question.kind for each in truths} == set(Kind)
+    assert {each.question.kind for each in questions.read_questions(tmp_path)} == set(Kind)
