@@ -72,7 +72,7 @@ class World:
 
     seed: int
     values: Mapping[str, Mapping[Attribute, str]]
-    # Half of the entities. The held-out questions are about them, no pair of the seed and no page is.
+    # Half of the entities: the held-out questions are about them, and neither seed nor web is.
     asked: frozenset[str]
     in_seed: frozenset[str]  # a quarter; the seed's pairs are about them
     # (attribute, value) whose lists are asked for; the web has the lists of the others.
