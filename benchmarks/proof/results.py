@@ -20,7 +20,7 @@ Found = dict[str, Any]
 
 
 def write_results(runs: Sequence[Found], folder: Path, console: Console) -> None:
-    """Print the tables, and write `proof.md` and `proof.html`."""
+    """Print the tables, and write them as a page and as Markdown."""
     outcomes = judge_claims(runs)
     document = _document(runs, outcomes)
     folder.mkdir(parents=True, exist_ok=True)
