@@ -133,6 +133,14 @@ class DroppedSegment(Segment):
 
 
 @dataclass(frozen=True, slots=True)
+class PlainText:
+    """One text to pretrain a small base model on."""
+
+    segment_id: str  # hash of the normalised text, as a segment has it
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A segment y with the instruction that M_yx wrote for it (self-augmentation)."""
 

@@ -39,6 +39,9 @@ class ScratchBase(Frozen):
     """A small LLaMA with its own byte-level BPE tokenizer, pretrained on the segments (demo)."""
 
     kind: Literal["scratch"]
+    # Plain text to pretrain on instead, whole and unfiltered: text files, or the column `text` of
+    # JSON and Parquet. A text that fits into sequence_length is one training example.
+    text: Annotated[str | None, Location(has_many_files=True, is_read_on_nodes=True)] = None
     vocabulary_size: PositiveInt = 4096
     hidden_size: PositiveInt = 256
     intermediate_size: PositiveInt = 704
@@ -48,8 +51,8 @@ class ScratchBase(Frozen):
     training: TrainingSettings
 
     def identity(self) -> dict[str, Any]:
-        """The values of the untrained model; its training is a stage that follows."""
-        return self.model_dump(mode="json", exclude={"training"})
+        """The values of the untrained model; its text and its training are other stages."""
+        return self.model_dump(mode="json", exclude={"training", "text"})
 
     @model_validator(mode="after")
     def _whole(self) -> ScratchBase:

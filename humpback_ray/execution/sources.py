@@ -36,9 +36,14 @@ def file_source(path: str, what: str, key: str) -> Source:
     return _source(path, identity)
 
 
-def corpus_source(path: str) -> Source:
-    """A corpus by the names and contents of its files."""
-    return _source(path, lambda: content_identity(list_files(path)))
+def corpus_source(path: str, key: str = "settings.corpus.path") -> Source:
+    """A corpus by the names and contents of its files.
+
+    Args:
+        path: as `list_files` takes it.
+        key: the setting that names it.
+    """
+    return _source(path, lambda: content_identity(list_files(path, setting=key), key))
 
 
 def model_source(

@@ -6,13 +6,65 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from humpback_ray import storage, tables
-from humpback_ray.config.settings import GgufBase, PretrainedBase, ScratchBase, Settings
-from humpback_ray.execution.sources import gguf_source, model_source
+from humpback_ray.config.settings import (
+    CorpusSettings,
+    GgufBase,
+    PretrainedBase,
+    ScratchBase,
+    Settings,
+)
+from humpback_ray.corpus.documents import Document
+from humpback_ray.corpus.files import list_files
+from humpback_ray.corpus.readers import read_documents
+from humpback_ray.errors import UserError
+from humpback_ray.execution.sources import corpus_source, gguf_source, model_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts
-from humpback_ray.rows import Origin, TrainingExample
+from humpback_ray.method.filters import segment_id
+from humpback_ray.rows import Origin, PlainText, TrainingExample
 from humpback_ray.stages.converted_base import ConvertedBase
 from humpback_ray.stages.finetune import Finetune
+
+TEXT_SETTING = "settings.base.text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseText(Stage):
+    """The plain text that a small base model is pretrained on, where it is not the segments."""
+
+    kind: ClassVar[str] = "base-text"
+    version: ClassVar[int] = 1
+    part: ClassVar[Part] = "prepare"
+
+    corpus: Source
+
+    def run(self, context: Context) -> Result:
+        """Write every document that is plain text.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = context.of(self.corpus)
+        settings = CorpusSettings(path=path)
+        files = list_files(path, setting=TEXT_SETTING)
+        documents = [each for file in files for each in read_documents(file, settings)]
+        texts = [
+            PlainText(segment_id(document.content), document.content)
+            for document in documents
+            if isinstance(document, Document)
+            and document.format == "text"
+            and document.content.strip()
+        ]
+        if not texts:
+            raise UserError(
+                f"no plain text in {path} ({TEXT_SETTING}): give text files, or JSON or Parquet "
+                "with a column text"
+            )
+        storage.delete(context.path("rows"))
+        tables.write_rows(context.path("rows"), texts, PlainText)
+        return Result(
+            len(documents), {"read": len(texts), "no_plain_text": len(documents) - len(texts)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +133,10 @@ def base_model(s: Settings, segments: Stage) -> tuple[Stage | Source, list[Stage
         converted = ConvertedBase(path="base/model", file=file, **asking)
         return converted, [converted]
     seeded: dict[str, Any] = {"random_seed": s.random_seed}
+    stages: list[Stage] = []
+    if s.base.text is not None:
+        segments = BaseText(path="base/text", corpus=corpus_source(s.base.text, TEXT_SETTING))
+        stages.append(segments)
     initial = InitialBase(
         path="base/initial", segments=segments, settings=s.base,
         context_length=s.context_length, **seeded,
@@ -93,7 +149,7 @@ def base_model(s: Settings, segments: Stage) -> tuple[Stage | Source, list[Stage
         path="base/model", base=initial, examples=text, settings=s.base.training,
         **asking, **seeded,
     )  # fmt: skip
-    return model, [initial, text, model]
+    return model, [*stages, initial, text, model]
 
 
 def trusts_remote_code(base: PretrainedBase | ScratchBase | GgufBase) -> bool:

@@ -1,0 +1,131 @@
+"""Control arms that know the truth, and ablations: further models of a finished run.
+
+An arm is a table of examples. The product finetunes the run's base on it and lets it answer the
+same questions, as stages in the same run folder, so an arm repeats nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.proof.kinds import instruction
+from benchmarks.proof.truth import read_instruction
+from benchmarks.proof.web import Truth
+from benchmarks.proof.wordings import NUM_KNOWN_WORDINGS
+from humpback_ray import storage, tables
+from humpback_ray.config.recipe import Recipe
+from humpback_ray.corpus.files import content_identity, list_files
+from humpback_ray.execution.stage import Source, Stage
+from humpback_ray.rows import Direction, Origin, RatedPair, SeedPair, TrainingExample
+from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.examples import seed_examples
+from humpback_ray.stages.finetune import Finetune
+
+Kind = TypeVar("Kind", bound=Stage)
+
+CORE = ("oracle", "random", "true_instructions")
+ABLATIONS = ("web_only", "best_quarter", "best_double", "random_double")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The rated pairs of the last iteration, and the truth about each."""
+
+    pairs: Sequence[RatedPair]
+    truths: Mapping[str, Truth]
+    num_selected: int  # as many as the run selects
+
+    def is_good(self, pair: RatedPair) -> bool:
+        """True for a good section with an instruction that asks for what it says."""
+        truth = self.truths[pair.segment_id]
+        asked = read_instruction(pair.instruction)
+        return truth.is_good and asked is not None and asked.means(truth.question)
+
+    @property
+    def whole(self) -> list[RatedPair]:
+        """Pairs with a whole instruction, which alone can be selected."""
+        return [pair for pair in self.pairs if pair.score is not None]
+
+    def best(self, number: int) -> list[RatedPair]:
+        """The pairs with the highest scores."""
+        return sorted(self.whole, key=lambda pair: (-(pair.score or 0), pair.candidate_id))[:number]
+
+
+def read_pool(run: str, recipe: Recipe, truths: Mapping[str, Truth]) -> Pool:
+    """The pool of a finished run."""
+    folder = storage.join(run, f"iter-{recipe.settings.iterations}", "rated", "rows")
+    pairs = sorted(tables.read_rows(folder, RatedPair), key=lambda pair: pair.candidate_id)
+    return Pool(pairs, truths, recipe.settings.selection.num_best)
+
+
+def chosen_pairs(arm: str, pool: Pool, drawn: random.Random) -> list[tuple[str, str, str]]:
+    """(candidate_id, instruction, answer) of an arm's web pairs, equally many in all core arms."""
+    n = pool.num_selected
+    if arm == "true_instructions":
+        good = [pair for pair in pool.pairs if pool.truths[pair.segment_id].is_good]
+        return [
+            (pair.candidate_id, _true_instruction(pool, pair, drawn), pair.response)
+            for pair in drawn.sample(good, min(n, len(good)))
+        ]
+    pairs = {
+        "oracle": lambda: _sample([p for p in pool.whole if pool.is_good(p)], n, drawn),
+        "random": lambda: _sample(pool.whole, n, drawn),
+        "random_double": lambda: _sample(pool.whole, 2 * n, drawn),
+        "web_only": lambda: pool.best(n),
+        "best_quarter": lambda: pool.best(n // 4),
+        "best_double": lambda: pool.best(2 * n),
+    }[arm]()
+    return [(pair.candidate_id, pair.instruction, pair.response) for pair in pairs]
+
+
+def _sample(pairs: Sequence[RatedPair], number: int, drawn: random.Random) -> list[RatedPair]:
+    return drawn.sample(pairs, min(number, len(pairs)))
+
+
+def _true_instruction(pool: Pool, pair: RatedPair, drawn: random.Random) -> str:
+    question = pool.truths[pair.segment_id].question
+    return instruction(question, drawn.randrange(NUM_KNOWN_WORDINGS))
+
+
+def arm_stages(
+    arm: str, pool: Pool, recipe: Recipe, stages: Sequence[Stage], run: str
+) -> list[Stage]:
+    """Write an arm's examples, and declare its training and its answers."""
+    folder = storage.join(run, "arms", arm, "examples")
+    drawn = random.Random(f"{arm}/{recipe.settings.random_seed}")
+    web_tag, seed_tag = recipe.settings.prompts.web_tag, recipe.settings.prompts.seed_tag
+    web = [
+        TrainingExample(f"{Origin.WEB}-{name}", asked, web_tag, answer, Origin.WEB)
+        for name, asked, answer in chosen_pairs(arm, pool, drawn)
+    ]
+    pairs = tables.read_rows(storage.join(run, "seed", "rows"), SeedPair)
+    seed = [] if arm == "web_only" else list(seed_examples(pairs, Direction.FORWARD, seed_tag))
+    if not storage.exists(folder):
+        tables.write_rows(folder, [*seed, *web], TrainingExample)
+    identity = content_identity(list_files(folder, (".parquet",), f"arm {arm}"))
+    by_path = {stage.path: stage for stage in stages}
+    model = replace(
+        _of(by_path, "forward-0/model", Finetune), path=f"arms/{arm}/model",
+        examples=Source(folder, identity),
+    )  # fmt: skip
+    answers = replace(
+        _of(by_path, "evaluation/M_0", Evaluate), path=f"evaluation/{arm}", name=arm, model=model
+    )
+    return [model, answers]
+
+
+def _of(by_path: Mapping[str, Stage], path: str, kind: type[Kind]) -> Kind:
+    stage = by_path[path]
+    assert isinstance(stage, kind)
+    return stage
+
+
+def arms_in(run: str) -> Iterator[str]:
+    """Arms that have answered in a run."""
+    for arm in (*CORE, *ABLATIONS):
+        if (Path(run) / "evaluation" / arm / "record.json").exists():
+            yield arm

@@ -1,0 +1,169 @@
+"""The base model's text: one line for each training window, facts in many wordings.
+
+No window has two paragraphs about one entity: with all wordings of a fact in one window a model
+of this size copies within the window and learns no fact (a replication of arXiv 2309.14316).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import TypeVar
+
+from benchmarks.proof.facts import Attribute, World
+from benchmarks.proof.kinds import (
+    COVERED,
+    Kind,
+    Question,
+    answer,
+    draw_question,
+    fact_sentence,
+    instruction,
+    list_sentence,
+)
+from benchmarks.proof.spoiling import GRADES, Section, Spoiling, draw_spoiling, write_section
+from humpback_ray.config.settings import PromptSettings
+from humpback_ray.method import prompts
+
+Item = TypeVar("Item")
+
+WINDOW_TOKENS = 230  # by `num_tokens`; the tokenizer counts up to a tenth more
+# Of the windows. `manuals` quote the sentences of the method's own prompts, so that the tokenizer
+# and the base know their words, as a base that has read the web does.
+SHARES = {"pages": 0.64, "lists": 0.19, "questions": 0.10, "graded": 0.05, "manuals": 0.02}
+UNCOVERED_WEIGHT = 0.2  # of a kind that the seed does not cover, against one that it does
+NUM_WORDINGS = 8
+MAX_APART = 18  # entities or lists; a window has fewer
+FLIPPED_SHARE = 0.25  # grades that are replaced by another one
+MISMATCHED_SHARE = 0.25  # graded pairs whose text answers another question, which is a 1
+GOOD_SHARE = 0.4  # of the other graded pairs
+
+
+def num_tokens(text: str) -> int:
+    """About as many tokens as the text has: its words and marks."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+def windows(
+    world: World, number: int, template: string.Template, drawn: random.Random
+) -> list[str]:
+    """Texts of one training window each, in random order.
+
+    Args:
+        world: the facts.
+        number: of windows.
+        template: the rating prompt that the run uses.
+        drawn: the wordings and the order.
+    """
+    lists = [each for each in world.lists if each not in world.asked_lists]
+    makers: dict[str, Iterator[str]] = {
+        "pages": _filled(_in_rounds(world.entities, lambda e: _page(world, e, drawn), drawn)),
+        "lists": _filled(_in_rounds(world.lists, lambda each: _list(world, *each, drawn), drawn)),
+        "questions": _filled(_questions(world, lists, drawn)),
+        "graded": _filled(_graded(world, lists, template, drawn), "\n\n"),
+        "manuals": _filled(_manuals(drawn)),
+    }
+    found = [next(makers[name]) for name, share in SHARES.items()
+             for _ in range(round(number * share))]  # fmt: skip
+    drawn.shuffle(found)
+    return found
+
+
+def _filled(parts: Iterator[str], between: str = "\n") -> Iterator[str]:
+    """Parts joined up to the length of a window."""
+    window: list[str] = []
+    length = 0
+    for part in parts:
+        needed = num_tokens(part) + 1
+        if window and length + needed > WINDOW_TOKENS:
+            yield between.join(window)
+            window, length = [], 0
+        window.append(part)
+        length += needed
+
+
+def _in_rounds(
+    items: tuple[Item, ...], write: Callable[[Item], str], drawn: random.Random
+) -> Iterator[str]:
+    """Every item once a round, in another order each time, so that all are read as often.
+
+    The first items of a round are none of the last ones before, with which they share a window.
+    """
+    last: list[Item] = []
+    while True:
+        order = drawn.sample(items, len(items))
+        order.sort(key=lambda item: item in last)
+        for item in order:
+            yield write(item)
+        last = order[-min(MAX_APART, len(items) // 4) :]
+
+
+def _page(world: World, entity: str, drawn: random.Random) -> str:
+    attributes = drawn.sample(tuple(Attribute), len(Attribute))
+    return " ".join(fact_sentence(world.fact(entity, each), drawn) for each in attributes)
+
+
+def _list(world: World, attribute: Attribute, value: str, drawn: random.Random) -> str:
+    return list_sentence(attribute, value, world.those_with(attribute, value), drawn)
+
+
+def _questions(
+    world: World, lists: list[tuple[Attribute, str]], drawn: random.Random
+) -> Iterator[str]:
+    """Pages of questions and answers, about entities of the web only."""
+    weights = [1.0 if kind in COVERED else UNCOVERED_WEIGHT for kind in Kind]
+    recent: list[str] = []
+    num_apart = min(MAX_APART, len(world.on_web) // 4)
+    while True:
+        kind = drawn.choices(tuple(Kind), weights)[0]
+        # Entities of the last questions stay out, because they stand in the same window.
+        free = [entity for entity in world.on_web if entity not in recent]
+        question = draw_question(world, kind, free, lists, drawn)
+        recent = (recent + list(question.entities))[-num_apart:]
+        asked = instruction(question, drawn.randrange(NUM_WORDINGS))
+        yield f"Question: {asked}\nAnswer: {' '.join(answer(world, question, drawn))}"
+
+
+def _graded(
+    world: World,
+    lists: list[tuple[Attribute, str]],
+    template: string.Template,
+    drawn: random.Random,
+) -> Iterator[str]:
+    """Pages on which somebody graded an answer, a quarter of them carelessly."""
+    for kind in cycle(Kind):
+        question = draw_question(world, kind, world.on_web, lists, drawn)
+        is_good = drawn.random() < GOOD_SHARE
+        spoiling = Spoiling.NONE if is_good else draw_spoiling(drawn)
+        section = write_section(world, question, spoiling, drawn)
+        asked, grade = question, GRADES[section.spoiling]
+        if drawn.random() < MISMATCHED_SHARE:
+            asked, grade = _other_question(world, section, lists, drawn), 1
+        if drawn.random() < FLIPPED_SHARE:
+            grade = drawn.choice([each for each in range(1, 6) if each != grade])
+        wording = instruction(asked, drawn.randrange(NUM_WORDINGS))
+        prompt = prompts.rating_prompt(template, wording, section.text, reasoning=False)
+        yield f"{prompts.render(prompt)}{prompts.SCORE_LINE} {grade}"
+
+
+def _other_question(
+    world: World, section: Section, lists: list[tuple[Attribute, str]], drawn: random.Random
+) -> Question:
+    """The question of another kind, or of the same kind about another entity."""
+    while True:
+        kind = drawn.choice((section.question.kind, drawn.choice(tuple(Kind))))
+        other = draw_question(world, kind, world.on_web, lists, drawn)
+        if not other.means(section.question):
+            return other
+
+
+def _manuals(drawn: random.Random) -> Iterator[str]:
+    texts = PromptSettings()
+    backward = prompts.BACKWARD_TEMPLATE.template.replace("$response", "")
+    quoted = [texts.seed_tag, texts.web_tag, *backward.split("\n\n")]
+    sentences = [s.strip() for part in quoted for s in re.split(r"(?<=\.)\s", part) if s.strip()]
+    while True:
+        yield " ".join(drawn.sample(sentences, len(sentences)))

@@ -1,0 +1,198 @@
+"""Figures of a run whose truth is planted, and the sabotages that must move them."""
+
+from __future__ import annotations
+
+import html
+import random
+from pathlib import Path
+
+import pytest
+
+from benchmarks.proof import arms
+from benchmarks.proof.claims import CLAIMS, judge_claims
+from benchmarks.proof.command import EXPECTED_SECONDS, MEASURING_SECONDS, RECIPE, Clock
+from benchmarks.proof.marks import Scored, Scorer
+from benchmarks.proof.measure import area_under_curve, measured, of_models, of_rows
+from benchmarks.proof.results import write_results
+from benchmarks.proof.web import Truth, read_truths
+from humpback_ray import pipeline, tables
+from humpback_ray.config.recipe import load_recipe
+from humpback_ray.report.console import Console
+from humpback_ray.rows import TrainingExample
+from tests.support import proof_run
+
+NUM_BEST = 40
+WRONG = "Describe Nobody."
+
+
+def right_but_every_fifth(at: int, truths: list[Truth]) -> str:
+    return WRONG if at % 5 == 0 else truths[at].instruction
+
+
+def by_truth(at: int, truths: list[Truth]) -> float:
+    return float(truths[at].grade) - at / 1e6
+
+
+def shuffled(at: int, truths: list[Truth]) -> float:
+    return 1 + 4 * random.Random(at).random()
+
+
+def recipe_of(folder: Path, *overrides: str):
+    return load_recipe(
+        str(RECIPE),
+        [f"settings.corpus.path={folder}/none", f"settings.base.text={folder}/none",
+         f"settings.selection.num_best={NUM_BEST}", *overrides],
+    )  # fmt: skip
+
+
+def planted_run(folder: Path, model: str, instruction_of=right_but_every_fifth, score_of=by_truth):
+    made = proof_run.write_run(folder, recipe_of(folder), model, instruction_of, score_of)
+    return made, of_rows(measured(made.run, made.recipe, made.world, made.inputs))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory, model_folder):
+    return planted_run(tmp_path_factory.mktemp("planted"), model_folder)
+
+
+def test_accuracies_and_paired_differences_are_the_planted_ones(planted):
+    _, found = planted
+    value = {name: found["models"][name]["all"]["value"] for name in proof_run.SHARES}
+    assert value == pytest.approx(
+        {n: 100 * share for n, share in proof_run.SHARES.items()}, abs=0.4
+    )
+    second = found["differences"]["M_2 - M_1"]["all"]
+    assert second["value"] == pytest.approx(10, abs=0.4)
+    assert second["discordant"] == pytest.approx(0.1, abs=0.01)
+    assert 0 < second["p"] < 0.05
+    assert found["share_of_gain"]["M_2"] == pytest.approx(0.5, abs=0.02)
+    assert found["win_rates"]["M_2 : M_1"]["win_rate"] == pytest.approx(55, abs=0.4)
+
+
+def test_groups_of_kinds_add_up_to_all(planted):
+    _, found = planted
+    model = found["models"]["M_1"]
+    groups = ("covered", "uncovered", "aggregate", "covered_aggregate")
+    assert sum(model[group]["n"] for group in groups) == model["all"]["n"] == 150
+    assert sum(each["n"] for name, each in model.items() if name.startswith("kind")) == 150
+
+
+def test_pass_at_n_counts_a_question_that_one_sample_answers(planted):
+    _, found = planted
+    right, never = found["pass_at_n"]["oracle"], found["pass_at_n"]["base"]
+    assert (right["num_questions"], right["n"]) == (5, 4)
+    assert right["pass_at_1"] == 25  # the first sample alone is right
+    assert right["pass_at_n"] == 100
+    assert (never["pass_at_1"], never["pass_at_n"]) == (0, 0)
+
+
+def test_backward_accuracy_and_precision_are_the_planted_ones(planted):
+    made, found = planted
+    truths = list(read_truths(made.inputs / "truths.jsonl").values())
+    is_pair_good = [t.is_good and at % 5 != 0 for at, t in enumerate(truths)]
+    assert found["backward"]["good"]["whole"] == pytest.approx(0.8, abs=0.08)
+    assert found["rater"]["M_0"]["base_rate"] == pytest.approx(sum(is_pair_good) / len(truths))
+    chosen = [at for at, t in enumerate(truths) if t.is_good][:NUM_BEST]
+    expected = sum(is_pair_good[at] for at in chosen) / NUM_BEST
+    assert found["selected"]["A_1"]["precision"] == pytest.approx(expected)
+    assert found["selected"]["A_1"]["good_sections"] == 1
+    assert found["rater"]["M_0"]["area"] > 0.85
+
+
+def test_candidates_misaligned_by_one_row_show_in_backward_accuracy(tmp_path, model_folder):
+    def misaligned(at: int, truths: list[Truth]) -> str:
+        return truths[(at + 1) % len(truths)].instruction
+
+    _, found = planted_run(tmp_path, model_folder, instruction_of=misaligned)
+    assert found["backward"]["good"]["kind"] < 0.2
+    assert found["backward"]["good"]["whole"] < 0.05
+
+
+def test_shuffled_ratings_show_in_precision_and_area(tmp_path, model_folder):
+    _, found = planted_run(tmp_path, model_folder, score_of=shuffled)
+    rate = found["rater"]["M_0"]["base_rate"]
+    assert found["rater"]["M_0"]["area"] == pytest.approx(0.5, abs=0.1)
+    assert found["selected"]["A_1"]["precision"] == pytest.approx(rate, abs=0.2)
+
+
+@pytest.fixture(scope="module")
+def whole(planted):
+    """All figures of the run; its four models are one and the same."""
+    made, found = planted
+    models = of_models(measured(made.run, made.recipe, made.world, made.inputs))
+    return {**found, **models, "world_seed": 1, "form": "long"}
+
+
+@pytest.mark.slow
+def test_probabilities_of_equal_models_are_equal(whole):
+    marks = whole["marks"]
+    assert marks.keys() == {"base", "M_0", "M_1", "M_2"}
+    assert marks["base"] == marks["M_2"]
+    assert all(0 < each["source"] < 0.1 for each in marks["base"]["tags"].values())
+    assert whole["likelihood"]["M_0"] == whole["likelihood"]["M_1"]
+    assert 0 <= whole["closed_book"]["all"] < 0.4  # random weights know nothing
+
+
+@pytest.mark.slow
+def test_results_name_every_claim_with_its_result(whole, tmp_path):
+    run = whole
+    outcomes = {each.claim.name: each for each in judge_claims([run])}
+    assert outcomes.keys() == {claim.name for claim in CLAIMS}
+    assert outcomes["first"].result == "came out"
+    assert outcomes["better_rater"].result == "within noise"  # both raters are the same
+    assert outcomes["both_sources"].result == "not measured"
+    assert outcomes["web_tag"].result == "not measured"  # one world has no error between worlds
+    write_results([run, run], tmp_path, Console(file=(tmp_path / "printed").open("w")))
+    page = html.unescape((tmp_path / "proof.html").read_text())
+    assert all(claim.text in page for claim in CLAIMS)
+    assert "<script" not in page
+
+
+def test_arms_have_equal_sizes_and_what_their_names_say(planted):
+    made, _ = planted
+    pool = arms.read_pool(made.run, made.recipe, read_truths(made.inputs / "truths.jsonl"))
+    sizes = {arm: len(arms.chosen_pairs(arm, pool, random.Random(0))) for arm in arms.CORE}
+    assert sizes == dict.fromkeys(arms.CORE, NUM_BEST)
+    good = {pair.candidate_id for pair in pool.pairs if pool.is_good(pair)}
+    assert {name for name, _, _ in arms.chosen_pairs("oracle", pool, random.Random(0))} <= good
+    true = arms.chosen_pairs("true_instructions", pool, random.Random(0))
+    assert WRONG not in {asked for _, asked, _ in true}
+
+
+def test_arm_shares_the_base_and_repeats_nothing(planted):
+    made, _ = planted
+    stages = pipeline.stages_of(made.recipe)
+    pool = arms.read_pool(made.run, made.recipe, read_truths(made.inputs / "truths.jsonl"))
+    model, answers = arms.arm_stages("web_only", pool, made.recipe, stages, made.run)
+    by_path = {stage.path: stage for stage in stages}
+    assert model.base is by_path["base/model"]
+    assert answers.prompts == by_path["evaluation/M_0"].prompts
+    assert answers.model is model
+    rows = tables.read_rows(model.examples.location, TrainingExample)
+    assert len(rows) == NUM_BEST
+    assert {row.tag for row in rows} == {made.recipe.settings.prompts.web_tag}
+    again, _ = arms.arm_stages("web_only", pool, made.recipe, stages, made.run)
+    assert again.fingerprint == model.fingerprint
+
+
+def test_logprobs_of_a_batch_are_those_of_each_row_alone(model_folder):
+    scorer = Scorer(model_folder)
+    rows = [Scored((1, 5, 9, 7), 2), Scored((1, 8), 1), Scored((1, 4, 4, 4, 4, 4, 4), 3)]
+    together = scorer.logprobs(rows)
+    assert together == pytest.approx([scorer.logprobs([row])[0] for row in rows], abs=1e-4)
+    whole, head = scorer.logprobs([Scored((1, 5, 9, 7), 1), Scored((1, 5), 1)])
+    assert whole == pytest.approx(head + together[0], abs=1e-4)
+
+
+def test_area_under_the_curve_counts_ties_half():
+    assert area_under_curve([3, 2, 1], [True, False, False]) == 1
+    assert area_under_curve([1, 1], [True, False]) == 0.5
+    assert area_under_curve([1, 1], [True, True]) is None
+
+
+def test_time_left_follows_the_pace_of_finished_stages():
+    clock = Clock(1.0)
+    full = clock.minutes_left(["base/model"])
+    assert full == pytest.approx((EXPECTED_SECONDS["base/model"] + MEASURING_SECONDS) / 60)
+    clock.finish("base/model", 2 * EXPECTED_SECONDS["base/model"])
+    assert clock.minutes_left(["base/model"]) == pytest.approx(2 * full)

@@ -1,0 +1,155 @@
+"""The generated inputs: as the README describes them, and as the product reads them."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import string
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.proof import base_text, questions, web
+from benchmarks.proof.facts import PROPERTIES, VALUES, make_world
+from benchmarks.proof.kinds import COVERED, Kind
+from benchmarks.proof.spoiling import Spoiling
+from benchmarks.proof.truth import read_instruction, statements
+from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
+from humpback_ray.config.settings import CorpusSettings, SeedSettings
+from humpback_ray.corpus.cut import segments_of
+from humpback_ray.corpus.files import list_files
+from humpback_ray.corpus.oasst import SeenMessages, pairs_of, read_messages
+from humpback_ray.method import prompts
+from humpback_ray.method.duplicates import find_duplicates, signature
+from humpback_ray.rows import SegmentOutcome
+
+WORLD = make_world(1)
+SIZES = Sizes(num_windows=300, num_sections=400, num_questions=160, num_repeated=3)
+TEMPLATE = string.Template(RATING_TEMPLATE.read_text())
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(1, SIZES, folder)
+    return folder
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(inputs, tmp_path):
+    write_inputs(1, SIZES, tmp_path / "again")
+    write_inputs(2, SIZES, tmp_path / "other")
+    for file in sorted(inputs.iterdir()):
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+        assert file.read_bytes() != (tmp_path / "other" / file.name).read_bytes()
+
+
+def test_values_of_a_property_are_equally_frequent():
+    for attribute in PROPERTIES:
+        counts = Counter(WORLD.value(entity, attribute) for entity in WORLD.entities)
+        assert len(counts) == len(VALUES[attribute])
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_asked_entities_stand_in_no_seed_pair_web_page_question_or_grade(inputs):
+    assert (len(WORLD.entities), len(WORLD.asked), len(WORLD.in_seed)) == (96, 48, 24)
+    assert not WORLD.asked & WORLD.in_seed
+    truths = web.read_truths(inputs / "truths.jsonl").values()
+    assert not WORLD.asked & {entity for each in truths for entity in each.question.entities}
+    texts = [json.loads(line)["text"] for line in (inputs / "base_text.jsonl").open()]
+    requests = re.findall(r"(?:Question|Request): (.*)", "\n".join(texts))
+    found = [read_instruction(text) for text in requests]
+    assert len(found) > 100
+    assert not WORLD.asked & {entity for each in found if each for entity in each.entities}
+
+
+def test_sections_as_the_product_cuts_them_are_those_whose_truth_is_known(inputs):
+    truths = web.read_truths(inputs / "truths.jsonl")
+    path = inputs / "web.warc.gz"
+    settings = CorpusSettings(
+        path=str(path), min_characters=20, max_characters=1200, keep_header=False,
+        repetition_jaccard=1.0,
+    )  # fmt: skip
+    (file,) = list_files(str(path))
+    kept = [s for s in segments_of(file, settings) if s.outcome is SegmentOutcome.KEPT]
+    assert {segment.segment_id for segment in kept} == truths.keys()
+    assert all(truths[segment.segment_id].text == segment.text for segment in kept)
+    rows = [(s.segment_id, s.segment_id, signature(s.text, 128, 5)) for s in kept]
+    outcomes = find_duplicates(rows, 0.8, 128)
+    dropped = [truths[key] for key, value in outcomes.items() if value is not SegmentOutcome.KEPT]
+    num_copies = sum(each.is_copy for each in truths.values())
+    assert num_copies == round(SIZES.num_sections * web.COPY_SHARE)
+    # One of each copy and its original goes, and hardly any other section.
+    assert num_copies <= len(dropped) <= num_copies * 1.1
+
+
+def test_shares_of_good_and_wrong_sections_are_those_of_the_readme():
+    sections = web.draw_sections(WORLD, 2000, random.Random(0))
+    originals = [each for each in sections if not each.is_copy]
+    good = [each for each in originals if each.is_good]
+    assert len(sections) == 2000
+    assert len(good) / len(originals) == pytest.approx(web.GOOD_SHARE, abs=0.001)
+    assert {each.question.kind for each in good} == set(Kind)
+    spoiled = Counter(each.spoiling for each in originals if not each.is_good)
+    assert set(spoiled) == set(Spoiling) - {Spoiling.NONE}
+    assert spoiled[Spoiling.WRONG] / spoiled.total() <= 0.10
+
+
+def test_seed_pairs_are_read_by_the_product_and_cover_half_of_the_kinds(inputs):
+    path = str(inputs / "seed.jsonl")
+    pairs, dropped = pairs_of(read_messages(path), SeedSettings(path=path).language, SeenMessages())
+    assert (len(pairs), dropped) == (SIZES.num_seed_pairs, [])
+    kinds = Counter(read_instruction(pair.instruction).kind for pair in pairs)
+    assert kinds == dict.fromkeys(COVERED, SIZES.num_seed_pairs // len(COVERED))
+    assert all(statements(pair.response).has_closing_phrase for pair in pairs)
+
+
+def test_held_out_questions_have_no_wording_of_the_seed_and_no_repetition(inputs):
+    asked = questions.read_questions(inputs)
+    once = [each for each in asked if each.sample == 0]
+    assert len(once) == len({each.instruction for each in once}) == SIZES.num_questions
+    assert len(asked) == SIZES.num_questions + SIZES.num_repeated * (SIZES.num_samples - 1)
+    assert {each.question.kind for each in asked} == set(Kind)
+    shown = json.loads((inputs / "questions.json").read_text())
+    assert [each["instruction"] for each in shown] == [each.instruction for each in asked]
+    seed = {row["text"] for row in map(json.loads, (inputs / "seed.jsonl").open())}
+    masked = {re.sub(r"\b[A-Z][a-z]{3,5}\b", "X", text) for text in seed}
+    assert not masked & {re.sub(r"\b[A-Z][a-z]{3,5}\b", "X", a.instruction) for a in once}
+
+
+def test_window_has_no_two_paragraphs_about_one_entity():
+    texts = base_text.windows(WORLD, 500, TEMPLATE, random.Random(4))
+    pages = [text for text in texts if ":" not in text and len(statements(text).facts) > 12]
+    assert len(pages) > 200
+    for text in pages:
+        subjects = [{f.entity for f in statements(part).facts} for part in text.split("\n")]
+        assert all(len(subject) == 1 for subject in subjects)
+        assert len(set().union(*subjects)) == len(subjects)
+
+
+def test_every_entity_is_read_about_equally_often_in_all_wordings():
+    texts = base_text.windows(WORLD, 900, TEMPLATE, random.Random(4))
+    facts = [fact for text in texts for fact in statements(text.replace("\n", " ")).facts]
+    counts = Counter(fact.entity for fact in facts)
+    assert set(counts) == set(WORLD.entities)
+    assert max(counts.values()) < 1.6 * min(counts.values())
+
+
+def test_graded_pages_have_the_form_of_the_rating_prompt():
+    texts = base_text.windows(WORLD, 400, TEMPLATE, random.Random(5))
+    graded = [text for text in texts if prompts.SCORE_LINE in text and "Request: " in text]
+    grades = Counter(re.findall(r"^Score: (\d)$", "\n".join(graded), re.M))
+    assert set(grades) == set("12345")
+    start = prompts.shared_rating_text(TEMPLATE, reasoning=False)
+    assert all(text.startswith(start) for text in graded)
+    assert start.count("\n") >= 2  # the marker and the rubric stand before every pair
+
+
+def test_short_form_has_inputs_of_every_kind(tmp_path):
+    sizes = replace(SHORT, num_windows=120, num_sections=200, num_questions=120)
+    world = write_inputs(5, sizes, tmp_path)
+    assert len(world.entities) == 32
+    truths = web.read_truths(tmp_path / "truths.jsonl").values()
+    assert {each.question.kind for each in truths} == set(Kind)
+    assert {each.question.kind for each in questions.read_questions(tmp_path)} == set(Kind)
