@@ -77,8 +77,13 @@ def kinds_of_stages() -> list[type[Stage]]:
 def test_parts_share_out_all_stages(part, stages):
     assert tuple(PARTS) == part.PARTS == get_args(Part)
     kinds = kinds_of_stages()
-    judged = ["settings.corpus.path=/none", "settings.evaluation.judge.model=base"]
-    declared = [*stages, *pipeline.stages_of(load_recipe("smollm2", judged))]
+    more = [
+        "settings.corpus.path=/none", "settings.evaluation.judge.model=base",
+        "settings.evaluation.benchmarks={}", "settings.distinct_instructions={}",
+    ]  # fmt: skip
+    text = ["settings.corpus.path=/none", "settings.base.text=/none"]
+    recipes = [load_recipe("smollm2", more), load_recipe("tiny", text)]
+    declared = [*stages, *(stage for recipe in recipes for stage in pipeline.stages_of(recipe))]
     assert {type(stage) for stage in declared} == set(kinds)
     assert len({kind.kind for kind in kinds}) == len(kinds)
     assert {kind.part for kind in kinds} == set(PARTS)

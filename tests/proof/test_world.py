@@ -22,8 +22,8 @@ from humpback_ray.corpus.cut import segments_of
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.oasst import SeenMessages, pairs_of, read_messages
 from humpback_ray.method import prompts
-from humpback_ray.method.duplicates import find_duplicates, signature
 from humpback_ray.rows import SegmentOutcome
+from tests.support import duplicates
 
 WORLD = make_world(1)
 SIZES = Sizes(num_windows=300, num_sections=400, num_questions=160, num_repeated=3)
@@ -64,7 +64,7 @@ def test_asked_entities_stand_in_no_seed_pair_web_page_question_or_grade(inputs)
     assert not WORLD.asked & {entity for each in found if each for entity in each.entities}
 
 
-def test_sections_as_the_product_cuts_them_are_those_whose_truth_is_known(inputs):
+def test_sections_as_the_product_cuts_them_are_those_whose_truth_is_known(inputs, tmp_path):
     truths = web.read_truths(inputs / "truths.jsonl")
     path = inputs / "web.warc.gz"
     settings = CorpusSettings(
@@ -75,9 +75,7 @@ def test_sections_as_the_product_cuts_them_are_those_whose_truth_is_known(inputs
     kept = [s for s in segments_of(file, settings) if s.outcome is SegmentOutcome.KEPT]
     assert {segment.segment_id for segment in kept} == truths.keys()
     assert all(truths[segment.segment_id].text == segment.text for segment in kept)
-    rows = [(s.segment_id, s.segment_id, signature(s.text, 128, 5)) for s in kept]
-    outcomes = find_duplicates(rows, 0.8, 128)
-    dropped = [truths[key] for key, value in outcomes.items() if value is not SegmentOutcome.KEPT]
+    dropped = duplicates.search(tmp_path, kept).dropped
     num_copies = sum(each.is_copy for each in truths.values())
     assert num_copies == round(SIZES.num_sections * web.COPY_SHARE)
     # One of each copy and its original goes, and hardly any other section.

@@ -33,6 +33,7 @@ from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -66,8 +67,8 @@ def _provenance() -> dict[str, Any]:
 class Judged(Stage):
     """A stage whose record has the figures of a judge."""
 
-    kind: ClassVar[str] = "judge"
-    version: ClassVar[int] = 1
+    kind: ClassVar[str] = Judge.kind
+    version: ClassVar[int] = Judge.version
     part: ClassVar[Part] = "evaluate"
 
 
