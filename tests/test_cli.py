@@ -16,10 +16,11 @@ from ray.util.annotations import RayDeprecationWarning
 from typer.testing import CliRunner
 
 from humpback_ray import storage
-from humpback_ray.cli import app, explained
+from humpback_ray.cli import app
 from humpback_ray.cluster import connect
 from humpback_ray.errors import UserError
 from humpback_ray.execution import logs
+from humpback_ray.terminal.explained import explained
 
 RUNNER = CliRunner()
 UNREACHABLE = "ftp://127.0.0.1:9/run"  # refuses at once, without retries

@@ -54,7 +54,7 @@ def test_judgement_compares_answers_of_its_models_and_of_its_files(server, tmp_p
     for name in ("davinci", "lima"):
         files[name] = Source(str(tmp_path / f"{name}.json"), name)
         rows = [{"instruction": "What is number 2?", "output": "two", "generator": name}]
-        storage.write_json(files[name].path, rows)
+        storage.write_json(files[name].location, rows)
     judge = replace(of_endpoint(server), compared=files["lima"])
     contest = judge._contest(place_of(tmp_path))
     assert len(contest.prompts) == NUM_PROMPTS
