@@ -6,82 +6,44 @@ the file with its traceback; 130 stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from humpback_ray import storage
 from humpback_ray.config.recipe import load_recipe
-from humpback_ray.errors import UserError, user_message
-from humpback_ray.execution.logs import keep_traceback
+from humpback_ray.errors import UserError
 from humpback_ray.report.console import open_streams
 from humpback_ray.report.run_facts import last_model, run_folder_of
 from humpback_ray.report.run_status import find_status
 from humpback_ray.sizing.hardware import parse_hardware, parse_price
-from humpback_ray.terminal import output as terminal
-from humpback_ray.terminal.output import console, say
+from humpback_ray.terminal.chat import talk
+from humpback_ray.terminal.explained import explained
+from humpback_ray.terminal.options import (
+    AddressOption,
+    IntoOption,
+    JsonOption,
+    PriceOption,
+    RecipeArgument,
+    RunOption,
+    RunOrJobArgument,
+    SetOption,
+    UntilOption,
+)
+from humpback_ray.terminal.output import console, print_json, say, say_aside, write
+from humpback_ray.terminal.plans import (
+    print_estimate,
+    print_findings,
+    print_plan,
+    print_probe,
+    print_prompt_sets,
+)
+from humpback_ray.terminal.results import print_report, print_summary, print_times, print_written
+from humpback_ray.terminal.runs import follow_job, print_rows, print_status, ways_back
 from humpback_ray.terminal.votes import print_links, print_pages, print_people, print_study
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-
-RecipeArgument = Annotated[
-    str, typer.Argument(help="Name of a shipped recipe, or a YAML file.", show_default=False)
-]
-RunOrJobArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN", help="Folder or URL of a run, or the id of its job.", show_default=False
-    ),
-]
-RunOption = Annotated[
-    str | None, typer.Option("--run", help="Folder or URL of the run. [runs/NAME]")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting or placement: a.b=c. May be repeated."),
-]
-UntilOption = Annotated[str | None, typer.Option(help="Stop after this stage.")]
-PriceOption = Annotated[str | None, typer.Option(help="Price of one GPU, as 2.5/gpu-hour.")]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Dashboard of the cluster, as http://HEAD:8265. [RAY_API_SERVER_ADDRESS, RAY_ADDRESS]"
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def explained(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn every exception of a command into one line and an exit code."""
-
-    @wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            terminal.say_error("stopped", "the same command resumes")
-            raise typer.Exit(130) from None
-        except Exception as error:  # noqa: BLE001 - the process ends here; the traceback is kept
-            raise typer.Exit(_explain(error)) from None
-
-    return guarded
-
-
-def _explain(error: Exception) -> int:
-    """Print an error's line; returns the exit code."""
-    if (message := user_message(error)) is not None:
-        terminal.say_error("error", message)
-        return 2
-    cause = getattr(error, "cause", None) or error  # RayTaskError keeps what the task raised
-    text = f"{type(cause).__name__}: {storage.one_line(cause)[:500]}"
-    place = keep_traceback(error)
-    terminal.say_error("unexpected error", f"{text}; the traceback is in {place}")
-    return 1
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -105,9 +67,9 @@ def run(
     folder, stages = run_folder_of(run_folder, loaded), pipeline.stages_of(loaded)
     records = runner.run(stages, loaded, folder, console, until=until)
     if until is None:
-        terminal.print_written(read_written(folder, stages))
-        terminal.print_times({path: record.seconds for path, record in records.items()})
-        terminal.print_summary(loaded.name, folder, summarize(stages, records))
+        print_written(read_written(folder, stages))
+        print_times({path: record.seconds for path, record in records.items()})
+        print_summary(loaded.name, folder, summarize(stages, records))
     else:
         say(f"stopped after {until}; the same command without --until resumes")
 
@@ -120,9 +82,9 @@ def status(
     """Show a run, live or not: stages, engines, rates, time left, last error, and its job."""
     found = find_status(run_folder, address)
     if as_json:
-        terminal.print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
-        terminal.print_status(found)
+        print_status(found)
 
 
 @app.command()
@@ -154,7 +116,7 @@ def look(
 
         print_dropped(*select_dropped(storage.absolute(stage), number, dropped, where or []))
         return
-    terminal.print_rows(select_rows(storage.absolute(stage), number, where or [], ranked=ranked))
+    print_rows(select_rows(storage.absolute(stage), number, where or [], ranked=ranked))
 
 
 @app.command()
@@ -180,11 +142,11 @@ def report(
     if other is None:
         written = run_report.report_run(storage.absolute(run_folder), labels, target)
     elif labels:
-        raise typer.BadParameter("labels belong to one run: report each run with its labels")
+        raise UserError("labels belong to one run: report each run with its labels")
     else:
         runs = (storage.absolute(run_folder), storage.absolute(other))
         written = run_report.report_two(*runs, target)
-    terminal.print_report(written)
+    print_report(written)
 
 
 @app.command()
@@ -236,14 +198,10 @@ def chat(
 
     folder = last_model(storage.absolute(run_folder))
     say(f"Loading {folder}; an empty line ends the talk.")
-    terminal.talk(Chat(folder, max_tokens).answer)
+    talk(Chat(folder, max_tokens).answer)
 
 
 # --- what people say ------------------------------------------------------------------------------
-
-IntoOption = Annotated[
-    str | None, typer.Option(help="Folder of this machine for studies and votes. [RUN/people]")
-]
 
 
 @app.command()
@@ -316,15 +274,15 @@ def votes(
     run = storage.absolute(run_folder)
     folder = setup.people_folder(run, into)
     for returned in setup.add_files(folder, add or []):
-        terminal.say_aside(returned)
+        say_aside(returned)
     people = results.read_people(folder, without or [])
     summary = results.summarize(people, run)
     if as_json:
-        terminal.print_json(asdict(summary))
+        print_json(asdict(summary))
     else:
         print_people(summary, results.PAPER)
     for path in results.export(people, storage.absolute(export)) if export else []:
-        terminal.say_aside(f"written: {path}")
+        say_aside(f"written: {path}")
 
 
 # --- before paying --------------------------------------------------------------------------------
@@ -352,7 +310,7 @@ def prompts(
         of_alpaca = prompt_sets.alpaca_prompts(storage.absolute(folder))
         found = prompt_sets.development_set(found, development, of_alpaca)
     storage.write_json(storage.absolute(output), found.rows)
-    terminal.print_prompt_sets(found, output)
+    print_prompt_sets(found, output)
 
 
 @app.command()
@@ -368,7 +326,7 @@ def plan(
 
     loaded = load_recipe(recipe, overrides)
     folder = run_folder_of(run_folder, loaded)
-    terminal.print_plan(f"{loaded.name} in {folder}", plan_run(loaded, folder))
+    print_plan(f"{loaded.name} in {folder}", plan_run(loaded, folder))
 
 
 @app.command()
@@ -391,7 +349,7 @@ def estimate(
     gpu_hour = parse_price(price) if price is not None else None
     loaded = load_recipe(recipe, overrides)
     estimated = estimate_run(loaded, run_folder_of(run_folder, loaded), machines, rows)
-    terminal.print_estimate(loaded.name, estimated, machines, gpu_hour)
+    print_estimate(loaded.name, estimated, machines, gpu_hour)
 
 
 @app.command()
@@ -408,7 +366,7 @@ def probe(
     from humpback_ray.planning.probe import probe_run
 
     gpu_hour = parse_price(price) if price is not None else None
-    terminal.print_probe(probe_run(storage.absolute(run_folder), rows, console), gpu_hour)
+    print_probe(probe_run(storage.absolute(run_folder), rows, console), gpu_hour)
     say(
         f"Written to {run_folder}/{RESULT}, which `humpback estimate` reads. The 95% cover "
         "sampling alone, without the noise of the machines."
@@ -433,10 +391,10 @@ def doctor(
     missing = missing_sources(pipeline.stages_of(loaded))
     findings = examine(loaded, run_folder_of(run_folder, loaded), missing)
     if as_json:
-        terminal.print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         where = cluster_address(loaded) or "this machine"
-        terminal.print_findings(f"{loaded.name} on {where}", findings)
+        print_findings(f"{loaded.name} on {where}", findings)
     raise typer.Exit(exit_code(findings))
 
 
@@ -464,9 +422,9 @@ def submit(
     )
     say(f"{folder}: {'submitted' if is_new else 'running already'} as {job.submission_id}")
     if no_wait:
-        say(terminal.ways_back(folder, server.get_address()))
+        say(ways_back(folder, server.get_address()))
     else:
-        raise typer.Exit(terminal.follow_job(server, folder, job))
+        raise typer.Exit(follow_job(server, folder, job))
 
 
 @app.command()
@@ -484,9 +442,9 @@ def logs(
     server = jobs.connect(address)
     job = jobs.job_of(server, run_folder)
     if no_follow:
-        terminal.write(server.get_job_logs(job.submission_id), end="")
+        write(server.get_job_logs(job.submission_id), end="")
     else:
-        raise typer.Exit(terminal.follow_job(server, run_folder, job))
+        raise typer.Exit(follow_job(server, run_folder, job))
 
 
 @app.command()

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humpback_ray import cli
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.errors import UserError
+from humpback_ray.report.run_facts import run_folder_of
+from humpback_ray.terminal.explained import explained
+from humpback_ray.terminal.options import RecipeArgument, RunOption, SetOption
+from humpback_ray.terminal.output import console, say
 
 if TYPE_CHECKING:
     from humpback_ray.execution.stage import Stage
@@ -31,12 +34,12 @@ PartArgument = Annotated[
 
 
 @app.command(help=__doc__)
-@cli.explained
+@explained
 def main(
     part: PartArgument,
-    recipe: cli.RecipeArgument,
-    run_folder: cli.RunOption = None,
-    overrides: cli.SetOption = None,
+    recipe: RecipeArgument,
+    run_folder: RunOption = None,
+    overrides: SetOption = None,
 ) -> None:
     if part not in PARTS:
         raise UserError(f"unknown part {part!r}: give one of {', '.join(PARTS)}")
@@ -52,14 +55,14 @@ def run_part(part: str, recipe: Recipe, run: str | None) -> None:
     from humpback_ray import pipeline
     from humpback_ray.execution import runner
 
-    folder = cli.run_folder_of(run, recipe)
+    folder = run_folder_of(run, recipe)
     stages = pipeline.stages_of(recipe)
     ready, waiting = plan_part(part, stages, folder)
     if not ready:
         raise UserError(waiting)
-    runner.run(stages, recipe, folder, cli.console, only=ready)
+    runner.run(stages, recipe, folder, console, only=ready)
     if waiting:
-        cli.console.print(waiting, markup=False, highlight=False, soft_wrap=True)
+        say(waiting)
 
 
 def plan_part(part: str, stages: Sequence[Stage], folder: str) -> tuple[list[str], str]:

@@ -16,10 +16,11 @@ from ray.util.annotations import RayDeprecationWarning
 from typer.testing import CliRunner
 
 from humpback_ray import storage
-from humpback_ray.cli import app, explained
+from humpback_ray.cli import app
 from humpback_ray.cluster import connect
 from humpback_ray.errors import UserError
 from humpback_ray.execution import logs
+from humpback_ray.terminal.explained import explained
 
 RUNNER = CliRunner()
 UNREACHABLE = "ftp://127.0.0.1:9/run"  # refuses at once, without retries
@@ -51,6 +52,11 @@ def mistake(result) -> str:
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     return line.removeprefix("error: ")
+
+
+def test_labels_for_two_runs_are_refused_in_one_line(tmp_path):
+    arguments = ["report", str(tmp_path / "a"), str(tmp_path / "b"), "--labels", "labels.jsonl"]
+    assert mistake(RUNNER.invoke(app, arguments)).startswith("labels belong to one run")
 
 
 @pytest.mark.parametrize(

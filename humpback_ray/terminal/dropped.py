@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from humpback_ray.report.console import visible
-from humpback_ray.terminal.output import console, print_rows, say
+from humpback_ray.terminal.output import console, say
+from humpback_ray.terminal.runs import print_rows
 
 if TYPE_CHECKING:
     from humpback_ray.report.look import Shown

@@ -20,6 +20,8 @@ from humpback_ray.report.console import Console, visible
 from humpback_ray.report.look import Shown, ShownRow
 from humpback_ray.rows import SeedPair
 from humpback_ray.terminal import output as terminal
+from humpback_ray.terminal.chat import talk
+from humpback_ray.terminal.runs import print_rows
 
 ATTACK = "\x1b[2J\x1b]0;taken\x07\x9b31m\u202eabc\u2066\b\r\x00\u200f\U000e0041"
 
@@ -77,7 +79,7 @@ def test_rows_are_shown_with_markup_emoji_and_backslashes_as_they_are(capsys, mo
     monkeypatch.setattr(terminal, "console", Console(width=120))
     text = "[bold]not bold[/bold] [/] :bug: C:\\"
     row = ShownRow(f"[red]{ATTACK}", [("text", f"{text}{ATTACK}"), ("next", text)])
-    terminal.print_rows(Shown(f"/run/[/x]{ATTACK}", [row], 1))
+    print_rows(Shown(f"/run/[/x]{ATTACK}", [row], 1))
     printed = capsys.readouterr().out
     assert controls(printed) == set()
     assert f"text  {text}\\x1b[2J" in printed
@@ -90,7 +92,7 @@ def test_errors_answers_progress_and_job_lines_control_nothing(capsys, monkeypat
     monkeypatch.setattr("builtins.input", lambda: next(turns))
     turns = iter(["Why?", ""])
     terminal.say_error("error", f"{ATTACK} [bold] :bug:")
-    terminal.talk(lambda _: iter(["So", *ATTACK, " :bug:", "[bold]"]))
+    talk(lambda _: iter(["So", *ATTACK, " :bug:", "[bold]"]))
     terminal.write(f"{ATTACK}\n", end="")
     StageProgress(terminal.console, "seed").note(f"[/x] {ATTACK}")
     output = capsys.readouterr()

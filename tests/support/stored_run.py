@@ -10,19 +10,21 @@ from functools import partial
 
 import typer
 
-from humpback_ray import cli, pipeline
+from humpback_ray import pipeline
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import AugmentationSettings, LongPromptSettings
 from humpback_ray.execution import runner
 from humpback_ray.execution.stage import Source
 from humpback_ray.stages.augment import Augment
+from humpback_ray.terminal.explained import explained
+from humpback_ray.terminal.output import console
 from tests.support.scripted_engine import ScriptedEngine
 
 PLACEMENT = ["engine.rows_per_batch=8", "engine.max_concurrent_batches=2", "engine.max_num_seqs=8",
              "cluster.local_cpus=4"]  # fmt: skip
 
 
-@cli.explained
+@explained
 def main(run: str, sources: str, counter: str) -> None:
     """Walk over the stages."""
     recipe = load_recipe(
@@ -37,7 +39,7 @@ def main(run: str, sources: str, counter: str) -> None:
     )  # fmt: skip
     make_engine = partial(ScriptedEngine, counter=counter, seconds_per_row=0.3)
     stages = [seed, segments, candidates]
-    runner.run(stages, recipe, run, cli.console, make_engine=make_engine)
+    runner.run(stages, recipe, run, console, make_engine=make_engine)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables of the command line, printed from typed values."""
+"""Tables of a finished run, printed from typed values."""
 
 from __future__ import annotations
 
@@ -8,32 +8,19 @@ from dataclasses import replace
 import pytest
 
 from humpback_ray import pipeline, storage, tables
-from humpback_ray.cluster.findings import Finding, Verdict
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.evaluation import games, judging
 from humpback_ray.evaluation.games import Contestants
 from humpback_ray.pipeline import stages_of
-from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
-from humpback_ray.report.run_facts import RunFacts, RunState, StageFacts, StageState
 from humpback_ray.report.run_summary import summarize
 from humpback_ray.report.written import Answer, RankedPair, Written, read_written
 from humpback_ray.rows import RatedPair, RatingOutcome
-from humpback_ray.terminal import output as terminal
+from humpback_ray.terminal.results import print_summary, print_times, print_written
 from tests.support.judging import SKILLS, Quality, asked, judged
 from tests.support.records import record
+from tests.support.terminal_tables import cells
 
 NO_CORPUS = "settings.corpus.path=/none"  # stages are declared without one, and sooner
-
-
-def cells(output: str, name: str) -> list[str]:
-    """The cells of the table's row that begins with a name."""
-    rows = [re.split("[│┃]", line)[1:-1] for line in output.splitlines()]
-    (row,) = [row for row in rows if row and row[0].strip() == name]
-    return [cell.strip() for cell in row]
-
-
-def done(path: str) -> StageFacts:
-    return StageFacts(path, StageState.DONE, num_rows=4, seconds=60.0)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +32,7 @@ def print_summary_of(recipe: Recipe, run_folder: str, figures: dict[str, dict]) 
     """Print the summary of a run whose records have these figures; every stage took a minute."""
     stages = pipeline.stages_of(recipe)
     records = {path: record(4, 60.0, figures=values) for path, values in figures.items()}
-    terminal.print_summary(recipe.name, run_folder, summarize(stages, records))
+    print_summary(recipe.name, run_folder, summarize(stages, records))
 
 
 def test_summary_shows_models_selections_and_next_commands(tmp_path, monkeypatch, capsys):
@@ -147,83 +134,6 @@ def test_summary_of_a_judged_run_shows_games_and_failed_controls(capsys):
     ]
 
 
-def test_printed_run_shows_counts_progress_and_last_error(capsys):
-    progress = {
-        "time": "2026-01-01T00:00:00Z",
-        "done": 3,
-        "total": 10,
-        "detail": "rows [x]",
-        "seconds_left": 65.0,
-    }
-    finished = replace(done("seed"), outcomes={"kept": 3, "too_short": 1})
-    running = StageFacts("segments", StageState.RUNNING, progress=progress)
-    to_do = StageFacts("candidates", StageState.TO_DO)
-    stages = [finished, running, to_do]
-    terminal.print_run(RunFacts("/run", RunState.RUNNING, 2, stages, "T1 a node [1] was lost"))
-    output = capsys.readouterr().out
-    assert "/run: running, attempt 2" in output
-    assert cells(output, "seed") == ["seed", "done", "4", "3 kept, 1 too_short", "1:00"]
-    assert cells(output, "segments") == [
-        "segments",
-        "running",
-        "3 of 10",
-        "rows [x], 1:05 left",
-        "",
-    ]
-    assert cells(output, "candidates") == ["candidates", "to do", "", "", ""]
-    assert "last error: T1 a node [1] was lost" in output
-
-
-def test_printed_findings_are_summed_up_by_verdict(capsys):
-    findings = [
-        Finding("nodes", "1", "1"),
-        Finding("memory", "1 GiB", "2 GiB", Verdict.MISSING, "add [memory]"),
-        Finding("memory", "1 GiB", "3 GiB", Verdict.MISSING),
-    ]
-    terminal.print_findings("tiny on this machine", findings)
-    output = capsys.readouterr().out
-    assert cells(output, "nodes") == ["nodes", "1", "1", "ok", ""]
-    assert "add [memory]" in output
-    assert output.splitlines()[-3:] == [
-        "missing: memory: 1 GiB, wanted: 2 GiB; add [memory]",
-        "missing: memory: 1 GiB, wanted: 3 GiB",
-        "warning: nothing",
-    ]
-
-
-def test_long_names_in_findings_are_whole_on_a_narrow_terminal(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
-    way_out = "set settings.long_prompts.context_length to at most 512"
-    found = Finding("base model", "/a/long/path/of/a/folder", "-", Verdict.MISSING, way_out)
-    terminal.print_findings("tiny", [found])
-    output = capsys.readouterr().out
-    assert f"missing: base model: /a/long/path/of/a/folder, wanted: -; {way_out}" in output
-    assert "\u2026" not in output
-
-
-@pytest.mark.parametrize("price", [None, 2.0])
-def test_printed_probe_sums_unfinished_stages_and_price(price, capsys):
-    stages = [
-        StageForecast("seed", 36.0, is_done=True),
-        StageForecast("candidates", 600.0, "rows", 100, 12.0, relative_error=0.1),
-    ]
-    report = ProbeReport(load_recipe("tiny"), 10, 100, 8, stages, ["a note"])
-    terminal.print_probe(report, price)
-    output = capsys.readouterr().out
-    money = {"seed": "0.16", "candidates": "8.00", "the whole run": "8.16", "still to do": "8.00"}
-    expected = {
-        "seed": ["36 s", "", "36 s", "done"],
-        "candidates": ["10:00", "100 x 12 s", "30:00", "28:00 to 32:00"],
-        "the whole run": ["", "", "30:36", "28:36 to 32:36"],
-        "still to do": ["", "", "30:00", "28:00 to 32:00"],
-    }
-    for name, row in expected.items():
-        assert cells(output, name) == [name, *row, *([money[name]] if price else [])]
-    assert output.splitlines()[-1] == "a note"
-
-
-# --- texts that a run's models wrote --------------------------------------------------------------
-
 WRITTEN = Written(
     [
         RankedPair("best, 1 of 48", "3.412", "What does [pip] do?", "It installs packages. " * 40),
@@ -236,7 +146,7 @@ WRITTEN = Written(
 
 def test_written_texts_fit_80_columns_and_keep_every_word(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    terminal.print_written(WRITTEN)
+    print_written(WRITTEN)
     output = capsys.readouterr().out
     assert max(map(len, output.splitlines())) <= 80
     words = re.sub(r"[│┃\s]+", " ", output)
@@ -248,37 +158,10 @@ def test_written_texts_fit_80_columns_and_keep_every_word(monkeypatch, capsys):
 
 
 def test_times_of_stages_add_up(capsys):
-    terminal.print_times({"seed": 15.0, "base/model": 45.0})
+    print_times({"seed": 15.0, "base/model": 45.0})
     output = capsys.readouterr().out
     assert cells(output, "seed") == ["seed", "15 s", "25%"]
     assert cells(output, "all") == ["all", "1:00", ""]
-
-
-@pytest.mark.parametrize(
-    ("pieces", "lines"),
-    [
-        (["a load bal", "ancer spre", "ads it"], ["a load", "balancer", "spreads it"]),
-        (["one\n", "\n  two"], ["one", "", "  two"]),
-        (["a", " ", "b", "\n    if x:"], ["a b", "    if x:"]),
-        (["incomprehensibilities of", " it"], ["incomprehensibilities", "of it"]),
-        ([], [""]),
-    ],
-)  # fmt: skip
-def test_streamed_text_breaks_between_words(pieces, lines):
-    text = "".join(terminal.wrapped(iter(pieces), 10))
-    assert [line.rstrip() for line in text.split("\n")] == lines
-
-
-def test_streamed_text_appears_before_its_end():
-    taken = []
-
-    def pieces():
-        for piece in ("one ", "two ", "three "):
-            taken.append(piece)
-            yield piece
-
-    assert next(terminal.wrapped(pieces(), 80)) == "one"
-    assert taken == ["one "]
 
 
 def test_written_texts_are_read_from_the_last_rating_and_the_evaluations(tmp_path):
@@ -305,7 +188,7 @@ def test_run_without_evaluation_prompts_shows_pairs_alone(tmp_path, capsys):
         tables.write_rows(f"{tmp_path}/iter-{t}/rated/rows", [rated(1, 2.0)], RatedPair)
     for name in ("base", "M_0", "M_1", "M_2"):
         storage.write_json(f"{tmp_path}/evaluation/{name}/outputs.json", [])
-    terminal.print_written(read_written(str(tmp_path), stages_of(load_recipe("tiny"))))
+    print_written(read_written(str(tmp_path), stages_of(load_recipe("tiny"))))
     output = capsys.readouterr().out
     assert "Question: 1?" in output
     assert "Answers to" not in output
