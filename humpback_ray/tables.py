@@ -164,11 +164,24 @@ def read_column(filesystem: arrow_fs.FileSystem, file: str, column: str) -> pa.A
 
 def scan(folder: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a folder in record batches, so that memory holds only a few rows at a time."""
+    for _, batch in scan_files(folder, columns):
+        yield batch
+
+
+def scan_files(
+    folder: str, columns: list[str] | None = None, files: Iterable[str] | None = None
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of a folder in record batches, each with its file.
+
+    Args:
+        files: those of the folder that are read, as an earlier scan has named them; None: all.
+    """
     filesystem, path = storage.arrow_filesystem(folder)
     # File by file, because a dataset keeps every file's footer: 120 MiB for 2,000 files.
-    for file in parquet_files(filesystem, path):
+    for file in parquet_files(filesystem, path) if files is None else files:
         with filesystem.open_input_file(file) as source:
-            yield from pq.ParquetFile(source).iter_batches(columns=columns)
+            for batch in pq.ParquetFile(source).iter_batches(columns=columns):
+                yield file, batch
 
 
 def num_rows(folder: str) -> int:
