@@ -14,6 +14,7 @@ from scipy import sparse
 
 NEAR_DUPLICATE_JACCARD = 0.7  # of the trigrams of words
 _WORD = re.compile(r"\w+")
+_BITS = 21  # of a word's number, so that those of a trigram fit into one: two million words
 _NO_WORD = 0  # stands behind each text, so that n-grams of two texts never mix
 
 
@@ -32,23 +33,30 @@ class Words:
         flat = np.array([word for words in found for word in words], object)
         lengths = [len(words) for words in found]
         codes = pd.factorize(flat)[0].astype(np.int64) + 1
+        assert not len(codes) or codes.max() < 2**_BITS, "too many different words"
         return cls(codes, np.repeat(np.arange(len(texts)), lengths), len(texts))
 
     def distinct(self, n: int) -> float | None:
         """The share of different n-grams among all of them; None if there is none.
 
         (Li et al., arXiv 1510.03055: distinct-1 and distinct-2.)
+
+        Args:
+            n: at most 3.
         """
-        codes, _ = self._ngrams(n)
-        return len(np.unique(codes, axis=0)) / len(codes) if len(codes) else None
+        grams, _ = self._ngrams(n)
+        return len(pd.unique(grams)) / len(grams) if len(grams) else None
 
     def _ngrams(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All n-grams within a text, (ngrams, n), and the text of each."""
+        """All n-grams within a text as one number each, and the text of each."""
+        assert n * _BITS < 64, n
         num_starts = max(len(self.codes) - n + 1, 0)
-        codes = np.stack([self.codes[i : i + num_starts] for i in range(n)], axis=1)
+        grams = np.zeros(num_starts, np.int64)
+        for i in range(n):
+            grams = (grams << _BITS) | self.codes[i : i + num_starts]
         first, last = self.text_of[:num_starts], self.text_of[n - 1 : n - 1 + num_starts]
         is_within = first == last
-        return codes[is_within], first[is_within]
+        return grams[is_within], first[is_within]
 
     @cached_property
     def _padded(self) -> Words:
@@ -67,14 +75,14 @@ class Words:
         Args:
             jaccard: least share of the trigrams of both texts that both have.
         """
-        codes, texts = self._padded._ngrams(3)
-        has_word = codes[:, 0] != _NO_WORD
-        _, grams = np.unique(codes[has_word], axis=0, return_inverse=True)
+        grams, texts = self._padded._ngrams(3)
+        has_word = grams >> (2 * _BITS) != _NO_WORD
+        columns, different = pd.factorize(grams[has_word])
         texts = texts[has_word]
         if not len(texts):
             return 0
-        shape = (self.num_texts, int(grams.max()) + 1)
-        has = sparse.csr_array((np.ones(len(texts), np.float32), (texts, grams.ravel())), shape)
+        shape = (self.num_texts, len(different))
+        has = sparse.csr_array((np.ones(len(texts), np.float32), (texts, columns)), shape)
         has.data[:] = 1  # a trigram that a text repeats counts once
         shared = (has @ has.T).tocoo()
         sizes = has.sum(axis=1)

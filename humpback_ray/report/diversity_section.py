@@ -40,8 +40,8 @@ def _diversity(figures: RunFigures) -> Table:
         note="Compared: equally many instructions of each set, drawn at random. Distinct: their "
         "different n-grams of words over all their n-grams. Near-duplicates: those of them that "
         f"share at least {NEAR_DUPLICATE_JACCARD:.0%} of their trigrams of words with another one; "
-        "in a larger sample they are more. Repeated: instructions of the whole set whose text, up "
-        "to case and spaces, another one has.",
+        "in a larger sample they are more. Repeated: instructions of the whole set whose text "
+        "another one has.",
     )  # fmt: skip
 
 

@@ -63,9 +63,9 @@ class Lengths:
         """Add the lengths of some pairs."""
         self._instructions.add(instructions)
         self._responses.add(responses)
-        bins, counts = np.unique(responses // BIN_CHARACTERS, return_counts=True)
-        for number, count in zip(bins, counts, strict=True):
-            self._bins[int(number) * BIN_CHARACTERS] += int(count)
+        counts = np.bincount(responses // BIN_CHARACTERS)
+        for number in np.flatnonzero(counts):
+            self._bins[int(number) * BIN_CHARACTERS] += int(counts[number])
 
     def figures(self, name: str, paper: PaperLengths | None = None) -> LengthFigures:
         """The lengths beside the paper's."""
@@ -100,7 +100,7 @@ class PairSet:
 
     lengths: Lengths
     size: int
-    num_repeated: int  # instructions that another pair has too, up to case and white space
+    num_repeated: int  # instructions that another pair has too
     # Of each pair's id; of a selected pair it is that of its candidate.
     hashes: Hashes
     rows: list[dict[str, Any]]  # drawn, at most MAX_DRAWN, in the order of their hashes
@@ -224,7 +224,7 @@ def _read(rows: RowFolder, columns: _Columns) -> tuple[PairSet, Candidates]:
         lengths.add(x, y)
         drawn.add(hashes, batch)
         ids.append(hashes)
-        texts.append(hashes_of(_alike(batch[columns.instruction])))
+        texts.append(hashes_of(batch[columns.instruction]))
     counts = np.unique(_joined(texts), return_counts=True)[1]
     num_repeated = int(counts[counts > 1].sum())
     found = _joined(ids)
@@ -241,11 +241,6 @@ def _by_hash(numbers: list[tuple[NDArray[Any], ...]]) -> Candidates:
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate([np.empty(0, np.uint64), *parts]).astype(np.uint64)
-
-
-def _alike(texts: pa.Array) -> pa.Array:
-    """Texts that are equal if they differ in case and white space only."""
-    return pc.binary_join(pc.utf8_split_whitespace(pc.utf8_lower(texts)), " ")
 
 
 def sets_of(rows: RunRows) -> Mapping[str, PairSet]:

@@ -77,7 +77,6 @@ def figures_of(
             lambda: selections.raters_of(rows, labels) if labels else [],
             "no labels are given: humpback report RUN --labels FILE",
         )
-        problems += compute("checks of the counts", lambda: funnel.mismatches(records))
         text, basis = headline(records.stages, judges, losses)
         return RunFigures(
             run=storage.name(run_folder),
@@ -110,7 +109,10 @@ def figures_of(
             people=compute("people's votes", lambda: _people(run_folder),
                            "the run has no votes (humpback annotate RUN collects them)"),
             samples=compute("samples", lambda: samples.samples_of(rows)),
-            problems=problems + _other_versions(records),
+            # Last, because every folder is read by now.
+            problems=[*problems,
+                      *compute("checks of the counts", lambda: funnel.mismatches(rows)),
+                      *_other_versions(records)],
             not_computed=[*gathering.not_computed, *_unfinished(records)],
         )  # fmt: skip
 

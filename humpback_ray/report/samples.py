@@ -61,7 +61,7 @@ def _of_rows(
     found = folder.drawn(NUM_SAMPLES, columns)
     title = stage.path if name == "rows" else f"{stage.path}, {name}"
     samples = [to_sample(row) for row in found]
-    return SampleFigures(title, AT_RANDOM, len(folder.hashes), samples)
+    return SampleFigures(title, AT_RANDOM, folder.num_rows, samples)
 
 
 def _sample(row_id: str, title: str, texts: list[tuple[str, str]], source: str) -> Sample:

@@ -40,7 +40,7 @@ def scan_files(
         UserError: as in `scan`.
     """
     try:
-        for file, batch in tables.scan_files(folder, columns, files):
+        for file, batch in tables.scan_ahead(folder, columns, files):
             if lacking := [name for name in columns if name not in batch.schema.names]:
                 raise UserError(
                     f"the rows in {folder} have no column {', '.join(lacking)}: another version "
@@ -142,6 +142,11 @@ class RowFolder:
                 pass
         assert self._hashes is not None
         return self._hashes
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return len(self.hashes)
 
     def drawn(self, number: int, columns: list[str]) -> list[dict[str, Any]]:
         """Rows with the smallest hashes of their ids, as `Drawn` draws them."""

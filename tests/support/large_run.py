@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from humpback_ray import storage, tables
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.execution.stage import RECORD
-from humpback_ray.rows import Candidate, RatedPair, Segment, TrainingExample
+from humpback_ray.rows import Candidate, RatedPair, SeedPair, Segment, TrainingExample
 from tests.support.run_folder import write_run
 
+NUM_SEED = 3_200
 NUM_WORDS = 20_000
 NUM_SITES = 3_000
 POOL_CHARACTERS = 4_000_000
@@ -37,6 +38,8 @@ def write_large_run(folder: str, num_rows: int) -> str:
     """Write a finished run with so many segments, as many dropped ones, and so many candidates."""
     write_run(folder)
     rows = _Rows(num_rows)
+    _replace(folder, "seed", "rows", rows.seed_pairs(), SEGMENTS_PER_FILE)
+    _amend(folder, "seed", NUM_SEED + 8, {"kept": NUM_SEED, "held_out": 8})
     _replace(folder, "segments", "rows", rows.segments(kept=True), SEGMENTS_PER_FILE)
     _replace(folder, "segments", "dropped", rows.segments(kept=False), SEGMENTS_PER_FILE)
     _amend(folder, "segments", 2 * num_rows, {"kept": num_rows, "too_short": num_rows})
@@ -126,6 +129,11 @@ class _Rows:
     def _parts(self, numbers: np.ndarray | None = None) -> Iterator[np.ndarray]:
         every = np.arange(self.num_rows) if numbers is None else numbers
         yield from np.array_split(every, max(len(every) // 50_000, 1))
+
+    def seed_pairs(self) -> Iterator[pa.Table]:
+        numbers = np.arange(min(NUM_SEED, self.num_rows))
+        x, y = self._texts(numbers, 148, 100, 3), self._texts(numbers, 1072, 600, 4)
+        yield _table(SeedPair, {"pair_id": _ids(numbers), "instruction": x, "response": y})
 
     def segments(self, kept: bool) -> Iterator[pa.Table]:
         for numbers in self._parts():
