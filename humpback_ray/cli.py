@@ -278,7 +278,7 @@ def votes(
         terminal.print_json(asdict(summary))
     else:
         print_people(summary, results.PAPER)
-    for path in results.export(people, storage.absolute(export)) if export else []:
+    for path in results.export(people, storage.absolute(export), run) if export else []:
         terminal.say_aside(f"written: {path}")
 
 
