@@ -134,15 +134,18 @@ def report(
     out: Annotated[
         str | None, typer.Option(help="Folder for the files. [RUN/report, or ./report-RUN-RUN]")
     ] = None,
+    parser: Annotated[
+        str | None, typer.Option(help="spaCy model for root verbs. [an installed one of English]")
+    ] = None,
 ) -> None:
     """Write what a run shows as one HTML page, Markdown and JSON; of two runs, what differs."""
     from humpback_ray.report import run_report
 
     target = storage.absolute(out) if out else None
     if other is None:
-        written = run_report.report_run(storage.absolute(run_folder), labels, target)
-    elif labels:
-        raise UserError("labels belong to one run: report each run with its labels")
+        written = run_report.report_run(storage.absolute(run_folder), labels, target, parser)
+    elif labels or parser:
+        raise UserError("labels and a parser belong to one run: report each run with them")
     else:
         runs = (storage.absolute(run_folder), storage.absolute(other))
         written = run_report.report_two(*runs, target)
@@ -281,7 +284,7 @@ def votes(
         print_json(asdict(summary))
     else:
         print_people(summary, results.PAPER)
-    for path in results.export(people, storage.absolute(export)) if export else []:
+    for path in results.export(people, storage.absolute(export), run) if export else []:
         say_aside(f"written: {path}")
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
@@ -28,6 +29,9 @@ Row = TypeVar("Row")
 # A change of a folder's files takes at least so many tasks, if it has so many files.
 MIN_TASKS = 32
 BYTES_PER_TASK = 64 * 2**20
+# Small files are read whole and so many ahead; a larger one in batches when its turn comes.
+FILES_AHEAD = 3
+MAX_BYTES_AHEAD = 16 * 2**20
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -169,6 +173,47 @@ def scan(folder: str, columns: list[str] | None = None) -> Iterator[pa.RecordBat
     for file in parquet_files(filesystem, path):
         with filesystem.open_input_file(file) as source:
             yield from pq.ParquetFile(source).iter_batches(columns=columns)
+
+
+def scan_ahead(
+    folder: str, columns: list[str] | None = None, files: Iterable[str] | None = None
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of a folder in record batches, each with its file, in the order of the files.
+
+    Threads read the next files meanwhile, which halves the time for thousands of small ones.
+
+    Args:
+        files: those of the folder that are read, as an earlier scan has named them; None: all.
+    """
+    filesystem, path = storage.arrow_filesystem(folder)
+
+    def read(file: str) -> Iterable[pa.RecordBatch]:
+        with filesystem.open_input_file(file) as source:
+            if source.size() <= MAX_BYTES_AHEAD:
+                return pq.ParquetFile(source).read(columns, use_threads=False).to_batches()
+        return _batches(filesystem, file, columns)
+
+    with ThreadPoolExecutor(FILES_AHEAD) as pool:
+        reading: deque[tuple[str, Future[Iterable[pa.RecordBatch]]]] = deque()
+        for file in parquet_files(filesystem, path) if files is None else files:
+            reading.append((file, pool.submit(read, file)))
+            if len(reading) > FILES_AHEAD:
+                yield from _finished(*reading.popleft())
+        while reading:
+            yield from _finished(*reading.popleft())
+
+
+def _batches(
+    filesystem: arrow_fs.FileSystem, file: str, columns: list[str] | None
+) -> Iterator[pa.RecordBatch]:
+    with filesystem.open_input_file(file) as source:
+        yield from pq.ParquetFile(source).iter_batches(columns=columns)
+
+
+def _finished(
+    file: str, read: Future[Iterable[pa.RecordBatch]]
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    yield from ((file, batch) for batch in read.result())
 
 
 def num_rows(folder: str) -> int:

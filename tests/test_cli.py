@@ -56,7 +56,9 @@ def mistake(result) -> str:
 
 def test_labels_for_two_runs_are_refused_in_one_line(tmp_path):
     arguments = ["report", str(tmp_path / "a"), str(tmp_path / "b"), "--labels", "labels.jsonl"]
-    assert mistake(RUNNER.invoke(app, arguments)).startswith("labels belong to one run")
+    assert mistake(RUNNER.invoke(app, arguments)).startswith(
+        "labels and a parser belong to one run"
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,13 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
             if (rate := estimate_of(game)) is not None:
                 group = f"Win rates by {cut(judge.judge, 40)}, in %"
                 yield (group, f"{game.model} : {game.opponent}"), rate
+        for d in judge.differences:
+            group = f"Differences of win rates by {cut(judge.judge, 40)}, in points"
+            estimate = Estimate(d.difference, d.num_prompts, d.low, d.high)
+            yield (group, f"{d.model} less {d.other}"), estimate
+        for s in judge.strengths:
+            group = f"Strengths by {cut(judge.judge, 40)} (Bradley-Terry)"
+            yield (group, s.model), Estimate(s.strength, judge.num_prompts, s.low, s.high)
     for of_run in run.benchmarks:
         for task in of_run.tasks:
             for model in task.models:
@@ -99,6 +106,8 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
     for entry in run.diversity:
         if entry.distinct[2] is not None:
             yield ("Distinct trigrams", entry.name), Estimate(entry.distinct[2], entry.n)
+        if entry.near_duplicate_share is not None:
+            yield ("Near-duplicates", entry.name), Estimate(entry.near_duplicate_share, entry.n)
     for stage in run.stages:
         if stage.seconds is not None:
             yield ("Seconds", stage.path), Estimate(stage.seconds, stage.num_rows or 0)

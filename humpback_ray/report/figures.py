@@ -14,6 +14,12 @@ from humpback_ray.evaluation.estimates import Estimate
 from humpback_ray.evaluation.people.results import PeopleResults
 from humpback_ray.evaluation.rater_quality import RaterQuality
 from humpback_ray.report.benchmark_types import BenchmarkFigures
+from humpback_ray.report.diversity_figures import (
+    DiversityFigures,
+    LanguageFigures,
+    SourceFigures,
+    VerbFigures,
+)
 
 MAX_TEXT = 2_000  # characters of a row's text that a report holds
 FORMAT = 1  # of report.json; raise it when a name or a meaning changes
@@ -199,30 +205,6 @@ class PaperLengths:
 
 
 @dataclass(frozen=True)
-class DiversityFigures:
-    """Diversity of instructions, over equally many of each set, because it falls with their number.
-
-    `distinct` holds the share of different n-grams of words among all of them, for n = 1, 2, 3.
-    """
-
-    name: str
-    n: int  # instructions looked at
-    of: int  # instructions of the set
-    num_words: int
-    distinct: tuple[float | None, float | None, float | None]
-    repeated_share: float | None  # instructions whose text another one of the set has
-
-
-@dataclass(frozen=True)
-class SourceFigures:
-    """Places from which segments come."""
-
-    name: str  # host, or ending of a file's name
-    num_segments: int
-    num_selected: int | None  # of them, in the last selection
-
-
-@dataclass(frozen=True)
 class Sample:
     """A row for a person to read."""
 
@@ -286,6 +268,18 @@ class Strength:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """The last model's win rate less another's, against one reference and paired by prompt."""
+
+    model: str
+    other: str
+    difference: float  # in percentage points
+    low: float
+    high: float
+    num_prompts: int  # judged for both
+
+
+@dataclass(frozen=True)
 class JudgeFigures:
     """A judge's figures about the models."""
 
@@ -295,6 +289,8 @@ class JudgeFigures:
     num_prompts: int
     controls: list[Control]
     games: list[Game]
+    reference: str  # whose answers every model plays against
+    differences: list[Difference]
     strengths: list[Strength]
     smallest_difference: float | None
 
@@ -337,6 +333,8 @@ class RunFigures:
     generations: list[GenerationFigures]
     lengths: list[LengthFigures]
     diversity: list[DiversityFigures]
+    languages: list[LanguageFigures]
+    verbs: list[VerbFigures]
     sources: list[SourceFigures]
     raters: list[RaterFigures]
     people: list[PeopleResults]  # one, or none without votes

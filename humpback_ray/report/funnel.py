@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from humpback_ray import tables
 from humpback_ray.report.figures import FunnelStep, StageFigures
+from humpback_ray.report.pair_sets import RunRows
 from humpback_ray.report.stage_records import Selected, StageRecords
-from humpback_ray.report.stage_rows import scan
+from humpback_ray.report.stage_rows import hashes_of, scan
 from humpback_ray.rows import Finish, InstructionOutcome, RatingOutcome, SeedOutcome, SegmentOutcome
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.distinct import Distinct
@@ -89,13 +88,8 @@ def _documents_of(folder: str, without_text: bool | None) -> np.ndarray:
         if without_text is not None:
             is_none = pc.is_in(batch["outcome"], value_set=NOT_A_DOCUMENT)
             batch = batch.filter(is_none if without_text else pc.invert(is_none))
-        names = pc.unique(batch["document_id"]).to_pylist()
-        found.append(np.array([_short_hash(name) for name in names], np.uint64))
+        found.append(hashes_of(pc.unique(batch["document_id"])))
     return np.unique(np.concatenate(found))
-
-
-def _short_hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 
 def _self_curation(iteration: Selected) -> Iterator[FunnelStep]:
@@ -122,9 +116,9 @@ def _training(name: str, trained: StageFigures) -> FunnelStep:
     return _step(name, trained, "seed and selected pairs", num_kept, {"too long": dropped})
 
 
-def mismatches(records: StageRecords) -> list[str]:
+def mismatches(run: RunRows) -> list[str]:
     """A line for each place where the counts of a run's records and rows do not fit together."""
-    lines: list[str] = []
+    records, lines = run.records, list[str]()
 
     def compare(what: str, found: int, expected: int, source: str) -> None:
         if found != expected:
@@ -133,15 +127,15 @@ def mismatches(records: StageRecords) -> list[str]:
     for stage in records.stages:
         if stage.num_rows is not None and (total := sum(stage.outcomes.values())):
             compare(f"outcomes in {stage.path}/record.json", total, stage.num_rows, "num_rows")
-    for kind in (Seed, Segments):
+    for kind, column in ((Seed, "pair_id"), (Segments, "segment_id")):
         for stage in records.of(kind):
-            rows = tables.num_rows(records.folder(stage, "rows"))
+            rows = run.folder(stage, "rows", column).num_rows
             compare(f"rows in {stage.path}", rows, stage.outcomes.get("kept", 0), "its record")
     for stage in records.of(Augment):
-        rows = tables.num_rows(records.folder(stage, "rows"))
+        rows = run.folder(stage, "rows", "candidate_id").num_rows
         compare(f"rows in {stage.path}", rows, stage.num_rows or 0, "its record")
     for iteration in records.iterations():
-        _compare_iteration(records, iteration, compare)
+        _compare_iteration(run, iteration, compare)
     for stage in records.of(Finetune):
         examples = next((s for s in records.stages if s.path == stage.inputs.get("examples")), None)
         if examples is not None and examples.num_rows is not None:
@@ -151,12 +145,12 @@ def mismatches(records: StageRecords) -> list[str]:
 
 
 def _compare_iteration(
-    records: StageRecords, iteration: Selected, compare: Callable[[str, int, int, str], None]
+    run: RunRows, iteration: Selected, compare: Callable[[str, int, int, str], None]
 ) -> None:
     rated, curated = iteration.rated, iteration.curated
-    rows = tables.num_rows(records.folder(rated, "rows"))
+    rows = run.folder(rated, "rows", "candidate_id").num_rows
     compare(f"rows in {rated.path}", rows, rated.num_rows or 0, "its record")
-    for candidates in [*records.of(Distinct), *records.of(Augment)][:1]:
+    for candidates in [*run.records.of(Distinct), *run.records.of(Augment)][:1]:
         # A stage that drops candidates counts its kept rows; the other one has kept all of them.
         expected = candidates.outcomes.get(InstructionOutcome.KEPT, candidates.num_rows or 0)
         compare(f"pairs in {rated.path}", rated.num_rows or 0, expected, candidates.path)
@@ -164,5 +158,5 @@ def _compare_iteration(
         scored = rated.outcomes.get(RatingOutcome.SCORED, 0)
         num_scored = int(curated.figures["num_scored"])
         compare(f"pairs with a score in {curated.path}", num_scored, scored, rated.path)
-        rows = tables.num_rows(records.folder(curated, "rows"))
+        rows = run.folder(curated, "rows", "example_id").num_rows
         compare(f"rows in {curated.path}", rows, curated.num_rows or 0, "its record")

@@ -14,6 +14,7 @@ from humpback_ray.evaluation.estimates import Estimate, weighted_mean
 from humpback_ray.execution.stage import METRICS
 from humpback_ray.report.figures import (
     Control,
+    Difference,
     Game,
     GenerationFigures,
     JudgeFigures,
@@ -179,7 +180,7 @@ def _tail_seconds(url: str, finished_at: str) -> float | None:
 
 # --- judges ---------------------------------------------------------------------------------------
 
-Entry = TypeVar("Entry", Control, Game, Strength)
+Entry = TypeVar("Entry", Control, Difference, Game, Strength)
 
 
 def judges_of(records: StageRecords) -> list[JudgeFigures]:
@@ -202,6 +203,8 @@ def _judge(stage: StageFigures) -> JudgeFigures:
             int(figures["num_prompts"]),
             [_entry(Control, entry) for entry in figures["controls"]],
             [_entry(Game, entry) for entry in figures["games"]],
+            str(figures["reference"]),
+            [_entry(Difference, entry) for entry in figures["differences"]],
             [_entry(Strength, entry) for entry in figures["strengths"]],
             figures["smallest_difference"],
         )

@@ -18,24 +18,15 @@ from humpback_ray.report import (
     model_figures,
     samples,
     selections,
+    verbs,
 )
 from humpback_ray.report.figures import NotComputed, RunFigures, StageFigures
 from humpback_ray.report.headline import headline
+from humpback_ray.report.pair_sets import RunRows
 from humpback_ray.report.run_facts import status_of
 from humpback_ray.report.stage_records import StageRecords, read_stages
 
 Figures = TypeVar("Figures")
-
-# Figures that no part of this program computes.
-NEVER_COMPUTED = (
-    NotComputed("root verb and direct object of the instructions",
-                "it needs a parser of English, which this program does not bring; the shares of "
-                "distinct n-grams stand in its place"),
-    NotComputed("languages of segments and instructions", "no stage of the run detects languages"),
-    NotComputed("near-duplicates among the instructions",
-                "a run drops them where settings.distinct_instructions is set; repeated "
-                "instructions are counted"),
-)  # fmt: skip
 
 
 class _Gathering:
@@ -62,12 +53,15 @@ class _Gathering:
         return found
 
 
-def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
+def figures_of(
+    run_folder: str, labels: Labels | None = None, parser: str | None = None
+) -> RunFigures:
     """Every figure of a run, finished or not.
 
     Args:
         run_folder: absolute path or URL.
         labels: of people, for the raters' precision and recall.
+        parser: a spaCy model, for root verbs and objects; None: an installed one of English.
 
     Raises:
         UserError: the folder has no run or cannot be read from here.
@@ -75,6 +69,7 @@ def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
     facts = status_of(run_folder)
     with storage.explained(run_folder):
         records, problems = read_stages(run_folder, facts)
+        rows = RunRows(records)
         recipe = storage.read_json(storage.join(run_folder, "config.json")) or {}
         recipe = recipe.get("recipe", recipe)
         gathering = _Gathering()
@@ -87,10 +82,9 @@ def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
         )  # fmt: skip
         raters = compute(
             "precision and recall of the raters",
-            lambda: selections.raters_of(records, labels) if labels else [],
+            lambda: selections.raters_of(rows, labels) if labels else [],
             "no labels are given: humpback report RUN --labels FILE",
         )
-        problems += compute("checks of the counts", lambda: funnel.mismatches(records))
         text, basis = headline(records.stages, judges, losses)
         return RunFigures(
             run=storage.name(run_folder),
@@ -104,9 +98,9 @@ def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
             versions=_versions(records.stages),
             stages=records.stages,
             funnel=compute("the funnel", lambda: funnel.funnel_of(records)),
-            scores=compute("scores", lambda: selections.scores_of(records),
+            scores=compute("scores", lambda: selections.scores_of(rows),
                            "no iteration has rated its pairs yet"),
-            overlaps=compute("overlap of the selections", lambda: selections.overlaps_of(records),
+            overlaps=compute("overlap of the selections", lambda: selections.overlaps_of(rows),
                              "the run has fewer than two finished selections"),
             losses=losses,
             judges=judges,
@@ -114,17 +108,22 @@ def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
                               "no training is done yet"),
             generations=compute("engines", lambda: model_figures.generations_of(records),
                                 "no stage has asked a model yet"),
-            lengths=compute("lengths", lambda: selections.lengths_of(records)),
-            diversity=compute("diversity", lambda: diversity.diversity_of(records)),
-            sources=compute("sources", lambda: diversity.sources_of(records)),
+            lengths=compute("lengths", lambda: selections.lengths_of(rows)),
+            diversity=compute("diversity", lambda: diversity.diversity_of(rows)),
+            languages=compute("languages", lambda: diversity.languages_of(rows)),
+            verbs=compute("root verbs and direct objects", lambda: verbs.verbs_of(rows, parser)),
+            sources=compute("sources", lambda: diversity.sources_of(rows)),
             raters=raters,
             people=compute("people's votes", lambda: _people(run_folder),
                            "the run has no votes (humpback annotate RUN collects them)"),
             benchmarks=compute("benchmarks", lambda: benchmark_figures.benchmarks_of(records),
                                "no stage has asked any (settings.evaluation.benchmarks)"),
-            samples=compute("samples", lambda: samples.samples_of(records)),
-            problems=problems + _other_versions(records),
-            not_computed=[*gathering.not_computed, *_unfinished(records), *NEVER_COMPUTED],
+            samples=compute("samples", lambda: samples.samples_of(rows)),
+            # Last, because every folder is read by now.
+            problems=[*problems,
+                      *compute("checks of the counts", lambda: funnel.mismatches(rows)),
+                      *_other_versions(records)],
+            not_computed=[*gathering.not_computed, *_unfinished(records)],
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.run_figures import figures_of
 from humpback_ray.report.sections import sections_of
+from humpback_ray.report.verbs import load_parser
 from humpback_ray.report.wording import count
 
 FOLDER = "report"  # in the run's folder
@@ -32,18 +33,25 @@ class WrittenReport:
     headline: str
 
 
-def report_run(run_folder: str, labels: str | None, out: str | None) -> WrittenReport:
+def report_run(
+    run_folder: str, labels: str | None, out: str | None, parser: str | None = None
+) -> WrittenReport:
     """Write the report of a run; returns its files.
 
     Args:
         run_folder: absolute path or URL.
         labels: file of people's labels, for the raters' precision and recall.
         out: folder for the files; None: `report` in the run's folder.
+        parser: a spaCy model for root verbs and objects; None: an installed one of English, and
+            the report goes on without one.
 
     Raises:
-        UserError: no such run, no such labels, or a folder that cannot be read or written.
+        UserError: no such run, no such labels, no such parser, or a folder that cannot be read
+            or written.
     """
-    figures = figures_of(run_folder, read_labels(labels) if labels else None)
+    if parser:
+        load_parser(parser)
+    figures = figures_of(run_folder, read_labels(labels) if labels else None, parser)
     folder = out or storage.join(run_folder, FOLDER)
     return _write(folder, document_of(figures), asdict(figures))
 

@@ -132,6 +132,12 @@ def judge_figures(failed: bool = False, num_judged: int = 200) -> dict[str, Any]
              "passed": not failed, "rule": "at most 10% of the games"},
         ],
         "games": [{"model": m, "opponent": o, **game, **figures(r)} for m, o, r in GAMES],
+        "reference": "M_0",
+        "differences": [
+            {"model": "M_2", "other": other, "difference": points, "low": points - 5,
+             "high": points + 5, "num_prompts": 200}
+            for other, points in (("M_1", 4.2), ("M_0", 19.0), ("base", 40.0))
+        ] if is_score else [],
         "strengths": [
             {"model": name, "strength": n * 0.6, "low": n * 0.6 - 0.2, "high": n * 0.6 + 0.2}
             for n, name in enumerate(LOSSES)

@@ -16,13 +16,13 @@ from humpback_ray import storage
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation import agreement
 from humpback_ray.evaluation.agreement import CorrectedRate, Estimate, Pace
+from humpback_ray.evaluation.people.judged import Names, of_pair, read_annotations
 from humpback_ray.evaluation.people.study import Kind, Study, load_all
 from humpback_ray.evaluation.people.votes import SKIP, Vote, counted, read_votes
 
 FLOOR_SECONDS = 3.0  # a vote before that was hardly given after reading
 SCREENING_FLOOR = 0.85  # the paper took raters who agreed with its authors more often
 ANNOTATOR = "humans"
-JUDGEMENT = "judgement/alpaca_eval"  # a run's verdicts of a judge, in alpaca_eval's format
 # Wins, ties and losses of Humpback 65B by people, in percent (paper, human preference evaluation).
 PAPER = {
     "LIMA 65B": (55.6, 6.7, 37.8),
@@ -144,9 +144,9 @@ def summarize(people: People, run_folder: str) -> PeopleResults:
     pairs = [vote for vote in voted if vote.kind == Kind.PAIR]
     labels = [vote for vote in voted if vote.kind == Kind.LABEL]
     games = _games(people.studies, pairs)
-    preferences = read_preferences(run_folder)
+    annotations = read_annotations(run_folder)
     return PeopleResults(
-        pairs=[_pair(names, votes, preferences) for names, votes in games.items()],
+        pairs=[_pair(names, votes, of_pair(annotations, names)) for names, votes in games.items()],
         pair_agreement=_alpha(
             (vote, _role(vote, names)) for names, votes in games.items() for vote in votes
         ),
@@ -185,8 +185,6 @@ def _alpha(values: Iterable[tuple[Vote, str]]) -> Estimate:
 
 # --- pairs ----------------------------------------------------------------------------------------
 
-Names = tuple[str, str]
-
 
 def _games(studies: Mapping[str, Study], votes: Iterable[Vote]) -> dict[Names, list[Vote]]:
     """Votes by pair of models, in the order of the models in the study."""
@@ -206,7 +204,7 @@ def _role(vote: Vote, names: Names) -> str:
 
 
 def _pair(
-    names: Names, votes: Sequence[Vote], preferences: Mapping[tuple[str, str, str], float | None]
+    names: Names, votes: Sequence[Vote], annotations: Sequence[Mapping[str, Any]]
 ) -> PairResult:
     items = _by_item(votes)
     shares = {
@@ -221,7 +219,7 @@ def _pair(
         tie=agreement.mean_over_items(shares["tie"]),
         loss=agreement.mean_over_items(shares["loss"]),
         win_rate=agreement.mean_over_items(win_rates),
-        judge=_judge(names, items, preferences),
+        judge=_judge(names, items, annotations),
     )
 
 
@@ -229,27 +227,13 @@ def _share(votes: Sequence[Vote], names: Names, role: str) -> float:
     return sum(_role(vote, names) == role for vote in votes) / len(votes)
 
 
-def read_preferences(run_folder: str) -> dict[tuple[str, str, str], float | None]:
-    """A judge's preferences by (instruction, generator_1, generator_2), as alpaca_eval has them.
-
-    1 means that generator_1 wins, 2 that generator_2 does, None that there is no verdict.
-    """
-    folder = storage.join(run_folder, JUDGEMENT)
-    preferences = {}
-    for model in sorted(storage.names(folder)):
-        for row in storage.read_json(storage.join(folder, model, "annotations.json")) or []:
-            key = (row["instruction"], row["generator_1"], row["generator_2"])
-            preferences[key] = row["preference"]
-    return preferences
-
-
 def _judge(
     names: Names,
     items: Mapping[str, Sequence[Vote]],
-    preferences: Mapping[tuple[str, str, str], float | None],
+    annotations: Sequence[Mapping[str, Any]],
 ) -> JudgeBesidePeople | None:
     """The judge on the same two models; None where the run's judge has not compared them."""
-    verdicts = _verdicts(names, preferences)
+    verdicts = {row["instruction"]: _is_win(row["preference"]) for row in annotations}
     if not verdicts:
         return None
     decided = [win for win in verdicts.values() if win is not None]
@@ -267,17 +251,11 @@ def _judge(
     return JudgeBesidePeople(rate, errors.agreement, num_ties)
 
 
-def _verdicts(
-    names: Names, preferences: Mapping[tuple[str, str, str], float | None]
-) -> dict[str, bool | None]:
-    """True by prompt where the judge lets the first model win; None for a draw or no verdict."""
-    verdicts: dict[str, bool | None] = {}
-    for (instruction, generator_1, generator_2), preference in preferences.items():
-        if (generator_1, generator_2) in (names, names[::-1]):
-            is_open = preference is None or preference in (0, 1.5)  # older files: 0 is a draw
-            second_wins = not is_open and preference is not None and preference > 1.5
-            verdicts[instruction] = None if is_open else second_wins == (generator_2 == names[0])
-    return verdicts
+def _is_win(preference: float | None) -> bool | None:
+    """True where the judge lets the first model win; None for a draw or no verdict."""
+    if preference is None or preference in (0, 1.5):  # older files: 0 is a draw
+        return None
+    return preference > 1.5
 
 
 # --- labels and raters ----------------------------------------------------------------------------
@@ -343,16 +321,22 @@ def _rater(rater: str, votes: Sequence[Vote]) -> RaterResult:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def export(people: People, folder: str) -> list[str]:
-    """Write votes, alpaca_eval's annotations and labels; returns the files that were written."""
+def export(people: People, folder: str, run_folder: str | None = None) -> list[str]:
+    """Write votes, alpaca_eval's annotations and labels; returns the files that were written.
+
+    Args:
+        run_folder: of the run whose judge's annotations of the same pairs are written too.
+    """
+    annotations = read_annotations(run_folder) if run_folder else []
     files = {"votes.jsonl": _lines(asdict(vote) for vote in people.votes)}
     voted = _decided(people.votes)
     games = _games(people.studies, (vote for vote in voted if vote.kind == Kind.PAIR))
     for names, votes in games.items():
         name = "-".join(name.replace("/", "_") for name in names)
-        files[f"{name}/annotations.json"] = (
-            json.dumps(alpaca_eval_rows(names, votes), indent=2) + "\n"
-        )
+        for of, rows in (("", alpaca_eval_rows(names, votes)),
+                         ("judge/", of_pair(annotations, names))):  # fmt: skip
+            if rows:
+                files[f"{name}/{of}annotations.json"] = json.dumps(rows, indent=2) + "\n"
     labels = {c: label for c, label in majority_labels(voted).items() if label != "unsure"}
     if labels:
         rows = [{"candidate_id": c, "label": label} for c, label in sorted(labels.items())]

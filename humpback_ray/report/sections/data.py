@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from humpback_ray.report import charts
-from humpback_ray.report.document import Block, Cell, Row, Table
+from humpback_ray.report.document import Block, Row, Table
 from humpback_ray.report.figures import RunFigures
-from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.selections import BIN_CHARACTERS
-from humpback_ray.report.wording import count, fixed, mean_and_deviation, percent
+from humpback_ray.report.pair_sets import BIN_CHARACTERS
+from humpback_ray.report.sections.diversity import diversity_blocks
+from humpback_ray.report.wording import count, fixed, mean_and_deviation
 
 
 def data(figures: RunFigures) -> Iterator[Block]:
@@ -32,37 +32,7 @@ def data(figures: RunFigures) -> Iterator[Block]:
             "stands below them. The paper gives no figures for its first iteration.",
         )  # fmt: skip
         yield from _length_chart(figures)
-    if figures.diversity:
-        yield Table(
-            "Diversity of the instructions",
-            ("set", "instructions", "compared", "words", "distinct words", "distinct pairs",
-             "distinct trigrams", "repeated"),
-            [
-                (
-                    d.name, count(d.of), count(d.n), count(d.num_words), *map(percent, d.distinct),
-                    percent(d.repeated_share),
-                )
-                for d in figures.diversity
-            ],
-            note="Distinct: different n-grams of words over all n-grams, in equally many "
-            "instructions of each set, drawn at random. Repeated: instructions of the whole set "
-            "whose text, up to case and spaces, another one has.",
-        )  # fmt: skip
-    if figures.sources:
-        total = sum(source.num_segments for source in figures.sources)
-        yield Table(
-            "Sources of the segments",
-            ("source", "segments", "share", "selected last"),
-            [
-                (
-                    cut(source.name, 80), count(source.num_segments),
-                    Cell(percent(source.num_segments / total), source.num_segments / total),
-                    count(source.num_selected),
-                )
-                for source in figures.sources
-            ],
-            is_folded=True,
-        )  # fmt: skip
+    yield from diversity_blocks(figures)
 
 
 def _paper(paper: Any) -> Row:

@@ -8,6 +8,7 @@ from humpback_ray.report import charts
 from humpback_ray.report.document import Block, Cell, Paragraph, Row, Table
 from humpback_ray.report.figures import Game, JudgeFigures, RunFigures
 from humpback_ray.report.foreign_text import cut
+from humpback_ray.report.sections.judge_differences import differences
 from humpback_ray.report.wording import INTERVALS, bounds, count, fixed, interval, percent
 
 
@@ -69,6 +70,7 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
             reference=50,
             domain=(0, 100),
         )
+    yield from differences(judge)
     if judge.controls:
         yield Table(
             "Controls of the judge",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
+from humpback_ray import tables
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation.people.items import screening_items
 from humpback_ray.evaluation.people.results import export, read_people, summarize
 from humpback_ray.evaluation.people.study import Item, Kind, StudySettings, make_study
+from humpback_ray.rows import Verdict, VerdictOutcome
 from tests.support.people import NUM_ITEMS, Ballot, number_of, pairs, winner, write_json
+from tests.support.records import record
 
 
 @pytest.fixture
@@ -137,6 +141,43 @@ def test_run_without_a_judge_or_with_one_of_other_models_has_no_judge_beside(vot
     row = {"instruction": "Q 1?", "generator_1": "x", "generator_2": "M_2", "preference": 2}
     write_json(path, [row])
     assert results(voted).pairs[0].judge is None
+
+
+def test_game_against_no_reference_stands_beside_people_and_in_the_export(voted):
+    """The judge's rows have M_2 : org/other, though every annotation file is against M_0."""
+    write_json(voted / "judgement" / "alpaca_eval" / "M_2" / "annotations.json", [
+        {"instruction": "Q 1?", "generator_1": "M_0", "generator_2": "M_2", "preference": 1.2}
+    ])  # fmt: skip
+    assert results(voted).pairs[0].judge is None
+    preferences = [0.9] * 20 + [0.1] * 19 + [None]
+    verdicts = [
+        verdict(n, preference, is_first)
+        for n, preference in enumerate(preferences) for is_first in (True, False)
+    ]  # fmt: skip
+    tables.write_rows(str(voted / "judgement" / "rows"), verdicts, Verdict)
+    write_json(voted / "judgement" / "record.json", asdict(record(80, figures={"judge": "j-70b"})))
+    judge = results(voted).pairs[0].judge
+    assert judge.rate.raw.value == pytest.approx(20 / 39)
+    assert judge.agreement.num_items == 31
+    export(read_people(str(voted / "people")), str(voted / "out"), str(voted))
+    rows = json.loads((voted / "out" / "M_2-org_other" / "judge" / "annotations.json").read_text())
+    assert len(rows) == NUM_ITEMS
+    assert rows[0] == {
+        "instruction": "Q 0?", "dataset": "koala", "annotator": "j-70b",
+        "generator_1": "org/other", "output_1": "b 0", "generator_2": "M_2", "output_2": "a 0",
+        "preference": pytest.approx(1.9),
+    }  # fmt: skip
+    assert rows[-1]["preference"] is None
+
+
+def verdict(number: int, preference: float | None, is_first: bool) -> Verdict:
+    """On the game org/other : M_2, with the preference for M_2."""
+    outcome = VerdictOutcome.NO_VERDICT if preference is None else VerdictOutcome.JUDGED
+    return Verdict(
+        f"{number:02}-{is_first}", "", "org/other", "M_2", False, f"prompt-{number:02}", "koala",
+        f"Q {number}?", f"b {number}", f"a {number}", is_first,
+        None if preference is None else 1 - preference, None, outcome, "", 9, 0, 1,
+    )  # fmt: skip
 
 
 # --- labels and files -----------------------------------------------------------------------------
