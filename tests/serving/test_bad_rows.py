@@ -52,7 +52,11 @@ def test_poisoned_rows_become_outcomes_and_other_rows_are_answered(tmp_path, mod
         segments[number * 29 + 3] = segment(number * 29 + 3, text)
         expected[f"segment-{number * 29 + 3:04}"] = finish
     counter = tmp_path / "counter"
-    result = augmented(tmp_path, segments, model_folder, script="poisoned", counter=str(counter))
+    # Small batches, because every halving of what was inside is a start of an engine.
+    in_batches = {"rows_per_batch": 4, "max_concurrent_batches": 2}
+    result = augmented(
+        tmp_path, segments, model_folder, script="poisoned", counter=str(counter), engine=in_batches
+    )
     rows = rows_of(tmp_path)
     assert {name: row.finish for name, row in rows.items()} == expected
     assert result.num_rows == 300
@@ -63,7 +67,7 @@ def test_poisoned_rows_become_outcomes_and_other_rows_are_answered(tmp_path, mod
     # Two rows end engines, each as often as it takes to find it; what was inside is done again.
     assert 8 <= num_restarts(result) <= 14
     num_answered = len(counter.read_bytes())
-    in_flight = num_restarts(result) * ROWS_PER_BATCH * NUM_CONCURRENT
+    in_flight = num_restarts(result) * 4 * 2
     assert num_answered <= 1.05 * 300 + in_flight
 
 

@@ -393,6 +393,7 @@ def test_any_number_of_workers_trains_as_one_plain_process(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_more_workers_than_examples_of_a_batch_train_as_one_plain_process(
     base: str, examples: str, tmp_path: Path

@@ -46,7 +46,14 @@ def masters_of(base: str, folder: Path, *, stage: int, num_workers: int, exactly
 
 @pytest.mark.slow  # imports DeepSpeed
 # No size of a tensor divides by three, so parts of ZeRO-3 end within rows and with padding.
-@pytest.mark.parametrize(("stage", "num_workers"), [(1, 2), (2, 2), (3, 3)])
+@pytest.mark.parametrize(
+    ("stage", "num_workers"),
+    [
+        pytest.param(1, 2, marks=pytest.mark.long),
+        pytest.param(2, 2, marks=pytest.mark.long),
+        (3, 3),
+    ],
+)
 def test_fp16_base_in_bf16_starts_and_is_exported_with_its_stored_values(
     tmp_path: Path, stage: int, num_workers: int
 ) -> None:
