@@ -16,7 +16,6 @@ from tests.support.generation import augmented, segment
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
-ROWS_PER_BATCH, NUM_CONCURRENT = 16, 2  # the defaults of `augmented`
 LONG = "A long text about many things. " * 150  # of 150 times 31 characters: more than 1,024 tokens
 
 POISONED = {
