@@ -262,6 +262,13 @@ def test_ctrl_c_is_exit_code_130():
     assert outcome(stop)[0] == 130
 
 
+def test_bad_parameter_that_a_command_finds_is_one_line_and_exits_2():
+    def command() -> None:
+        raise typer.BadParameter("so many [rows]\ndo not exist")
+
+    assert outcome(command) == (2, "error: so many [rows] do not exist")
+
+
 @pytest.mark.parametrize(("bug", "text"), BUGS)
 def test_bug_outside_of_a_run_exits_1_with_its_traceback_in_a_file(
     bug, text, tmp_path, monkeypatch

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from humpback_ray import storage
 from humpback_ray.cluster import capacity, connect, doctor_capacity, doctor_storage, nodes
-from humpback_ray.cluster.findings import Finding, Verdict
+from humpback_ray.cluster.findings import Finding, CheckVerdict
 from humpback_ray.cluster.nodes import ClusterReport
 from humpback_ray.config.fields import locations
 from humpback_ray.config.placement import Placement
@@ -97,7 +97,7 @@ def find_problems(
 
 def exit_code(findings: Iterable[Finding]) -> int:
     """0 when nothing is missing, else 2."""
-    return 2 if any(finding.verdict == Verdict.MISSING for finding in findings) else 0
+    return 2 if any(finding.verdict == CheckVerdict.MISSING for finding in findings) else 0
 
 
 def answers(cluster: ClusterReport) -> list[Finding]:
@@ -109,7 +109,9 @@ def answers(cluster: ClusterReport) -> list[Finding]:
     reasons = "; ".join(f"{node.name}: {node.failure}" for node in silent)
     way_out = "see that the package is installed there and the node is not overloaded"
     return [
-        Finding("nodes", f"{found} ({reasons})", "every node answers", Verdict.MISSING, way_out)
+        Finding(
+            "nodes", f"{found} ({reasons})", "every node answers", CheckVerdict.MISSING, way_out
+        )
     ]
 
 
@@ -129,7 +131,7 @@ def versions(cluster: ClusterReport) -> list[Finding]:
     return [
         Finding(
             "versions", "; ".join(others.values()), wanted,
-            Verdict.MISSING if grave else Verdict.WARNING,
+            CheckVerdict.MISSING if grave else CheckVerdict.WARNING,
             "install the same lock file, and this state of humpback_ray, on every node",
         )
     ]  # fmt: skip
@@ -157,7 +159,7 @@ def libraries(placement: Placement, cluster: ClusterReport) -> list[Finding]:
     else:
         return []
     wanted = "what engines and training workers import"
-    return [Finding("libraries", found, wanted, Verdict.MISSING, way_out)]
+    return [Finding("libraries", found, wanted, CheckVerdict.MISSING, way_out)]
 
 
 def clock(run_folder: str, cluster: ClusterReport) -> list[Finding]:
@@ -172,7 +174,7 @@ def clock(run_folder: str, cluster: ClusterReport) -> list[Finding]:
     if off <= CLOCK_WARNING_SECONDS:
         return [Finding("clock", found, wanted)]
     refused = off >= CLOCK_REFUSED_SECONDS and "://" in run_folder
-    verdict = Verdict.MISSING if refused else Verdict.WARNING
+    verdict = CheckVerdict.MISSING if refused else CheckVerdict.WARNING
     return [Finding("clock", found, wanted, verdict, way_out)]
 
 
@@ -195,7 +197,7 @@ def access(cluster: ClusterReport) -> list[Finding]:
         "who reaches it can run code here: set RAY_AUTH_MODE=token where Ray is started, and "
         "--dashboard-host=127.0.0.1"
     )
-    return [Finding("access", found, wanted, Verdict.WARNING, way_out)]
+    return [Finding("access", found, wanted, CheckVerdict.WARNING, way_out)]
 
 
 def _beyond_loopback(addresses: Iterable[str]) -> list[str]:
@@ -206,7 +208,7 @@ def base_model(problems: Sequence[Problem]) -> list[Finding]:
     """Problems of the base model's files."""
     wanted = "one that can be trained and served as the recipe asks"
     return [
-        Finding("base model", each.found, wanted, Verdict.MISSING, each.way_out)
+        Finding("base model", each.found, wanted, CheckVerdict.MISSING, each.way_out)
         for each in problems
     ]
 
@@ -217,6 +219,6 @@ def missing_sources(missing: Sequence[str]) -> list[Finding]:
     if not missing:
         return [Finding("sources", "all there", wanted)]
     return [
-        Finding("sources", found, wanted, Verdict.MISSING, way_out)
+        Finding("sources", found, wanted, CheckVerdict.MISSING, way_out)
         for found, _, way_out in (line.partition(": ") for line in missing)
     ]

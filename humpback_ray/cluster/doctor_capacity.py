@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from humpback_ray.cluster import capacity
-from humpback_ray.cluster.findings import Finding, Verdict
+from humpback_ray.cluster.findings import Finding, CheckVerdict
 from humpback_ray.cluster.nodes import ClusterReport
 from humpback_ray.cluster.preflight import within_reach
 from humpback_ray.config.placement import Placement, TrainingPlacement
@@ -88,15 +88,15 @@ def _judge_capacity(need: _Need, recipe: Recipe, cluster: ClusterReport) -> Find
             return Finding(need.check, found, need.wanted)
         if later >= need.least > now:
             way_out = "set placement.cluster.autoscaling=true, so that engines ask for nodes"
-            return Finding(need.check, found, need.wanted, Verdict.WARNING, way_out)
+            return Finding(need.check, found, need.wanted, CheckVerdict.WARNING, way_out)
     elif recipe.placement.cluster.autoscaling:
         way_out = "the autoscaler does not show its limits: see that they are enough"
-        return Finding(need.check, found, need.wanted, Verdict.WARNING, way_out)
+        return Finding(need.check, found, need.wanted, CheckVerdict.WARNING, way_out)
     if now >= need.least:
         way_out = f"more nodes, or fewer in {need.settings}; the run works as it is"
-        return Finding(need.check, found, need.wanted, Verdict.WARNING, way_out)
+        return Finding(need.check, found, need.wanted, CheckVerdict.WARNING, way_out)
     way_out = f"add nodes, or set {need.settings} to the present nodes"
-    return Finding(need.check, found, need.wanted, Verdict.MISSING, way_out)
+    return Finding(need.check, found, need.wanted, CheckVerdict.MISSING, way_out)
 
 
 def _least_workers(placement: TrainingPlacement) -> int:
@@ -117,11 +117,11 @@ def gpus(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
         if counted > there:
             found = f"{there} on {node.name}, where Ray counts {counted}"
             way_out = "start Ray there with the right --num-gpus; see that nvidia-smi runs"
-            return [Finding("GPUs", found, wanted, Verdict.MISSING, way_out)]
+            return [Finding("GPUs", found, wanted, CheckVerdict.MISSING, way_out)]
         if counted < there:
             found = f"{there} on {node.name}, where Ray counts {counted}"
             way_out = "start Ray there without --num-gpus and CUDA_VISIBLE_DEVICES to use all"
-            return [Finding("GPUs", found, wanted, Verdict.WARNING, way_out)]
+            return [Finding("GPUs", found, wanted, CheckVerdict.WARNING, way_out)]
     # `engines` and `workers` report that there is no GPU at all.
     return [Finding("GPUs", found, wanted)] if names else []
 
@@ -135,7 +135,7 @@ def engine_memory(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
     if architecture is None:
         found = "the base model's architecture is not known"
         way_out = "memory and disk are not judged; `humpback probe` measures"
-        return [Finding("memory", found, "a known one", Verdict.WARNING, way_out)]
+        return [Finding("memory", found, "a known one", CheckVerdict.WARNING, way_out)]
     engine = recipe.placement.engine
     tensor, pipeline = engine.tensor_parallel_size, engine.pipeline_parallel_size
     needed = memory.ENGINE_WORKSPACE + sum(
@@ -202,7 +202,7 @@ def host_memory(recipe: Recipe, cluster: ClusterReport) -> list[Finding]:
     wanted = f"{gib(needed + weights)} on each node with GPUs"
     if there >= needed + weights:
         return [Finding("host memory", gib(there), wanted)]
-    verdict = Verdict.MISSING if there < needed else Verdict.WARNING
+    verdict = CheckVerdict.MISSING if there < needed else CheckVerdict.WARNING
     way_out = "nodes with more memory" + (", or no offload to cpu" if offloaded else "")
     return [Finding("host memory", gib(there), wanted, verdict, way_out)]
 
@@ -211,9 +211,9 @@ def _memory(check: str, needed: float, there: int | None, way_out: str) -> list[
     wanted = f"{gib(needed)} at least"
     if there is None:
         why = "no such GPU is there to be asked"
-        return [Finding(check, why, wanted, Verdict.WARNING, "ask again when nodes are there")]
-    verdict = Verdict.OK if needed <= there else Verdict.MISSING
-    way_out = way_out if verdict == Verdict.MISSING else ""
+        return [Finding(check, why, wanted, CheckVerdict.WARNING, "ask again when nodes are there")]
+    verdict = CheckVerdict.OK if needed <= there else CheckVerdict.MISSING
+    way_out = way_out if verdict == CheckVerdict.MISSING else ""
     return [Finding(check, gib(there), wanted, verdict, way_out)]
 
 

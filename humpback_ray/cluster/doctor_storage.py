@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.cluster.doctor_capacity import stored_bytes, workers_of_a_node
-from humpback_ray.cluster.findings import Finding, Verdict, ok_or_missing
+from humpback_ray.cluster.findings import Finding, CheckVerdict, ok_or_missing
 from humpback_ray.cluster.nodes import ClusterReport, Node
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import ScratchBase, Settings
@@ -23,7 +23,7 @@ def shared_folder(recipe: Recipe, run_folder: str, cluster: ClusterReport) -> li
     way_out = "mount it on every node at the same path, or give a URL (s3://, gs://) with --run"
     if cluster.run_problem:
         found = f"cannot be written: {cluster.run_problem}"
-        return [Finding(check, found, wanted, Verdict.MISSING, "choose another with --run")]
+        return [Finding(check, found, wanted, CheckVerdict.MISSING, "choose another with --run")]
     not_seeing = [
         node.name for node in cluster.answering if node.report and not node.report.sees_marker
     ]
@@ -33,12 +33,12 @@ def shared_folder(recipe: Recipe, run_folder: str, cluster: ClusterReport) -> li
         if not_seeing:
             names = ", ".join(not_seeing)
             found = f"{run_folder}: the driver's file is not seen by {names}"
-        return [Finding(check, found, wanted, Verdict.MISSING, way_out)]
+        return [Finding(check, found, wanted, CheckVerdict.MISSING, way_out)]
     found = f"{run_folder}: {len(cluster.answering)} of {len(cluster.answering)} nodes"
     grows = cluster.autoscaler_limits is not None or recipe.placement.cluster.autoscaling
     if grows and "://" not in run_folder:
         later = f"nodes that come later must see it too: {way_out}"
-        return [Finding(check, found, wanted, Verdict.WARNING, later)]
+        return [Finding(check, found, wanted, CheckVerdict.WARNING, later)]
     return [Finding(check, found, wanted)]
 
 
@@ -50,7 +50,7 @@ def local_sources(cluster: ClusterReport) -> list[Finding]:
     }  # fmt: skip
     return [
         Finding(
-            "sources on nodes", f"no {path} on {name}", "every node reads it", Verdict.MISSING,
+            "sources on nodes", f"no {path} on {name}", "every node reads it", CheckVerdict.MISSING,
             "put it where every node sees it at the same path, or at a URL",
         )
         for path, name in missing.items()
@@ -67,10 +67,10 @@ def run_disk(recipe: Recipe, run_folder: str, cluster: ClusterReport) -> list[Fi
     checkpoints = NUM_CHECKPOINTS * memory.CHECKPOINT_BYTES * architecture.num_parameters
     needed = num_models * stored_bytes(architecture) + checkpoints
     wanted = f"{gib(needed)}: {num_models} models, {NUM_CHECKPOINTS} checkpoints, rows"
-    verdict = Verdict.OK
+    verdict = CheckVerdict.OK
     if disk.free < needed:
-        verdict = Verdict.MISSING if disk.free < checkpoints else Verdict.WARNING
-    way_out = "make room, or choose another place with --run" if verdict != Verdict.OK else ""
+        verdict = CheckVerdict.MISSING if disk.free < checkpoints else CheckVerdict.WARNING
+    way_out = "make room, or choose another place with --run" if verdict != CheckVerdict.OK else ""
     return [Finding("disk, run folder", f"{gib(disk.free)} free", wanted, verdict, way_out)]
 
 
@@ -124,7 +124,7 @@ def object_store(cluster: ClusterReport) -> list[Finding]:
         found = f"/dev/shm of {shared} on {node.name}, object store of {store}"
         way_out = "enlarge it (in containers --shm-size), or start Ray with a smaller "
         way_out += "--object-store-memory: beyond /dev/shm objects lie on the disk, and slowly"
-        return [Finding("object store", found, wanted, Verdict.WARNING, way_out)]
+        return [Finding("object store", found, wanted, CheckVerdict.WARNING, way_out)]
     smallest = min(
         (node.resources.get("object_store_memory", 0.0) for node in cluster.answering), default=0
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
-    """Consequence of a finding for the run."""
+class CheckVerdict(StrEnum):
+    """Consequence of a check for the run."""
 
     OK = "ok"
     WARNING = "warning"  # slower or less safe without it, or unknown
@@ -21,7 +21,7 @@ class Finding:
     check: str
     found: str
     wanted: str
-    verdict: Verdict = Verdict.OK
+    verdict: CheckVerdict = CheckVerdict.OK
     way_out: str = ""
 
 
@@ -29,4 +29,4 @@ def ok_or_missing(check: str, found: str, wanted: str, is_enough: bool, way_out:
     """A finding that stops a run if it is not enough."""
     if is_enough:
         return Finding(check, found, wanted)
-    return Finding(check, found, wanted, Verdict.MISSING, way_out)
+    return Finding(check, found, wanted, CheckVerdict.MISSING, way_out)

@@ -23,6 +23,9 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except typer.Exit:
             raise
+        except typer.BadParameter as error:
+            say_error("error", storage.one_line(error))
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say_error("stopped", "the same command resumes")
             raise typer.Exit(130) from None

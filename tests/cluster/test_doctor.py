@@ -8,7 +8,7 @@ import pytest
 
 from humpback_ray import pipeline
 from humpback_ray.cluster import doctor, nodes, preflight
-from humpback_ray.cluster.findings import Finding, Verdict
+from humpback_ray.cluster.findings import Finding, CheckVerdict
 from humpback_ray.cluster.nodes import (
     AutoscalerLimits,
     ClusterReport,
@@ -60,7 +60,9 @@ def findings(there: ClusterReport, *overrides: str, recipe="llama-7b", run=RUN) 
 
 def troubles(there: ClusterReport, *overrides: str, **more) -> dict[str, Finding]:
     """Every finding that is not ok, by its check; all of them say a way out."""
-    found = [each for each in findings(there, *overrides, **more) if each.verdict != Verdict.OK]
+    found = [
+        each for each in findings(there, *overrides, **more) if each.verdict != CheckVerdict.OK
+    ]
     assert all(each.way_out for each in found)
     return {each.check: each for each in found}
 
@@ -77,7 +79,7 @@ def with_disk(name: str, free: int, total: int = 4000 * GIB) -> dict:
 
 def test_doctor_on_a_healthy_cluster_shows_every_check_as_ok():
     found = findings(cluster(gpu_node()))
-    assert [each.verdict for each in found] == [Verdict.OK] * len(found)
+    assert [each.verdict for each in found] == [CheckVerdict.OK] * len(found)
     assert [each.check for each in found] == [
         "nodes", "engines", "training workers", "GPUs", "GPU memory, engines",
         "GPU memory, training", "host memory", "run folder", "disk, run folder", "disk, TMPDIR",
@@ -88,10 +90,10 @@ def test_doctor_on_a_healthy_cluster_shows_every_check_as_ok():
 
 def test_doctor_on_a_cluster_without_gpus_misses_engines_and_workers():
     found = troubles(cluster())
-    assert found["engines"].verdict == found["training workers"].verdict == Verdict.MISSING
+    assert found["engines"].verdict == found["training workers"].verdict == CheckVerdict.MISSING
     assert found["engines"].wanted == "1 to 8 with 1 x (CPU 1, GPU 1) each"
     assert found["training workers"].wanted == "8 with 1 x (CPU 1, GPU 1) each"
-    assert found["GPU memory, engines"].verdict == Verdict.WARNING
+    assert found["GPU memory, engines"].verdict == CheckVerdict.WARNING
     # The head's memory says nothing about nodes with GPUs, and no row says of no GPU that it is ok.
     assert not {"GPUs", "host memory"} & {each.check for each in findings(cluster())}
     assert doctor.exit_code(found.values()) == 2
@@ -100,20 +102,20 @@ def test_doctor_on_a_cluster_without_gpus_misses_engines_and_workers():
 def test_doctor_warns_of_few_engines_and_refuses_few_workers():
     half = {**EIGHT_GPUS, "GPU": 4.0}
     found = troubles(cluster(gpu_node(resources=half, gpus=gpu_node().report.gpus[:4])))
-    assert found["engines"].verdict == Verdict.WARNING
+    assert found["engines"].verdict == CheckVerdict.WARNING
     assert found["engines"].found.startswith("room for 4: ")
-    assert found["training workers"].verdict == Verdict.MISSING
+    assert found["training workers"].verdict == CheckVerdict.MISSING
     four = ("placement.training.num_workers=4",)
     assert "training workers" not in troubles(cluster(gpu_node(resources=half)), *four)
     least = ("placement.training.min_workers=4",)
     found = troubles(cluster(gpu_node(resources=half)), *least)
-    assert found["training workers"].verdict == Verdict.WARNING
+    assert found["training workers"].verdict == CheckVerdict.WARNING
 
 
 def test_doctor_wants_the_gpus_of_an_engine_on_one_node():
     halves = [gpu_node(name, {**EIGHT_GPUS, "GPU": 4.0}) for name in ("a", "b")]
     eight = ("placement.engine.tensor_parallel_size=8", "placement.engine.max_engines=1")
-    assert troubles(cluster(*halves), *eight)["engines"].verdict == Verdict.MISSING
+    assert troubles(cluster(*halves), *eight)["engines"].verdict == CheckVerdict.MISSING
     across = (*eight, "placement.engine.across_nodes=true")
     assert "engines" not in troubles(cluster(*halves), *across)
 
@@ -128,45 +130,47 @@ def test_doctor_counts_gpus_that_the_autoscaler_may_add():
     grows = cluster(autoscaler_limits=GROWTH)
     found = troubles(grows, AUTOSCALING, run="s3://bucket/run")
     assert found.keys() == {"GPU memory, engines", "GPU memory, training"}
-    assert all(each.verdict == Verdict.WARNING for each in found.values())
+    assert all(each.verdict == CheckVerdict.WARNING for each in found.values())
     larger = ("placement.training.num_workers=32", AUTOSCALING)
-    assert troubles(grows, *larger, run="s3://b/r")["training workers"].verdict == Verdict.MISSING
+    assert (
+        troubles(grows, *larger, run="s3://b/r")["training workers"].verdict == CheckVerdict.MISSING
+    )
 
 
 def test_doctor_without_autoscaling_counts_no_future_gpus_for_engines():
     found = troubles(cluster(autoscaler_limits=GROWTH), run="s3://bucket/run")
     assert "placement.cluster.autoscaling=true" in found["engines"].way_out
-    assert found["engines"].verdict == Verdict.WARNING
+    assert found["engines"].verdict == CheckVerdict.WARNING
     assert "training workers" not in found
 
 
 def test_doctor_warns_of_an_autoscaler_with_unknown_limits():
     found = troubles(cluster(), AUTOSCALING, run="s3://bucket/run")
-    assert found["engines"].verdict == found["training workers"].verdict == Verdict.WARNING
+    assert found["engines"].verdict == found["training workers"].verdict == CheckVerdict.WARNING
 
 
 def test_doctor_warns_of_a_local_run_folder_on_a_growing_cluster():
     later = only(cluster(gpu_node(), autoscaler_limits=GROWTH), "run folder")
-    assert later.verdict == Verdict.WARNING
+    assert later.verdict == CheckVerdict.WARNING
     assert not troubles(cluster(gpu_node(), autoscaler_limits=GROWTH), run="s3://bucket/run")
 
 
 def test_doctor_reports_gpus_that_the_driver_does_not_list():
     found = troubles(cluster(gpu_node(gpus=())))
-    assert found["GPUs"].verdict == Verdict.MISSING
+    assert found["GPUs"].verdict == CheckVerdict.MISSING
     assert "0 on worker, where Ray counts 8" in found["GPUs"].found
     unused = cluster(gpu_node(), gpu_node("b", {**EIGHT_GPUS, "GPU": 0.0}))
-    assert only(unused, "GPUs").verdict == Verdict.WARNING
+    assert only(unused, "GPUs").verdict == CheckVerdict.WARNING
 
 
 def test_doctor_reports_gpus_that_are_too_small():
     small = gpu_node(gpus=(NodeGpu("NVIDIA L4", 22 * GIB),) * 8)
     assert not troubles(cluster(small))
     four = "placement.training.num_workers=4"
-    assert only(cluster(small), "GPU memory, training", four).verdict == Verdict.MISSING
+    assert only(cluster(small), "GPU memory, training", four).verdict == CheckVerdict.MISSING
     assert not troubles(cluster(small), four, "placement.training.offload_optimizer=cpu")
     tiny = gpu_node(gpus=(NodeGpu("NVIDIA T4", 15 * GIB),) * 8)
-    assert troubles(cluster(tiny))["GPU memory, engines"].verdict == Verdict.MISSING
+    assert troubles(cluster(tiny))["GPU memory, engines"].verdict == CheckVerdict.MISSING
 
 
 def test_doctor_takes_future_gpus_from_the_accelerator_type():
@@ -183,16 +187,16 @@ def test_doctor_takes_future_gpus_from_the_accelerator_type():
         AUTOSCALING,
         run="s3://b/r",
     )
-    assert (found.found, found.verdict) == ("22.0 GiB", Verdict.MISSING)
+    assert (found.found, found.verdict) == ("22.0 GiB", CheckVerdict.MISSING)
 
 
 def test_doctor_wants_host_memory_for_offloading():
     small = gpu_node(resources={**EIGHT_GPUS, "memory": 60.0 * GIB})
     assert not troubles(cluster(small))
     offload = ("placement.training.offload_optimizer=cpu",)
-    assert only(cluster(small), "host memory", *offload).verdict == Verdict.MISSING
+    assert only(cluster(small), "host memory", *offload).verdict == CheckVerdict.MISSING
     smaller = gpu_node(resources={**EIGHT_GPUS, "memory": 8.0 * GIB})
-    assert only(cluster(smaller), "host memory").verdict == Verdict.WARNING
+    assert only(cluster(smaller), "host memory").verdict == CheckVerdict.WARNING
 
 
 def test_doctor_wants_node_memory_for_cpu_engines_and_workers():
@@ -201,13 +205,13 @@ def test_doctor_wants_node_memory_for_cpu_engines_and_workers():
     assert not troubles(here, recipe="tiny")
     on_cpus = [f"placement.{part}.device=cpu" for part in ("engine", "training")]
     found = troubles(here, *on_cpus, "placement.training.num_workers=4")
-    assert found["memory, an engine"].verdict == Verdict.MISSING
-    assert found["memory, training"].verdict == Verdict.MISSING
+    assert found["memory, an engine"].verdict == CheckVerdict.MISSING
+    assert found["memory, training"].verdict == CheckVerdict.MISSING
 
 
 def test_doctor_names_a_node_that_does_not_see_the_run_folder():
     nodes_not_seeing = only(cluster(gpu_node(sees_marker=False)), "run folder")
-    assert nodes_not_seeing.verdict == Verdict.MISSING
+    assert nodes_not_seeing.verdict == CheckVerdict.MISSING
     assert "not seen by worker" in nodes_not_seeing.found
     silent = replace(gpu_node(), is_seen_by_driver=False)
     assert "does not see what worker wrote" in only(cluster(silent), "run folder").found
@@ -229,30 +233,30 @@ def test_paths_to_see_are_those_that_every_node_reads(tmp_path):
 
 def test_doctor_reports_full_disks():
     full = replace(cluster(gpu_node()), driver=report(**with_disk("run", 100 * GIB)))
-    assert only(full, "disk, run folder").verdict == Verdict.MISSING
+    assert only(full, "disk, run folder").verdict == CheckVerdict.MISSING
     # Checkpoints fit; whether the models still do depends on how many are there already.
     half = replace(cluster(gpu_node()), driver=report(**with_disk("run", 300 * GIB)))
-    assert only(half, "disk, run folder").verdict == Verdict.WARNING
+    assert only(half, "disk, run folder").verdict == CheckVerdict.WARNING
     assert not troubles(full, run="s3://bucket/run")
     small = cluster(gpu_node(**with_disk("temporary", 100 * GIB)))
     assert not troubles(small)
     # From a URL, every model of the run is copied to each node.
-    assert only(small, "disk, TMPDIR", run="s3://bucket/run").verdict == Verdict.MISSING
+    assert only(small, "disk, TMPDIR", run="s3://bucket/run").verdict == CheckVerdict.MISSING
     used = cluster(gpu_node(**with_disk("ray", 4 * GIB, 100 * GIB)))
     assert only(used, "disk, Ray").found == "96% used in /ray on worker"
 
 
 def test_doctor_warns_of_shared_memory_below_the_object_store():
     found = only(cluster(gpu_node(shared_memory=GIB // 16)), "object store")
-    assert found.verdict == Verdict.WARNING
+    assert found.verdict == CheckVerdict.WARNING
     assert found.found == "/dev/shm of 0.1 GiB on worker, object store of 100.0 GiB"
 
 
 @pytest.mark.parametrize(
     ("package", "verdict"),
     [
-        ("ray", Verdict.MISSING), ("python", Verdict.MISSING), ("humpback_ray", Verdict.MISSING),
-        ("torch", Verdict.WARNING), ("transformers", Verdict.WARNING),
+        ("ray", CheckVerdict.MISSING), ("python", CheckVerdict.MISSING), ("humpback_ray", CheckVerdict.MISSING),
+        ("torch", CheckVerdict.WARNING), ("transformers", CheckVerdict.WARNING),
     ],
 )  # fmt: skip
 def test_doctor_reports_versions_that_differ(package, verdict):
@@ -276,10 +280,10 @@ def test_doctor_wants_libraries_on_nodes_that_use_them():
     ("ahead", "error", "run", "verdict"),
     [
         (0.4, 0.01, RUN, None),
-        (-3.0, 0.01, RUN, Verdict.WARNING),
+        (-3.0, 0.01, RUN, CheckVerdict.WARNING),
         (3.0, 2.5, RUN, None),  # within what was measured it may be right
-        (-1000.0, 0.01, RUN, Verdict.WARNING),
-        (-1000.0, 0.01, "s3://bucket/run", Verdict.MISSING),
+        (-1000.0, 0.01, RUN, CheckVerdict.WARNING),
+        (-1000.0, 0.01, "s3://bucket/run", CheckVerdict.MISSING),
     ],
 )
 def test_doctor_reports_clocks_that_differ(ahead, error, run, verdict):
@@ -306,13 +310,15 @@ def test_doctor_reports_open_ports_without_a_token(token, gcs, dashboard, open_t
 def test_doctor_reports_a_node_that_does_not_answer():
     there = cluster(gpu_node(), Node("b", EIGHT_GPUS, failure="No module named 'humpback_ray'"))
     found = only(there, "nodes")
-    assert found.verdict == Verdict.MISSING
+    assert found.verdict == CheckVerdict.MISSING
     assert "b: No module named 'humpback_ray'" in found.found
 
 
 def test_doctor_leaves_memory_and_disk_open_for_an_unknown_model():
     there = cluster(gpu_node())
-    assert only(there, "memory", "settings.base={model: someone/else}").verdict == Verdict.WARNING
+    assert (
+        only(there, "memory", "settings.base={model: someone/else}").verdict == CheckVerdict.WARNING
+    )
 
 
 def test_doctor_reports_missing_sources():
@@ -320,7 +326,7 @@ def test_doctor_reports_missing_sources():
     (*_, found) = doctor.find_problems(load_recipe("llama-7b"), RUN, cluster(gpu_node()), [line])
     assert found.found == "no seed file data/x.jsonl"
     assert found.way_out.startswith("set settings.seed.path")
-    assert found.verdict == Verdict.MISSING
+    assert found.verdict == CheckVerdict.MISSING
 
 
 def test_doctor_reports_every_problem_of_the_base_model():

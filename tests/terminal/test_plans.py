@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from humpback_ray.cluster.findings import Finding, Verdict
+from humpback_ray.cluster.findings import Finding, CheckVerdict
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
 from humpback_ray.terminal.plans import print_findings, print_probe
@@ -19,8 +19,8 @@ def wide_terminal(monkeypatch):
 def test_printed_findings_are_summed_up_by_verdict(capsys):
     findings = [
         Finding("nodes", "1", "1"),
-        Finding("memory", "1 GiB", "2 GiB", Verdict.MISSING, "add [memory]"),
-        Finding("memory", "1 GiB", "3 GiB", Verdict.MISSING),
+        Finding("memory", "1 GiB", "2 GiB", CheckVerdict.MISSING, "add [memory]"),
+        Finding("memory", "1 GiB", "3 GiB", CheckVerdict.MISSING),
     ]
     print_findings("tiny on this machine", findings)
     output = capsys.readouterr().out
@@ -36,7 +36,7 @@ def test_printed_findings_are_summed_up_by_verdict(capsys):
 def test_long_names_in_findings_are_whole_on_a_narrow_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     way_out = "set settings.long_prompts.context_length to at most 512"
-    found = Finding("base model", "/a/long/path/of/a/folder", "-", Verdict.MISSING, way_out)
+    found = Finding("base model", "/a/long/path/of/a/folder", "-", CheckVerdict.MISSING, way_out)
     print_findings("tiny", [found])
     output = capsys.readouterr().out
     assert f"missing: base model: /a/long/path/of/a/folder, wanted: -; {way_out}" in output
