@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from humpback_ray import storage
 from humpback_ray.cluster import capacity, connect, doctor_capacity, doctor_storage, nodes
-from humpback_ray.cluster.findings import Finding, CheckVerdict
+from humpback_ray.cluster.findings import CheckVerdict, Finding
 from humpback_ray.cluster.nodes import ClusterReport
 from humpback_ray.config.fields import locations
 from humpback_ray.config.placement import Placement

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from humpback_ray.cluster import capacity
-from humpback_ray.cluster.findings import Finding, CheckVerdict
+from humpback_ray.cluster.findings import CheckVerdict, Finding
 from humpback_ray.cluster.nodes import ClusterReport
 from humpback_ray.cluster.preflight import within_reach
 from humpback_ray.config.placement import Placement, TrainingPlacement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from humpback_ray.cluster import capacity, nodes
 from humpback_ray.cluster.doctor_capacity import stored_bytes, workers_of_a_node
-from humpback_ray.cluster.findings import Finding, CheckVerdict, ok_or_missing
+from humpback_ray.cluster.findings import CheckVerdict, Finding, ok_or_missing
 from humpback_ray.cluster.nodes import ClusterReport, Node
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import ScratchBase, Settings

@@ -1,7 +1,7 @@
 """Agreement of raters, and the win rate of a judge corrected for its errors.
 
-Every interval covers 95%. Bootstraps resample items, because the ratings of one item depend on
-each other.
+A figure is None where the data do not determine it. Every interval covers 95%. Bootstraps resample
+items, because the ratings of one item depend on each other.
 """
 
 from __future__ import annotations
@@ -12,26 +12,18 @@ from dataclasses import dataclass
 from statistics import NormalDist, median
 
 import numpy as np
-from scipy.stats import binomtest
 
-NUM_DRAWS = 2000
+from humpback_ray.evaluation.estimates import NUM_RESAMPLES, Estimate, share_of
+
 Z = NormalDist().inv_cdf(0.975)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval. All three are None where the data do not determine it."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    num_items: int
 
 
 # --- raters among themselves ----------------------------------------------------------------------
 
 
-def krippendorff_alpha(ratings: Sequence[Sequence[Hashable]], random_seed: int = 0) -> Estimate:
+def krippendorff_alpha(
+    ratings: Sequence[Sequence[Hashable]], random_seed: int = 0
+) -> Estimate | None:
     """Krippendorff's alpha for nominal values, with a bootstrap interval over items.
 
     1 is perfect agreement, 0 what chance gives. Items with fewer than two values say nothing about
@@ -43,7 +35,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Hashable]], random_seed: int =
     """
     paired = [values for values in ratings if len(values) > 1]
     if not paired:
-        return Estimate(None, None, None, 0)
+        return None
     names = {value: n for n, value in enumerate(dict.fromkeys(v for item in paired for v in item))}
     counts = np.zeros((len(paired), len(names)))  # (items, values)
     for number, values in enumerate(paired):
@@ -52,11 +44,11 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Hashable]], random_seed: int =
     every_item_once = np.ones((1, len(paired)))
     (alpha,) = _alphas(counts, every_item_once)
     if math.isnan(alpha):
-        return Estimate(None, None, None, len(paired))
+        return None
     alphas = _alphas(counts, _draws(len(paired), random_seed))
     # A draw of items that all have one value gives no alpha.
     low, high = np.nanquantile(alphas, [0.025, 0.975])
-    return Estimate(float(alpha), float(low), float(high), len(paired))
+    return Estimate(float(alpha), len(paired), float(low), float(high))
 
 
 def _alphas(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -77,39 +69,21 @@ def _alphas(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _draws(num_items: int, random_seed: int) -> np.ndarray:
     """Counts of each item in each bootstrap draw, (draws, items)."""
-    drawn = np.random.default_rng(random_seed).integers(0, num_items, (NUM_DRAWS, num_items))
+    drawn = np.random.default_rng(random_seed).integers(0, num_items, (NUM_RESAMPLES, num_items))
     # One count for all draws is ten times as fast as numpy's multinomial.
-    drawn += np.arange(NUM_DRAWS)[:, None] * num_items
+    drawn += np.arange(NUM_RESAMPLES)[:, None] * num_items
     return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
 
 
-def mean_over_items(values: Sequence[float], random_seed: int = 0) -> Estimate:
-    """The mean of one value per item, with a bootstrap interval over items."""
-    if not values:
-        return Estimate(None, None, None, 0)
-    array = np.asarray(values, dtype=float)
-    means = _draws(len(values), random_seed) @ array / len(values)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(array.mean()), float(low), float(high), len(values))
-
-
-def share(num_hits: int, num_items: int) -> Estimate:
-    """A share with Wilson's interval, which stays within 0 and 1 for few items too."""
-    if num_items == 0:
-        return Estimate(None, None, None, 0)
-    interval = binomtest(num_hits, num_items).proportion_ci(method="wilson")
-    return Estimate(num_hits / num_items, float(interval.low), float(interval.high), num_items)
-
-
-def self_consistency(twice: Sequence[tuple[Hashable, Hashable]]) -> Estimate:
+def self_consistency(twice: Sequence[tuple[Hashable, Hashable]]) -> Estimate | None:
     """The share of repeated items that got the same value both times."""
-    return share(sum(first == second for first, second in twice), len(twice))
+    return share_of(sum(first == second for first, second in twice), len(twice))
 
 
-def left_share(choices: Sequence[str]) -> Estimate:
+def left_share(choices: Sequence[str]) -> Estimate | None:
     """The share of `left` among votes for one side; sides are drawn, so 0.5 is unbiased."""
     decided = [choice for choice in choices if choice in ("left", "right")]
-    return share(decided.count("left"), len(decided))
+    return share_of(decided.count("left"), len(decided))
 
 
 @dataclass(frozen=True)
@@ -141,10 +115,10 @@ class JudgeErrors:
     num_losses_seen: int
 
     @property
-    def agreement(self) -> Estimate:
+    def agreement(self) -> Estimate | None:
         """The share of pairs on which the judge and people agree."""
         seen = self.num_wins_seen + self.num_losses_seen
-        return share(seen, self.num_wins + self.num_losses)
+        return share_of(seen, self.num_wins + self.num_losses)
 
 
 def judge_errors(wins: Sequence[tuple[bool, bool]]) -> JudgeErrors:
@@ -162,8 +136,8 @@ def judge_errors(wins: Sequence[tuple[bool, bool]]) -> JudgeErrors:
 class CorrectedRate:
     """A judge's win rate as it is and corrected, as shares; `problem` says why there is none."""
 
-    raw: Estimate
-    corrected: Estimate
+    raw: Estimate | None
+    corrected: Estimate | None
     errors: JudgeErrors
     problem: str = ""
 
@@ -177,23 +151,22 @@ def corrected_rate(num_wins: int, num_judged: int, errors: JudgeErrors) -> Corre
     decided. (Lang and Reiczigel 2014, Confidence limits for prevalence of disease adjusted for
     estimated sensitivity and specificity; for judges: arXiv 2511.21140.)
     """
-    raw = share(num_wins, num_judged)
-    nothing = Estimate(None, None, None, num_judged)
-    if raw.value is None:
-        return CorrectedRate(raw, nothing, errors, "the judge decided no pair")
+    raw = share_of(num_wins, num_judged)
+    if raw is None:
+        return CorrectedRate(raw, None, errors, "the judge decided no pair")
     if errors.num_wins == 0 or errors.num_losses == 0:
         missing = "wins" if errors.num_wins == 0 else "loses"
-        return CorrectedRate(raw, nothing, errors, f"no judged pair that the model {missing} by "
+        return CorrectedRate(raw, None, errors, f"no judged pair that the model {missing} by "
                              "people, so an error rate of the judge is unknown")  # fmt: skip
     sensitivity = errors.num_wins_seen / errors.num_wins
     specificity = errors.num_losses_seen / errors.num_losses
     if sensitivity + specificity <= 1:
-        return CorrectedRate(raw, nothing, errors, "the judge agrees with people no better than "
+        return CorrectedRate(raw, None, errors, "the judge agrees with people no better than "
                              "chance")  # fmt: skip
     value = _unit((raw.value + specificity - 1) / (sensitivity + specificity - 1))
     low, high = _lang_reiczigel(num_wins, num_judged, errors)
     # The interval's centre is another estimate, so for few labels it might miss this one.
-    estimate = Estimate(value, min(low, value), max(high, value), num_judged)
+    estimate = Estimate(value, num_judged, min(low, value), max(high, value))
     return CorrectedRate(raw, estimate, errors)
 
 

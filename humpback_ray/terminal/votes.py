@@ -12,7 +12,7 @@ from rich.table import Table
 from humpback_ray.terminal.output import say, show
 
 if TYPE_CHECKING:
-    from humpback_ray.evaluation.agreement import Estimate
+    from humpback_ray.evaluation.estimates import Estimate
     from humpback_ray.evaluation.people.results import PairResult, PeopleResults
     from humpback_ray.evaluation.people.study import Study
 
@@ -63,8 +63,8 @@ def print_people(results: PeopleResults, paper: Mapping[str, tuple[float, float,
         show(_people_labels(results))
     show(_people_raters(results))
     for what, alpha in (("pairs", results.pair_agreement), ("labels", results.label_agreement)):
-        if alpha.num_items:
-            say(f"Krippendorff's alpha on {alpha.num_items} {what} with two raters or more: "
+        if alpha:
+            say(f"Krippendorff's alpha on {alpha.n} {what} with two raters or more: "
                 f"{_interval(alpha, 2)}")  # fmt: skip
     skips = ", ".join(
         f"{count} {reason or 'no reason'}" for reason, count in results.reasons.items()
@@ -78,7 +78,7 @@ def _people_pairs(results: PeopleResults, paper: Mapping[str, tuple[float, float
     table = Table("pair", "items", "votes", "win", "tie", "loss", "win rate", title=title)
     for pair in results.pairs:
         shares = (pair.win, pair.tie, pair.loss, pair.win_rate)
-        counts = (str(pair.win.num_items), str(pair.num_votes))
+        counts = (str(pair.num_items), str(pair.num_votes))
         names = escape(f"{pair.first} : {pair.second}")
         table.add_row(names, *counts, *(_percent(share) for share in shares))
     for opponent, (win, tie, loss) in paper.items():
@@ -92,10 +92,11 @@ def _say_judge(pair: PairResult) -> None:
     judge = pair.judge
     if judge is None:
         return
-    rate, agreed = judge.rate, judge.agreement
+    rate, num_decided = judge.rate, judge.agreement.n if judge.agreement else 0
     say(
-        f"{pair.first} : {pair.second}: the judge agrees with people on {_percent(agreed)}% of "
-        f"{agreed.num_items} decided pairs ({judge.num_ties} left undecided by either); its win "
+        f"{pair.first} : {pair.second}: the judge agrees with people on "
+        f"{_percent(judge.agreement)}% of {num_decided} decided pairs "
+        f"({judge.num_ties} left undecided by either); its win "
         f"rate {_percent(rate.raw)}%, corrected for its errors: "
         + (f"{_percent(rate.corrected)}%" if not rate.problem else f"none, {rate.problem}")
     )
@@ -125,19 +126,19 @@ def _people_raters(results: PeopleResults) -> Table:
     return table
 
 
-def _of(share: Estimate) -> str:
-    return (
-        "-" if share.value is None else f"{share.value * share.num_items:.0f} of {share.num_items}"
-    )
+def _of(share: Estimate | None) -> str:
+    return "-" if share is None else f"{share.value * share.n:.0f} of {share.n}"
 
 
-def _percent(share: Estimate) -> str:
+def _percent(share: Estimate | None) -> str:
     return _interval(share, 1, 100)
 
 
-def _interval(estimate: Estimate, digits: int, unit: float = 1) -> str:
+def _interval(estimate: Estimate | None, digits: int, unit: float = 1) -> str:
     """A figure with its interval, as `55.6 [49.4, 61.7]`."""
-    if estimate.value is None or estimate.low is None or estimate.high is None:
+    if estimate is None:
         return "-"
-    value, low, high = (unit * x for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    value = f"{unit * estimate.value:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} [{unit * estimate.low:.{digits}f}, {unit * estimate.high:.{digits}f}]"

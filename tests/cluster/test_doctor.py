@@ -8,7 +8,7 @@ import pytest
 
 from humpback_ray import pipeline
 from humpback_ray.cluster import doctor, nodes, preflight
-from humpback_ray.cluster.findings import Finding, CheckVerdict
+from humpback_ray.cluster.findings import CheckVerdict, Finding
 from humpback_ray.cluster.nodes import (
     AutoscalerLimits,
     ClusterReport,
@@ -255,7 +255,8 @@ def test_doctor_warns_of_shared_memory_below_the_object_store():
 @pytest.mark.parametrize(
     ("package", "verdict"),
     [
-        ("ray", CheckVerdict.MISSING), ("python", CheckVerdict.MISSING), ("humpback_ray", CheckVerdict.MISSING),
+        ("ray", CheckVerdict.MISSING), ("python", CheckVerdict.MISSING),
+        ("humpback_ray", CheckVerdict.MISSING),
         ("torch", CheckVerdict.WARNING), ("transformers", CheckVerdict.WARNING),
     ],
 )  # fmt: skip

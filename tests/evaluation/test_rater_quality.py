@@ -8,7 +8,6 @@ import random
 import pytest
 
 from humpback_ray.errors import UserError
-from humpback_ray.evaluation.estimates import share_of, weighted_mean
 from humpback_ray.evaluation.rater_quality import Label, Labels, measure, read_labels
 
 SCORES = [("a", 5.0), ("b", 4.5), ("c", 4.0), ("d", 2.0), ("e", None), ("f", 1.0)]
@@ -93,27 +92,3 @@ def test_file_that_holds_no_labels_is_a_user_error(tmp_path, content, message):
 def test_missing_file_of_labels_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="set --labels"):
         read_labels(str(tmp_path / "none.jsonl"))
-
-
-def test_wilson_interval_is_the_published_one():
-    # Wilson's interval for 1 of 10 by hand: (0.0179, 0.4042).
-    share = share_of(1, 10)
-    assert (round(share.low, 4), round(share.high, 4)) == (0.0179, 0.4042)
-    assert share_of(0, 0) is None
-
-
-def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
-    draw = random.Random(2)
-    hits = 0
-    for _ in range(300):
-        values = [draw.gauss(1.0, 1.0) for _ in range(40)]
-        mean = weighted_mean(values, [1.0] * 40)
-        hits += mean.low <= 1.0 <= mean.high
-    assert 0.89 <= hits / 300 <= 0.98
-
-
-def test_weighted_mean_weighs_and_one_value_has_no_interval():
-    assert weighted_mean([1.0, 4.0], [3.0, 1.0]).value == 1.75
-    one = weighted_mean([2.0], [5.0])
-    assert (one.value, one.n, one.low) == (2.0, 1, None)
-    assert weighted_mean([], []) is None

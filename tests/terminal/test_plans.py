@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from humpback_ray.cluster.findings import Finding, CheckVerdict
+from humpback_ray.cluster.findings import CheckVerdict, Finding
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.planning.extrapolate import ProbeReport, StageForecast
 from humpback_ray.terminal.plans import print_findings, print_probe

@@ -15,7 +15,8 @@ from typing import Any
 from humpback_ray import storage
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation import agreement
-from humpback_ray.evaluation.agreement import CorrectedRate, Estimate, Pace
+from humpback_ray.evaluation.agreement import CorrectedRate, Pace
+from humpback_ray.evaluation.estimates import Estimate, share_of, weighted_mean
 from humpback_ray.evaluation.people.judged import Names, of_pair, read_annotations
 from humpback_ray.evaluation.people.study import Kind, Study, load_all
 from humpback_ray.evaluation.people.votes import SKIP, Vote, counted, read_votes
@@ -37,7 +38,7 @@ class JudgeBesidePeople:
     """A judge's win rate and its correction by people's votes on the same pairs."""
 
     rate: CorrectedRate
-    agreement: Estimate
+    agreement: Estimate | None
     num_ties: int  # pairs that people or the judge left undecided, or without a verdict
 
 
@@ -47,11 +48,12 @@ class PairResult:
 
     first: str
     second: str
+    num_items: int
     num_votes: int
-    win: Estimate
-    tie: Estimate
-    loss: Estimate
-    win_rate: Estimate  # ties as half a win
+    win: Estimate | None
+    tie: Estimate | None
+    loss: Estimate | None
+    win_rate: Estimate | None  # ties as half a win
     judge: JudgeBesidePeople | None
 
 
@@ -62,15 +64,15 @@ class RaterResult:
     rater: str
     num_votes: int
     num_skipped: int
-    screening: Estimate  # right answers
-    consistency: Estimate  # the same vote on repeated items, whose sides are swapped
-    left: Estimate
+    screening: Estimate | None  # right answers
+    consistency: Estimate | None  # the same vote on repeated items, whose sides are swapped
+    left: Estimate | None
     pace: Pace
 
     @property
     def failed_screening(self) -> bool:
         """The rater gave fewer right answers than the paper asked for."""
-        return self.screening.value is not None and self.screening.value < SCREENING_FLOOR
+        return self.screening is not None and self.screening.value < SCREENING_FLOOR
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,9 @@ class PeopleResults:
     """Everything that the votes of a folder say."""
 
     pairs: list[PairResult]
-    pair_agreement: Estimate  # Krippendorff's alpha
+    pair_agreement: Estimate | None  # Krippendorff's alpha
     labels: list[LabelResult]
-    label_agreement: Estimate
+    label_agreement: Estimate | None
     raters: list[RaterResult]
     reasons: dict[str, int]  # for skipping
     num_undone: int
@@ -176,7 +178,7 @@ def _by_item(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
     return items
 
 
-def _alpha(values: Iterable[tuple[Vote, str]]) -> Estimate:
+def _alpha(values: Iterable[tuple[Vote, str]]) -> Estimate | None:
     items = defaultdict(list)
     for vote, value in values:
         items[vote.item_id].append(value)
@@ -214,13 +216,18 @@ def _pair(
     win_rates = [w + t / 2 for w, t in zip(shares["win"], shares["tie"], strict=True)]
     return PairResult(
         *names,
+        num_items=len(items),
         num_votes=len(votes),
-        win=agreement.mean_over_items(shares["win"]),
-        tie=agreement.mean_over_items(shares["tie"]),
-        loss=agreement.mean_over_items(shares["loss"]),
-        win_rate=agreement.mean_over_items(win_rates),
+        win=_mean(shares["win"]),
+        tie=_mean(shares["tie"]),
+        loss=_mean(shares["loss"]),
+        win_rate=_mean(win_rates),
         judge=_judge(names, items, annotations),
     )
+
+
+def _mean(shares: Sequence[float]) -> Estimate | None:
+    return weighted_mean(shares, [1.0] * len(shares))
 
 
 def _share(votes: Sequence[Vote], names: Names, role: str) -> float:
@@ -309,9 +316,7 @@ def _rater(rater: str, votes: Sequence[Vote]) -> RaterResult:
         rater=rater,
         num_votes=len(votes),
         num_skipped=sum(vote.choice == SKIP for vote in votes),
-        screening=agreement.share(
-            sum(vote.choice == vote.known for vote in screened), len(screened)
-        ),
+        screening=share_of(sum(vote.choice == vote.known for vote in screened), len(screened)),
         consistency=agreement.self_consistency(twice),
         left=agreement.left_share([vote.choice for vote in votes if not vote.is_screening]),
         pace=agreement.pace([vote.seconds for vote in votes], FLOOR_SECONDS),

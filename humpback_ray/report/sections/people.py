@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from humpback_ray.evaluation.agreement import Estimate
+from humpback_ray.evaluation.estimates import Estimate
 from humpback_ray.evaluation.people.results import (
     PAPER,
     SCREENING_FLOOR,
@@ -14,7 +14,7 @@ from humpback_ray.evaluation.people.results import (
 from humpback_ray.report.document import Block, Paragraph, Row, Table
 from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.wording import INTERVALS, bounds, count, percent
+from humpback_ray.report.wording import INTERVALS, bounds, count, interval, percent
 
 
 def people(figures: RunFigures) -> Iterator[Block]:
@@ -36,9 +36,9 @@ def people(figures: RunFigures) -> Iterator[Block]:
                 ],
             )  # fmt: skip
         for what, alpha in (("pairs", results.pair_agreement), ("labels", results.label_agreement)):
-            if alpha.value is not None:
+            if alpha:
                 yield Paragraph(
-                    f"Krippendorff's alpha of {count(alpha.num_items)} {what} with two raters or "
+                    f"Krippendorff's alpha of {count(alpha.n)} {what} with two raters or "
                     f"more: {alpha.value:.2f} ({bounds(alpha.low, alpha.high, 2)})."
                 )
         failed = [rater.rater for rater in results.raters if rater.failed_screening]
@@ -54,10 +54,10 @@ def people(figures: RunFigures) -> Iterator[Block]:
 def _votes(pairs: Sequence[PairResult]) -> Table:
     rows: list[Row] = [
         (
-            cut(f"{pair.first} : {pair.second}", 60), count(pair.win.num_items),
+            cut(f"{pair.first} : {pair.second}", 60), count(pair.num_items),
             count(pair.num_votes),
-            *(percent(share.value) for share in (pair.win, pair.tie, pair.loss, pair.win_rate)),
-            _shares(pair.win_rate),
+            *(_share(share) for share in (pair.win, pair.tie, pair.loss, pair.win_rate)),
+            interval(pair.win_rate, 1, is_share=True),
         )
         for pair in pairs
     ]  # fmt: skip
@@ -76,21 +76,18 @@ def _votes(pairs: Sequence[PairResult]) -> Table:
 
 def _judge_beside(pair: PairResult, judge: JudgeBesidePeople) -> str:
     rate = judge.rate
-    corrected = (
-        f"none, because {rate.problem}"
-        if rate.problem
-        else f"{percent(rate.corrected.value)} ({_shares(rate.corrected)})"
-    )
+    agreed = judge.agreement.n if judge.agreement else 0
+    corrected = f"none, because {rate.problem}" if rate.problem else _with_bounds(rate.corrected)
     return (
         f"{cut(pair.first, 40)} : {cut(pair.second, 40)}: the judge agrees with people on "
-        f"{percent(judge.agreement.value)} of {count(judge.agreement.num_items)} pairs that both "
-        f"decided. Its win rate is {percent(rate.raw.value)} ({_shares(rate.raw)}), and corrected "
-        f"for its errors {corrected}."
+        f"{_share(judge.agreement)} of {count(agreed)} pairs that both decided. Its win rate is "
+        f"{_with_bounds(rate.raw)}, and corrected for its errors {corrected}."
     )
 
 
-def _shares(share: Estimate) -> str:
-    """The bounds of a share in percent."""
-    if share.low is None or share.high is None:
-        return "–"
-    return f"{share.low:.1%} to {share.high:.1%}"
+def _share(share: Estimate | None) -> str:
+    return percent(share.value if share else None)
+
+
+def _with_bounds(share: Estimate | None) -> str:
+    return f"{_share(share)} ({interval(share, 1, is_share=True)})"

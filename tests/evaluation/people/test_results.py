@@ -34,7 +34,7 @@ def results(folder):
 def test_items_with_two_raters_count_once_and_shares_add_up(voted):
     (pair,) = results(voted).pairs
     assert (pair.first, pair.second, pair.num_votes) == ("M_2", "org/other", 80)
-    assert pair.win.num_items == NUM_ITEMS
+    assert (pair.num_items, pair.win.n) == (NUM_ITEMS, NUM_ITEMS)
     assert pair.win.value == pytest.approx(15 / 40)
     assert pair.tie.value == pytest.approx(13 / 40)
     assert pair.loss.value == pytest.approx(12 / 40)
@@ -44,15 +44,15 @@ def test_items_with_two_raters_count_once_and_shares_add_up(voted):
 
 def test_agreement_is_alpha_over_shared_items_without_screening(voted):
     alpha = results(voted).pair_agreement
-    assert alpha.num_items == NUM_ITEMS
+    assert alpha.n == NUM_ITEMS
     assert 0.5 < alpha.value < 0.75
     assert alpha.low < alpha.value < alpha.high
 
 
 def test_steady_rater_is_right_consistent_and_of_no_side(voted):
     for rater in results(voted).raters:
-        assert (rater.screening.value, rater.screening.num_items) == (1.0, 6)
-        assert (rater.consistency.value, rater.consistency.num_items) == (1.0, 2)
+        assert (rater.screening.value, rater.screening.n) == (1.0, 6)
+        assert (rater.consistency.value, rater.consistency.n) == (1.0, 2)
         assert 0.3 < rater.left.value < 0.7
         assert not rater.failed_screening
         assert (rater.pace.median_seconds, rater.pace.num_below_floor) == (20.0, 0)
@@ -77,10 +77,10 @@ def test_skipped_votes_count_for_no_model_and_their_reasons_are_told(tmp_path):
     ballot.vote("ann", second, "M_2")
     ballot.vote("ann", third, "tie")
     found = results(tmp_path)
-    assert found.pairs[0].win.num_items == 2
+    assert found.pairs[0].num_items == 2
     assert found.reasons == {"Another reason": 1}
     assert found.raters[0].num_skipped == 1
-    assert found.pair_agreement.value is None  # no item has two votes
+    assert found.pair_agreement is None  # no item has two votes
 
 
 def test_folder_without_votes_is_a_user_error(tmp_path):
@@ -158,7 +158,7 @@ def test_game_against_no_reference_stands_beside_people_and_in_the_export(voted)
     write_json(voted / "judgement" / "record.json", asdict(record(80, figures={"judge": "j-70b"})))
     judge = results(voted).pairs[0].judge
     assert judge.rate.raw.value == pytest.approx(20 / 39)
-    assert judge.agreement.num_items == 31
+    assert judge.agreement.n == 31
     export(read_people(str(voted / "people")), str(voted / "out"), str(voted))
     rows = json.loads((voted / "out" / "M_2-org_other" / "judge" / "annotations.json").read_text())
     assert len(rows) == NUM_ITEMS
@@ -206,7 +206,7 @@ def test_labels_are_counted_by_stratum_beside_the_pool(labelled):
         ("1", 90, 0, 4, 0), ("5", 10, 3, 0, 1),
     ]  # fmt: skip
     assert found.pairs == []
-    assert found.label_agreement.num_items == 8
+    assert found.label_agreement.n == 8
     assert {rater.screening.value for rater in found.raters} == {1.0}
 
 
