@@ -1,7 +1,7 @@
 """READ FIRST: instruction backtranslation, as stages that hang together.
 
     seed D ──────────┬─ reversed ── M_yx ──┐
-                     └─ as it is ── M_0 ─┐ │
+                     └─ as it is ── M_0 ─┐ │     with the safety pairs, if there are any
     corpus ── segments y ───────────────────┴── candidates A = {(x̂, y)}     self-augmentation
                                          │
     for t = 1, 2:    M_(t-1) rates A ── A_k^(t) ── base on D ∪ A_k^(t) = M_t   self-curation
@@ -30,6 +30,7 @@ from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import judgement
 from humpback_ray.stages.rate import Rate, rating_template
+from humpback_ray.stages.safety_seed import safety_seed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
@@ -78,6 +79,8 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     # The human pairs D, the unlabelled segments y, the base model.
     file = file_source(s.seed.path, "seed file", "settings.seed.path")
     seed = declare(Seed(path="seed", file=file, settings=s.seed, **seeded))
+    safety = safety_seed(s, seed)
+    stages += [safety] if safety else []
     corpus = corpus_source(s.corpus.path)
     segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus))
     base, made = base_model(s, segments)
@@ -98,7 +101,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     pairs = declare(
         SeedExamples(
             path="forward-0/examples", seed=seed, direction=Direction.FORWARD,
-            tag=s.prompts.seed_tag,
+            tag=s.prompts.seed_tag, safety=safety,
         )
     )  # fmt: skip
     forward = finetune("forward-0/model", pairs)
@@ -124,7 +127,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         curated = declare(
             Curate(
                 path=f"iter-{t}/examples", seed=seed, rated=rated, settings=s.selection,
-                seed_tag=s.prompts.seed_tag, web_tag=s.prompts.web_tag,
+                seed_tag=s.prompts.seed_tag, web_tag=s.prompts.web_tag, safety=safety,
             )
         )  # fmt: skip
         forward = finetune(f"iter-{t}/model", curated)

@@ -21,6 +21,7 @@ class Origin(StrEnum):
     """Where a training example comes from; it decides the tag (paper, section 2.4)."""
 
     SEED = "seed"
+    SAFETY = "safety"  # the second seed file; with the seed's tag
     WEB = "web"
     CORPUS = "corpus"  # plain text that the demo's base model is pretrained on
 
@@ -81,6 +82,7 @@ class SeedOutcome(StrEnum):
     EMPTY_TEXT = "empty_text"
     INVALID_CHARACTERS = "invalid_characters"
     HELD_OUT_TEXT = "held_out_text"  # shares its instruction or response with a held-out pair
+    IN_SEED = "in_seed"  # of the safety file: the seed has the same pair
     SURPLUS = "surplus"  # above the number of pairs asked for
 
 

@@ -80,6 +80,18 @@ def _quoted(language: object) -> object:
     return language
 
 
+class SafetySeedSettings(Frozen):
+    """More human pairs, of answers and refusals to harmful requests, in the seed's format.
+
+    The paper names them as the remedy for the bias of web text (its section on limitations).
+    """
+
+    path: Annotated[str, Location()]
+    # Of the pairs that a forward model is trained on as its seed, these among them; null: all pairs
+    # of the file.
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
 class SeedSettings(Frozen):
     """The human pairs D: an Open Assistant export of message rows (JSON lines or Parquet)."""
 
@@ -87,6 +99,12 @@ class SeedSettings(Frozen):
     language: Annotated[str, BeforeValidator(_quoted)] = "en"
     max_pairs: PositiveInt | None = 3200  # the paper's; null: all
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
+    # A second file, for the forward models only; null: none.
+    safety: SafetySeedSettings | None = Field(default=None, exclude_if=lambda safety: not safety)
+
+    def identity(self) -> dict[str, Any]:
+        """The values that decide D. The safety pairs are a stage of their own."""
+        return {name: value for name, value in super().identity().items() if name != "safety"}
 
 
 class CorpusSettings(Frozen):

@@ -13,9 +13,12 @@ from humpback_ray import tables
 from humpback_ray.report.figures import FunnelStep, StageFigures
 from humpback_ray.report.stage_records import Selected, StageRecords
 from humpback_ray.report.stage_rows import scan
-from humpback_ray.rows import Finish, RatingOutcome, SeedOutcome, SegmentOutcome
+from humpback_ray.rows import Finish, Origin, RatingOutcome, SeedOutcome, SegmentOutcome
 from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
@@ -32,6 +35,8 @@ def funnel_of(records: StageRecords) -> list[FunnelStep]:
     steps: list[FunnelStep] = []
     for seed in records.of(Seed)[:1]:
         steps.append(_by_outcome("Seed pairs", seed, "messages", SeedOutcome.KEPT))
+    for safety in records.of(SafetySeed)[:1]:
+        steps.append(_by_outcome("Safety pairs", safety, "messages", SeedOutcome.KEPT))
     for segments in records.of(Segments)[:1]:
         steps.append(_documents(records, segments))
         steps.append(_by_outcome("Segments", segments, "sections", SegmentOutcome.KEPT))
@@ -108,14 +113,15 @@ def _self_curation(iteration: Selected) -> Iterator[FunnelStep]:
     }
     yield _step(f"Selection, iteration {t}", curated, "pairs with a score", num_selected, reasons)
     if trained is not None:
-        yield _training(f"Examples of M_{t}", trained)
+        pairs = "seed, safety" if curated.outcomes.get(Origin.SAFETY) else "seed"
+        yield _training(f"Examples of M_{t}", trained, f"{pairs} and selected pairs")
 
 
-def _training(name: str, trained: StageFigures) -> FunnelStep:
+def _training(name: str, trained: StageFigures, what: str) -> FunnelStep:
     """Truncated examples are trained on, as far as the context reaches."""
     dropped = trained.outcomes.get("dropped", 0)
     num_kept = sum(trained.outcomes.values()) - dropped
-    return _step(name, trained, "seed and selected pairs", num_kept, {"too long": dropped})
+    return _step(name, trained, what, num_kept, {"too long": dropped})
 
 
 def mismatches(records: StageRecords) -> list[str]:
@@ -129,13 +135,19 @@ def mismatches(records: StageRecords) -> list[str]:
     for stage in records.stages:
         if stage.num_rows is not None and (total := sum(stage.outcomes.values())):
             compare(f"outcomes in {stage.path}/record.json", total, stage.num_rows, "num_rows")
-    for kind in (Seed, Segments):
+    for kind in (Seed, SafetySeed, Segments):
         for stage in records.of(kind):
             rows = tables.num_rows(records.folder(stage, "rows"))
             compare(f"rows in {stage.path}", rows, stage.outcomes.get("kept", 0), "its record")
     for stage in records.of(Augment):
         rows = tables.num_rows(records.folder(stage, "rows"))
         compare(f"rows in {stage.path}", rows, stage.num_rows or 0, "its record")
+    for safety in records.of(SafetySeed):
+        for stage in (*records.of(SeedExamples), *records.of(Curate)):
+            if safety.path in stage.inputs.values():
+                found = stage.outcomes.get(Origin.SAFETY, 0)
+                kept = safety.outcomes.get(SeedOutcome.KEPT, 0)
+                compare(f"safety pairs in {stage.path}", found, kept, safety.path)
     for iteration in records.iterations():
         _compare_iteration(records, iteration, compare)
     for stage in records.of(Finetune):

@@ -12,6 +12,7 @@ from humpback_ray.report.stage_rows import drawn_ids, ids_of, rows_with, scan_ro
 from humpback_ray.rows import Finish, Origin, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
@@ -29,6 +30,8 @@ def samples_of(records: StageRecords) -> list[SampleFigures]:
 def _samples(records: StageRecords) -> Iterator[SampleFigures]:
     for seed in records.of(Seed)[:1]:
         yield _of_rows(records, seed, "rows", ["pair_id", "instruction", "response"], _pair)
+    for safety in records.of(SafetySeed)[:1]:
+        yield _of_rows(records, safety, "rows", ["pair_id", "instruction", "response"], _pair)
     for segments in records.of(Segments)[:1]:
         columns = ["segment_id", "text", "header", "url", "outcome"]
         yield _of_rows(records, segments, "rows", columns, _segment)
