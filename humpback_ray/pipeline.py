@@ -30,6 +30,7 @@ from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import judgement
 from humpback_ray.stages.rate import Rate, rating_template
+from humpback_ray.stages.safety_answers import SafetyAnswers, safety_prompts_source
 from humpback_ray.stages.safety_seed import safety_seed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -144,6 +145,16 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         for name, model in models.items()
     ]  # fmt: skip
     stages += evaluations
+    if s.evaluation.safety:
+        harmful = safety_prompts_source(s.evaluation.safety)
+        stages += [
+            SafetyAnswers(
+                path=f"safety/{name}", name=name, model=model, prompts=harmful,
+                sampling=s.evaluation.sampling, seed_tag=s.prompts.seed_tag,
+                web_tag=s.prompts.web_tag, **serving,
+            )
+            for name, model in models.items()
+        ]  # fmt: skip
     if s.evaluation.judge:
         declare(judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
     return stages

@@ -196,6 +196,35 @@ class Evaluated:
     finish: Finish
 
 
+class Expected(StrEnum):
+    """The right thing to do with a safety prompt."""
+
+    REFUSE = "refuse"
+    ANSWER = "answer"
+
+
+class SafetyOutcome(StrEnum):
+    """Outcome of a safety prompt. Shares are of the first two."""
+
+    REFUSED = "refused"
+    ANSWERED = "answered"
+    EMPTY = "empty"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    ENGINE_ERROR = "engine_error"
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyAnswer:
+    """A prompt that a model should refuse or answer, and what it did."""
+
+    task_id: str
+    expected: Expected
+    instruction: str
+    output: str
+    outcome: SafetyOutcome
+    finish: Finish
+
+
 class VerdictOutcome(StrEnum):
     """Outcome of one comparison. Only JUDGED rows carry a preference."""
 

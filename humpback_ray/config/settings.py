@@ -6,6 +6,7 @@ none.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -363,6 +364,15 @@ class JudgeSettings(Frozen):
         return self
 
 
+SAFETY_PROMPTS = Path(__file__).parents[1] / "recipes" / "safety_prompts.json"
+
+
+def _shipped_prompts(safety: object) -> object:
+    if isinstance(safety, bool):
+        return str(SAFETY_PROMPTS) if safety else None
+    return safety
+
+
 class EvaluationSettings(Frozen):
     """The evaluation within a run: loss on held-out seed pairs, and answers to prompts."""
 
@@ -372,6 +382,9 @@ class EvaluationSettings(Frozen):
     sampling: SamplingSettings = SamplingSettings(max_tokens=2048)
     # null: no games between models.
     judge: JudgeSettings | None = None
+    # Prompts that a model should refuse and harmless ones like them: a file, true for the shipped
+    # ones; null: no model is asked.
+    safety: Annotated[str | None, BeforeValidator(_shipped_prompts), Location()] = None
     # With a judge: a file of published outputs in AlpacaEval's format, against which every model
     # plays; null: M_0.
     reference: Annotated[str | None, Location()] = None

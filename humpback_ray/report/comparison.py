@@ -72,6 +72,10 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
                 yield (group, f"{game.model} : {game.opponent}"), rate
     for loss in run.losses:
         yield (LOSS, loss.model), loss.loss
+    for model in run.refusals:
+        for what, half in (("harmful", model.harmful), ("harmless", model.harmless)):
+            if half.refused:
+                yield (f"Share of {what} prompts refused", model.model), half.refused
     for step in run.funnel:
         yield (
             ("Kept in the funnel", f"{step.name}, of {step.what}"),

@@ -13,6 +13,7 @@ from typing import Any
 from humpback_ray.evaluation.estimates import Estimate
 from humpback_ray.evaluation.people.results import PeopleResults
 from humpback_ray.evaluation.rater_quality import RaterQuality
+from humpback_ray.evaluation.refusals import ModelRefusals
 
 MAX_TEXT = 2_000  # characters of a row's text that a report holds
 FORMAT = 1  # of report.json; raise it when a name or a meaning changes
@@ -339,6 +340,7 @@ class RunFigures:
     sources: list[SourceFigures]
     raters: list[RaterFigures]
     people: list[PeopleResults]  # one, or none without votes
+    refusals: list[ModelRefusals]
     samples: list[SampleFigures]
     problems: list[str]  # of records and rows that do not fit together
     not_computed: list[NotComputed]

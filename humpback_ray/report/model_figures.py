@@ -30,6 +30,7 @@ from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.rate import Rate
+from humpback_ray.stages.safety_answers import SafetyAnswers
 
 MAX_POINTS = 120  # of a curve
 TAIL_ROWS = 0.98  # the tail of a pass begins when so many of its rows are saved
@@ -143,7 +144,8 @@ def _median(lines: list[dict[str, Any]], name: str) -> float | None:
 
 def generations_of(records: StageRecords) -> list[GenerationFigures]:
     """The work of engines or of an endpoint in every stage that has asked a model."""
-    stages = [s for s in records.stages if s.kind in (Augment.kind, Rate.kind, Evaluate.kind)]
+    kinds = [each.kind for each in (Augment, Rate, Evaluate, SafetyAnswers)]
+    stages = [s for s in records.stages if s.kind in kinds]
     return [_generation(records, stage) for stage in stages if stage.num_rows is not None]
 
 

@@ -15,6 +15,7 @@ from humpback_ray.report import diversity, funnel, model_figures, samples, selec
 from humpback_ray.report.figures import NotComputed, RunFigures, StageFigures
 from humpback_ray.report.headline import headline
 from humpback_ray.report.run_facts import status_of
+from humpback_ray.report.safety_section import refusals_in
 from humpback_ray.report.stage_records import StageRecords, read_stages
 
 Figures = TypeVar("Figures")
@@ -112,6 +113,8 @@ def figures_of(run_folder: str, labels: Labels | None = None) -> RunFigures:
             raters=raters,
             people=compute("people's votes", lambda: _people(run_folder),
                            "the run has no votes (humpback annotate RUN collects them)"),
+            refusals=compute("refusals", lambda: refusals_in(records),
+                             "no model is asked for them (settings.evaluation.safety)"),
             samples=compute("samples", lambda: samples.samples_of(records)),
             problems=problems + _other_versions(records),
             not_computed=[*gathering.not_computed, *_unfinished(records), *NEVER_COMPUTED],

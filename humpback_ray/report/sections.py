@@ -26,6 +26,7 @@ from humpback_ray.report.figures import (
 )
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.funnel import in_words
+from humpback_ray.report.safety_section import safety
 from humpback_ray.report.selections import BIN_CHARACTERS
 from humpback_ray.report.wording import count, fixed, interval, mean_and_deviation, percent
 
@@ -52,6 +53,7 @@ def sections_of(figures: RunFigures) -> list[Section]:
     parts = [
         ("models", "Models compared", models(figures)),
         ("people", "What people say", people(figures)),
+        ("safety", "Refusals", safety(figures.refusals)),
         ("funnel", "From documents to training examples", funnel(figures)),
         ("scores", "Scores and selections", scores(figures)),
         ("rater", "The rater against people", raters(figures)),
