@@ -86,6 +86,10 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
                     yield (group, f"{cut(task.task, 60)}, {model.model}"), figure
     for loss in run.losses:
         yield (LOSS, loss.model), loss.loss
+    for answered in run.refusals:
+        for what, half in (("harmful", answered.harmful), ("harmless", answered.harmless)):
+            if half.refused:
+                yield (f"Share of {what} prompts refused", answered.model), half.refused
     for step in run.funnel:
         yield (
             ("Kept in the funnel", f"{step.name}, of {step.what}"),

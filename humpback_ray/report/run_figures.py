@@ -118,6 +118,8 @@ def figures_of(
                            "the run has no votes (humpback annotate RUN collects them)"),
             benchmarks=compute("benchmarks", lambda: benchmark_figures.benchmarks_of(records),
                                "no stage has asked any (settings.evaluation.benchmarks)"),
+            refusals=compute("refusals", lambda: model_figures.refusals_of_models(records),
+                             "no model is asked for them (settings.evaluation.safety)"),
             samples=compute("samples", lambda: samples.samples_of(rows)),
             # Last, because every folder is read by now.
             problems=[*problems,

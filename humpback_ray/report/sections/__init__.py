@@ -14,6 +14,7 @@ from humpback_ray.report.sections.models import models
 from humpback_ray.report.sections.people import people
 from humpback_ray.report.sections.raters import raters
 from humpback_ray.report.sections.run import engines, missing, setup
+from humpback_ray.report.sections.safety import safety
 from humpback_ray.report.sections.scores import scores
 from humpback_ray.report.sections.trainings import trainings
 
@@ -23,6 +24,7 @@ def sections_of(figures: RunFigures) -> list[Section]:
     parts = [
         ("models", "Models compared", models(figures)),
         ("people", "What people say", people(figures)),
+        ("safety", "Refusals", safety(figures.refusals)),
         ("benchmarks", "Benchmarks", benchmarks(figures.benchmarks)),
         ("funnel", "From documents to training examples", funnel(figures)),
         ("scores", "Scores and selections", scores(figures)),
