@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from humpback_ray.evaluation.estimates import Estimate
+from humpback_ray.figures.models import estimate_of
+from humpback_ray.figures.types import Moments, RunFigures
 from humpback_ray.report.document import Block, Document, Paragraph, Section, Table
-from humpback_ray.report.figures import Moments, RunFigures
 from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.model_figures import estimate_of
 from humpback_ray.report.wording import setting
 
 LOSS = "Held-out loss, nats per token"

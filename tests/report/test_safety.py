@@ -11,10 +11,10 @@ from rich.console import Console
 
 from humpback_ray import pipeline, storage
 from humpback_ray.execution.stage import read_record
+from humpback_ray.figures.run import figures_of
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report.comparison import compare
 from humpback_ray.report.document import Table
-from humpback_ray.report.figures import RunFigures
-from humpback_ray.report.run_figures import figures_of
 from humpback_ray.report.run_summary import summarize
 from humpback_ray.report.sections import sections_of
 from humpback_ray.report.sections.safety import PROXY

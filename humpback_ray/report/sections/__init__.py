@@ -5,8 +5,8 @@ Each module has the sections of one subject.
 
 from __future__ import annotations
 
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report.document import Section
-from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.sections.benchmarks import benchmarks
 from humpback_ray.report.sections.data import data
 from humpback_ray.report.sections.funnel import funnel

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from humpback_ray.report.figures import FunnelStep, StageFigures
-from humpback_ray.report.pair_sets import RunRows
-from humpback_ray.report.stage_records import Selected, StageRecords
-from humpback_ray.report.stage_rows import hashes_of, scan
+from humpback_ray.figures.pair_sets import RunRows
+from humpback_ray.figures.stage_records import Selected, StageRecords
+from humpback_ray.figures.stage_rows import hashes_of, scan
+from humpback_ray.figures.types import FunnelStep, StageFigures
 from humpback_ray.rows import (
     Finish,
     InstructionOutcome,

@@ -13,7 +13,9 @@ from humpback_ray.errors import UserError
 from humpback_ray.evaluation.estimates import Estimate, weighted_mean
 from humpback_ray.evaluation.refusals import ModelRefusals, refusals_of
 from humpback_ray.execution.stage import METRICS
-from humpback_ray.report.figures import (
+from humpback_ray.figures.stage_records import StageRecords
+from humpback_ray.figures.stage_rows import scan_rows
+from humpback_ray.figures.types import (
     Control,
     Difference,
     Game,
@@ -24,8 +26,6 @@ from humpback_ray.report.figures import (
     Strength,
     TrainingFigures,
 )
-from humpback_ray.report.stage_records import StageRecords
-from humpback_ray.report.stage_rows import scan_rows
 from humpback_ray.rows import Direction, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate

@@ -14,8 +14,8 @@ from humpback_ray.evaluation.estimates import Estimate
 from humpback_ray.evaluation.people.results import PeopleResults
 from humpback_ray.evaluation.rater_quality import RaterQuality
 from humpback_ray.evaluation.refusals import ModelRefusals
-from humpback_ray.report.benchmark_types import BenchmarkFigures
-from humpback_ray.report.diversity_figures import (
+from humpback_ray.figures.benchmark_types import BenchmarkFigures
+from humpback_ray.figures.diversity_types import (
     DiversityFigures,
     LanguageFigures,
     SourceFigures,

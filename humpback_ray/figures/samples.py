@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from humpback_ray.report.figures import Sample, SampleFigures, StageFigures, sample_text
-from humpback_ray.report.funnel import in_words
-from humpback_ray.report.pair_sets import WEB_ID, RunRows
-from humpback_ray.report.stage_rows import Drawn, hashes_of, where
+from humpback_ray.figures.funnel import in_words
+from humpback_ray.figures.pair_sets import WEB_ID, RunRows
+from humpback_ray.figures.stage_rows import Drawn, hashes_of, where
+from humpback_ray.figures.types import Sample, SampleFigures, StageFigures, sample_text
 from humpback_ray.rows import Finish, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
