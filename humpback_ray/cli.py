@@ -14,8 +14,8 @@ import typer
 from humpback_ray import storage
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.errors import UserError
+from humpback_ray.figures.run_facts import last_model, run_folder_of
 from humpback_ray.report.console import open_streams
-from humpback_ray.report.run_facts import last_model, run_folder_of
 from humpback_ray.report.run_status import find_status
 from humpback_ray.sizing.hardware import parse_hardware, parse_price
 from humpback_ray.terminal.chat import talk

@@ -1,7 +1,7 @@
 """READ FIRST: instruction backtranslation, as stages that hang together.
 
     seed D ──────────┬─ reversed ── M_yx ──┐
-                     └─ as it is ── M_0 ─┐ │
+                     └─ as it is ── M_0 ─┐ │     with the safety pairs, if there are any
     corpus ── segments y ───────────────────┴── candidates A = {(x̂, y)}     self-augmentation
                                          │
     for t = 1, 2:    M_(t-1) rates A ── A_k^(t) ── base on D ∪ A_k^(t) = M_t   self-curation
@@ -32,6 +32,8 @@ from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import judgement
 from humpback_ray.stages.rate import Rate, rating_template
+from humpback_ray.stages.safety_answers import safety_answers
+from humpback_ray.stages.safety_seed import safety_seed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
@@ -83,6 +85,8 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     # The human pairs D, the unlabelled segments y, the base model.
     file = file_source(s.seed.path, "seed file", "settings.seed.path")
     seed = declare(Seed(path="seed", file=file, settings=s.seed, **seeded))
+    safety = safety_seed(s, seed)
+    stages += [safety] if safety else []
     corpus = corpus or corpus_source(s.corpus.path)
     segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus))
     base, made = base_model(s, segments)
@@ -103,7 +107,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     pairs = declare(
         SeedExamples(
             path="forward-0/examples", seed=seed, direction=Direction.FORWARD,
-            tag=s.prompts.seed_tag,
+            tag=s.prompts.seed_tag, safety=safety,
         )
     )  # fmt: skip
     forward = finetune("forward-0/model", pairs)
@@ -136,7 +140,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
                 path=f"iter-{t}/examples", seed=seed, rated=rated,
                 settings=differs.selection or s.selection,
                 seed_tag=s.prompts.seed_tag if differs.tags else "",
-                web_tag=s.prompts.web_tag if differs.tags else "",
+                web_tag=s.prompts.web_tag if differs.tags else "", safety=safety,
             )
         )  # fmt: skip
         forward = finetune(f"iter-{t}/model", curated)
@@ -153,6 +157,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
         for name, model in models.items()
     ]  # fmt: skip
     stages += evaluations
+    stages += safety_answers(s.evaluation, models, asked_tags, serving)
     if s.evaluation.judge:
         declare(judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
     if s.evaluation.benchmarks:

@@ -21,6 +21,7 @@ class Origin(StrEnum):
     """Where a training example comes from; it decides the tag (paper, section 2.4)."""
 
     SEED = "seed"
+    SAFETY = "safety"  # the second seed file; with the seed's tag
     WEB = "web"
     CORPUS = "corpus"  # plain text that the demo's base model is pretrained on
 
@@ -89,6 +90,7 @@ class SeedOutcome(StrEnum):
     EMPTY_TEXT = "empty_text"
     INVALID_CHARACTERS = "invalid_characters"
     HELD_OUT_TEXT = "held_out_text"  # shares its instruction or response with a held-out pair
+    IN_SEED = "in_seed"  # of the safety file: the seed has the same pair
     SURPLUS = "surplus"  # above the number of pairs asked for
 
 
@@ -225,6 +227,35 @@ class Evaluated:
     output: str  # the model's answer; the held-out answer of a LOSS task
     loss: float | None  # mean nats per token of the held-out answer and its end token
     num_loss_tokens: int
+    finish: Finish
+
+
+class Expected(StrEnum):
+    """The right thing to do with a safety prompt."""
+
+    REFUSE = "refuse"
+    ANSWER = "answer"
+
+
+class SafetyOutcome(StrEnum):
+    """Outcome of a safety prompt. Shares are of the first two."""
+
+    REFUSED = "refused"
+    ANSWERED = "answered"
+    EMPTY = "empty"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    ENGINE_ERROR = "engine_error"
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyAnswer:
+    """A prompt that a model should refuse or answer, and what it did."""
+
+    task_id: str
+    expected: Expected
+    instruction: str
+    output: str
+    outcome: SafetyOutcome
     finish: Finish
 
 

@@ -16,7 +16,7 @@ import typer
 
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.errors import UserError
-from humpback_ray.report.run_facts import run_folder_of
+from humpback_ray.figures.run_facts import run_folder_of
 from humpback_ray.terminal.explained import explained
 from humpback_ray.terminal.options import RecipeArgument, RunOption, SetOption
 from humpback_ray.terminal.output import console, say

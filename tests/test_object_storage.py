@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from humpback_ray import storage, tables
-from humpback_ray.report import look, run_facts
+from humpback_ray.figures import run_facts
+from humpback_ray.report import look
 from humpback_ray.rows import Candidate, Finish, Segment
 from humpback_ray.serving.chat import Chat
 from tests.support.object_storage import BUCKET, ObjectStorage

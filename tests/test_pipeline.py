@@ -261,7 +261,7 @@ def test_probe_forecasts_the_time_of_the_run(finished, tmp_path):
 
 
 def test_chat_with_the_last_model_answers_and_shows_no_progress_bar(finished, capfd):
-    from humpback_ray.report.run_facts import last_model
+    from humpback_ray.figures.run_facts import last_model
     from humpback_ray.serving.chat import Chat
 
     folder = last_model(str(finished))

@@ -10,7 +10,7 @@ from humpback_ray import storage
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import model_source
-from humpback_ray.report.run_facts import run_folder_of
+from humpback_ray.figures.run_facts import run_folder_of
 
 ODD = "a b~c=d,e&f'g(h)i{j}k@l+m!n$o:p^q_üé日|<>`\""
 

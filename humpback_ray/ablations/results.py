@@ -12,8 +12,8 @@ from humpback_ray.evaluation import scaling
 from humpback_ray.evaluation.estimates import Estimate, weighted_mean
 from humpback_ray.evaluation.scaling import PAPER_ALPHAS, ScalingFit
 from humpback_ray.execution.stage import ABLATIONS, Stage, StageRecord, read_record
+from humpback_ray.figures.models import HeldOutLosses, held_out_losses
 from humpback_ray.report.foreign_text import shown
-from humpback_ray.report.model_figures import HeldOutLosses, held_out_losses
 from humpback_ray.rows import Origin
 
 NAME = "ablations"  # of the files of results

@@ -6,6 +6,7 @@ none.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -85,6 +86,18 @@ def _quoted(language: object) -> object:
     return language
 
 
+class SafetySeedSettings(Frozen):
+    """More human pairs, of answers and refusals to harmful requests, in the seed's format.
+
+    The paper names them as the remedy for the bias of web text (its section on limitations).
+    """
+
+    path: Annotated[str, Location()]
+    # Of the pairs that a forward model is trained on as its seed, these among them; null: all pairs
+    # of the file.
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
 class SeedSettings(Frozen):
     """The human pairs D: an Open Assistant export of message rows (JSON lines or Parquet)."""
 
@@ -92,6 +105,12 @@ class SeedSettings(Frozen):
     language: Annotated[str, BeforeValidator(_quoted)] = "en"
     max_pairs: PositiveInt | None = 3200  # the paper's; null: all
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
+    # A second file, for the forward models only; null: none.
+    safety: SafetySeedSettings | None = Field(default=None, exclude_if=lambda safety: not safety)
+
+    def identity(self) -> dict[str, Any]:
+        """The values that decide D. The safety pairs are a stage of their own."""
+        return {name: value for name, value in super().identity().items() if name != "safety"}
 
 
 class CorpusSettings(Frozen):
@@ -366,6 +385,15 @@ class JudgeSettings(Frozen):
         return self
 
 
+SAFETY_PROMPTS = Path(__file__).parents[1] / "recipes" / "safety_prompts.json"
+
+
+def _shipped_prompts(safety: object) -> object:
+    if isinstance(safety, bool):
+        return str(SAFETY_PROMPTS) if safety else None
+    return safety
+
+
 class EvaluationSettings(Frozen):
     """The evaluation within a run: loss on held-out seed pairs, and answers to prompts."""
 
@@ -375,6 +403,9 @@ class EvaluationSettings(Frozen):
     sampling: SamplingSettings = SamplingSettings(max_tokens=2048)
     # null: no games between models.
     judge: JudgeSettings | None = None
+    # Prompts that a model should refuse and harmless ones like them: a file, true for the shipped
+    # ones; null: no model is asked.
+    safety: Annotated[str | None, BeforeValidator(_shipped_prompts), Location()] = None
     # With a judge: a file of published outputs in AlpacaEval's format, against which every model
     # plays; null: M_0.
     reference: Annotated[str | None, Location()] = None

@@ -36,22 +36,29 @@ FORMAT = (
 PROMPTER, ASSISTANT = "prompter", "assistant"
 
 
-def read_messages(path: str) -> Iterator[dict[str, Any]]:
+SETTING = "settings.seed.path"
+
+
+def read_messages(path: str, setting: str = SETTING) -> Iterator[dict[str, Any]]:
     """Message rows of a JSON file (lines or an array, compressed or not) or a Parquet file.
 
     Each row has the fields of REQUIRED and NULLABLE; ids are strings, and what is missing is None.
+
+    Args:
+        path: local path or URL.
+        setting: the one that names the file.
 
     Raises:
         UserError: no such file, a damaged one, or a row or column that is not the format.
     """
     try:
         if is_pointer(path):
-            raise UserError(f"seed file {path} cannot be read: {POINTER_REASON} ({_SETTING})")
-        rows = _parquet_rows(path) if path.lower().endswith(".parquet") else _json_rows(path)
-        for row in rows:
+            raise UserError(f"seed file {path} cannot be read: {POINTER_REASON} ({setting})")
+        is_parquet = path.lower().endswith(".parquet")
+        for row in (_parquet_rows if is_parquet else _json_rows)(path, setting):
             yield _message(row)
     except FileNotFoundError as error:
-        raise UserError(f"no seed file {path}: set {_SETTING} to {FORMAT}") from error
+        raise UserError(f"no seed file {path}: set {setting} to {FORMAT}") from error
     except DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         is_gzip = path.lower().endswith(".gz") and "Not a gzipped file" in reason
@@ -59,14 +66,11 @@ def read_messages(path: str) -> Iterator[dict[str, Any]]:
         if not is_about_content(error):
             problem = "cannot be read"
         raise UserError(
-            f"seed file {path} {problem}: {reason}; get it again, or set {_SETTING} to another"
+            f"seed file {path} {problem}: {reason}; get it again, or set {setting} to another"
         ) from error
 
 
-_SETTING = "settings.seed.path"
-
-
-def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: str, setting: str) -> Iterator[dict[str, Any]]:
     with open_file(path) as file:
         parquet = pq.ParquetFile(file)
         names = parquet.schema_arrow.names
@@ -74,26 +78,24 @@ def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:
         for name in (*REQUIRED, "parent_id", "rank"):
             if name not in names:
                 raise UserError(
-                    f"seed file {path} has no column {name}: it must hold {FORMAT} ({_SETTING})"
+                    f"seed file {path} has no column {name}: it must hold {FORMAT} ({setting})"
                 )
         columns = [name for name in (*REQUIRED, *NULLABLE) if name in names]
         for batch in parquet.iter_batches(columns=columns):
             yield from batch.to_pylist()
 
 
-def _json_rows(path: str) -> Iterator[dict[str, Any]]:
+def _json_rows(path: str, setting: str) -> Iterator[dict[str, Any]]:
     with open_content(path) as stream:
         for value in json_values(stream):
             place = f"seed file {path}, {value.place}"
             if value.problem:
-                raise UserError(
-                    f"{place} {value.problem}: the file must hold {FORMAT} ({_SETTING})"
-                )
+                raise UserError(f"{place} {value.problem}: the file must hold {FORMAT} ({setting})")
             row = value.value if isinstance(value.value, dict) else {}
             for name in ("message_id", "role"):
                 if row.get(name) is None:
                     raise UserError(
-                        f"{place} has no field {name}: the file must hold {FORMAT} ({_SETTING})"
+                        f"{place} has no field {name}: the file must hold {FORMAT} ({setting})"
                     )
             yield row
 

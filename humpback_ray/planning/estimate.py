@@ -31,6 +31,7 @@ from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.generating import GeneratingStage
 from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.rate import Rate
+from humpback_ray.stages.safety_answers import SafetyAnswers
 from humpback_ray.stages.segments import Segments
 
 # For starting engines or workers, reading weights and writing the result; a guess.
@@ -41,6 +42,7 @@ STAGE_START_HOURS = 0.1
 NUM_SEGMENTS = 502_133
 NUM_SEED_PAIRS = 3_200
 NUM_EVALUATION_PROMPTS = 805  # AlpacaEval
+NUM_SAFETY_PROMPTS = 40  # the shipped ones
 SELECTED_SHARE = {4.5: 41_821 / NUM_SEGMENTS, 4.0: 195_043 / NUM_SEGMENTS}  # A_5^(2), A_4^(2)
 # Mean characters of instruction and response (paper, Table 1).
 SEED_CHARACTERS = 148 + 1072
@@ -233,7 +235,9 @@ class _Estimator:
             return GenerationWork(num_questions, TEMPLATE_TOKENS + 2 * ANSWER_TOKENS, 1)
         # Every other stage is taken for one that answers the evaluation's prompts.
         output = min(ANSWER_TOKENS, settings.evaluation.sampling.max_tokens)
-        return GenerationWork(NUM_EVALUATION_PROMPTS, 2 * TEMPLATE_TOKENS, output)
+        is_safety = isinstance(stage, SafetyAnswers)
+        num_prompts = NUM_SAFETY_PROMPTS if is_safety else NUM_EVALUATION_PROMPTS
+        return GenerationWork(num_prompts, 2 * TEMPLATE_TOKENS, output)
 
     def num_rows_of(self, stage: Stage | Source) -> int | None:
         """Number of rows of a finished stage."""

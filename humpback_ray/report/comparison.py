@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from humpback_ray.evaluation.estimates import Estimate
+from humpback_ray.figures.models import estimate_of
+from humpback_ray.figures.types import Moments, RunFigures
 from humpback_ray.report.document import Block, Document, Paragraph, Section, Table
-from humpback_ray.report.figures import Moments, RunFigures
 from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.model_figures import estimate_of
 from humpback_ray.report.wording import setting
 
 LOSS = "Held-out loss, nats per token"
@@ -86,6 +86,10 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
                     yield (group, f"{cut(task.task, 60)}, {model.model}"), figure
     for loss in run.losses:
         yield (LOSS, loss.model), loss.loss
+    for answered in run.refusals:
+        for what, half in (("harmful", answered.harmful), ("harmless", answered.harmless)):
+            if half.refused:
+                yield (f"Share of {what} prompts refused", answered.model), half.refused
     for step in run.funnel:
         yield (
             ("Kept in the funnel", f"{step.name}, of {step.what}"),

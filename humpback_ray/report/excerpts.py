@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from humpback_ray.figures.types import OverlapFigures, RunFigures, SampleText, Selection
 from humpback_ray.report.document import Excerpt, Excerpts, Section, Text
-from humpback_ray.report.figures import OverlapFigures, RunFigures, SampleText, Selection
 from humpback_ray.report.foreign_text import cut, link, shown
 
 MAX_BYTES = 150_000  # of all texts, escaped: a page that is mailed stays below 400 KB

@@ -9,15 +9,15 @@ from typing import Any
 from humpback_ray import storage
 from humpback_ray.evaluation.rater_quality import read_labels
 from humpback_ray.execution.clock import duration
+from humpback_ray.figures.run import figures_of
+from humpback_ray.figures.types import RunFigures
+from humpback_ray.figures.verbs import load_parser
 from humpback_ray.report import pages
 from humpback_ray.report.comparison import Comparison, compare, comparison_document
 from humpback_ray.report.document import Document, KeyFigure
 from humpback_ray.report.excerpts import samples_section
-from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.run_figures import figures_of
 from humpback_ray.report.sections import sections_of
-from humpback_ray.report.verbs import load_parser
 from humpback_ray.report.wording import count
 
 FOLDER = "report"  # in the run's folder

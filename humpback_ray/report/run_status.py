@@ -7,7 +7,7 @@ from typing import Any
 
 from humpback_ray import storage
 from humpback_ray.errors import UserError
-from humpback_ray.report.run_facts import RunFacts, status_of
+from humpback_ray.figures.run_facts import RunFacts, status_of
 
 
 @dataclass(frozen=True)

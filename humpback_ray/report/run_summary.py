@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from humpback_ray.evaluation.refusals import ModelRefusals, refusals_of
 from humpback_ray.execution.stage import Stage, StageRecord
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.safety_answers import SafetyAnswers
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class RunSummary:
     model: str
     answers: str  # files of all evaluations
     judgement: Mapping[str, Any] | None = None  # figures; None: the run has no judge
+    refusals: Sequence[ModelRefusals] = ()
 
 
 def summarize(stages: Sequence[Stage], records: Mapping[str, StageRecord]) -> RunSummary:
@@ -54,6 +57,11 @@ def summarize(stages: Sequence[Stage], records: Mapping[str, StageRecord]) -> Ru
         model.path,
         str(PurePosixPath(evaluations[-1].path).with_name("*") / "outputs.json"),
         records[judgement.path].figures if judgement else None,
+        [
+            refusals_of(stage.name, records[stage.path].figures)
+            for stage in stages
+            if isinstance(stage, SafetyAnswers)
+        ],
     )
 
 

@@ -16,13 +16,16 @@ from humpback_ray import storage, tables
 from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.execution.stage import Context, Part, Result, Stage
 from humpback_ray.method import selection
-from humpback_ray.rows import Direction, Origin, RatedPair, SeedPair, TrainingExample
-from humpback_ray.stages.examples import seed_examples
+from humpback_ray.rows import Direction, Origin, RatedPair, TrainingExample
+from humpback_ray.stages.examples import write_seed_examples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curate(Stage):
-    """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w."""
+    """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w.
+
+    Safety pairs count as the seed's.
+    """
 
     kind: ClassVar[str] = "curate"
     version: ClassVar[int] = 1
@@ -33,6 +36,11 @@ class Curate(Stage):
     settings: SelectionSettings
     seed_tag: str
     web_tag: str
+    safety: Stage | None = None  # more pairs
+
+    def unread(self) -> set[str]:
+        """The safety pairs where there are none."""
+        return set() if self.safety else {"safety"}
 
     def run(self, context: Context) -> Result:
         """Write the examples, of several candidates of a segment at most one."""
@@ -40,12 +48,13 @@ class Curate(Stage):
         chosen, figures = ray.get(_choose.remote(rated, self.settings))
         storage.delete(rows)
         _write_selected(rated, rows, chosen, self.web_tag)
+        human: dict[str, int] = {}
         if self.settings.with_seed:
-            pairs = tables.read_rows(context.of(self.seed, "rows"), SeedPair)
-            seeds = seed_examples(pairs, Direction.FORWARD, self.seed_tag)
-            tables.write_rows(rows, seeds, TrainingExample, name="seed")
+            human = write_seed_examples(
+                context, self.seed, self.safety, Direction.FORWARD, self.seed_tag
+            )
         outcomes = tables.count_values(rows, "origin")
-        assert outcomes[Origin.WEB.value] == len(chosen)
+        assert outcomes == {**human, Origin.WEB.value: len(chosen)}
         assert outcomes.total() == tables.assert_unique(rows, "example_id")
         return Result(outcomes.total(), outcomes, figures)
 

@@ -89,15 +89,26 @@ class Evaluate(GeneratingStage):
             start = tokens.prompt_ids(tokenizer, row["instruction"], self.seed_tag)
             target = tokens.completion_ids(tokenizer, row["response"])
             return Request(start + target, max_tokens=1, score_from=len(start))
-        ids = tokens.prompt_ids(tokenizer, row["instruction"], self.seed_tag, self.web_tag)
-        return Request(
-            ids,
-            max_tokens=self.sampling.max_tokens,
-            needed_tokens=min(self.sampling.max_tokens, NEEDED_TOKENS),
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            seed=row_seed(self.random_seed, row["task_id"], "evaluate"),
-        )
+        tags = (self.seed_tag, self.web_tag)
+        return request_for_answer(row, tokenizer, tags, self.sampling, self.random_seed)
+
+
+def request_for_answer(
+    row: dict[str, Any],
+    tokenizer: Any,
+    tags: tuple[str, ...],
+    sampling: SamplingSettings,
+    random_seed: int,
+) -> Request:
+    """The request for an answer to a task's instruction."""
+    return Request(
+        tokens.prompt_ids(tokenizer, row["instruction"], *tags),
+        max_tokens=sampling.max_tokens,
+        needed_tokens=min(sampling.max_tokens, NEEDED_TOKENS),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=row_seed(random_seed, row["task_id"], "evaluate"),
+    )
 
 
 def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:

@@ -134,7 +134,7 @@ class Finetune(Stage):
 
 
 # Fields of stages that name the seed and the corpus, as the card calls them.
-_DATA = {"file": "seed", "corpus": "corpus"}
+_DATA = {"file": "seed", "safety_file": "safety seed", "corpus": "corpus"}
 
 
 def _sources_behind(origin: Stage | Source) -> Iterator[tuple[str, str]]:

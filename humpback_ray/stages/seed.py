@@ -36,9 +36,9 @@ class Seed(Stage):
         settings, path = self.settings, context.of(self.file)
         seen = SeenMessages()
         pairs, dropped = pairs_of(read_messages(path), settings.language, seen)
-        pairs.sort(key=lambda pair: _shuffle_key(self.random_seed, pair.pair_id))
+        pairs.sort(key=lambda pair: shuffle_key(self.random_seed, pair.pair_id))
         held_out, rest = pairs[: settings.num_held_out], pairs[settings.num_held_out :]
-        kept, shared = _without_texts_of(held_out, rest)
+        kept, shared = without_texts_of(held_out, rest)
         dropped += [
             DroppedSeed(p.pair_id, SeedOutcome.HELD_OUT_TEXT, p.instruction) for p in shared
         ]
@@ -59,11 +59,12 @@ class Seed(Stage):
         return Result(outcomes.total(), outcomes)
 
 
-def _shuffle_key(random_seed: int, pair_id: str) -> str:
+def shuffle_key(random_seed: int, pair_id: str) -> str:
+    """The place of a pair in the order of the draw, whatever the order of the file."""
     return hashlib.sha256(f"{random_seed}/{pair_id}".encode()).hexdigest()
 
 
-def _without_texts_of(
+def without_texts_of(
     held_out: list[SeedPair], pairs: list[SeedPair]
 ) -> tuple[list[SeedPair], list[SeedPair]]:
     """Pairs whose texts are in no held-out pair, and the others: a loss on known text is none."""

@@ -16,6 +16,7 @@ from humpback_ray import storage
 from humpback_ray.execution import clock
 from humpback_ray.report.console import visible
 from humpback_ray.terminal.output import say, show
+from humpback_ray.terminal.safety import refusals_table
 
 # For types alone, because these modules load libraries that `humpback --help` does not wait for.
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def print_summary(name: str, run_folder: str, summary: RunSummary) -> None:
     show(_self_curation(summary.selections))
     if summary.judgement:
         _print_games(summary.judgement)
+    if summary.refusals:
+        show(refusals_table(summary.refusals))
     # Short names where the run lies below the working folder, because people type them again.
     here = f"{storage.absolute('.')}/"
     folder = run_folder.removeprefix(here)

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
     from humpback_ray.cluster.jobs import JobServer
+    from humpback_ray.figures.run_facts import RunFacts
     from humpback_ray.report.look import Shown
-    from humpback_ray.report.run_facts import RunFacts
     from humpback_ray.report.run_status import RunStatus
 
 
 def print_run(run: RunFacts) -> None:
     """Print a run's stages, and the last error of its last attempt."""
-    from humpback_ray.report.run_facts import describe_unfinished
+    from humpback_ray.figures.run_facts import describe_unfinished
 
     title = escape(f"{run.run}: {run.state}, attempt {run.attempt}")
     table = Table("stage", "state", "rows", "outcomes, or what goes on", "time", title=title)

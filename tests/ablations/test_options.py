@@ -9,7 +9,7 @@ from humpback_ray import storage
 from humpback_ray.ablations import options
 from humpback_ray.ablations.arms import Group, Values
 from humpback_ray.cli import app
-from humpback_ray.report.run_facts import RunState, status_of
+from humpback_ray.figures.run_facts import RunState, status_of
 from tests.support.ablation import JUDGE, FinishedRun
 
 

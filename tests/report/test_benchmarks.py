@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from humpback_ray import storage
-from humpback_ray.report.benchmark_figures import change_of
-from humpback_ray.report.benchmark_types import BenchmarkFigures, TaskFigure
+from humpback_ray.figures.benchmark_types import BenchmarkFigures, TaskFigure
+from humpback_ray.figures.benchmarks import change_of
+from humpback_ray.figures.run import figures_of
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report.comparison import compare
 from humpback_ray.report.document import Paragraph, Table
-from humpback_ray.report.figures import RunFigures
-from humpback_ray.report.run_figures import figures_of
 from humpback_ray.report.run_report import report_run
 from humpback_ray.report.sections.benchmarks import benchmarks
 from tests.support import benchmark_run

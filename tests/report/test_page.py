@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from humpback_ray import storage
 from humpback_ray.cli import app
+from humpback_ray.figures.types import MAX_TEXT
 from humpback_ray.report import foreign_text, pages
 from humpback_ray.report.document import Cell, Document, Paragraph, Section, Table
-from humpback_ray.report.figures import MAX_TEXT
 from humpback_ray.report.run_report import WrittenReport, report_run
 from tests.support.browser import opened
 from tests.support.run_folder import LOSSES, Texts, judge_figures, write_run

@@ -25,12 +25,12 @@ def pair(segment: int, candidate: int, score: float | None) -> RatedPair:
     )  # fmt: skip
 
 
-def curate(folder: Path, settings: SelectionSettings) -> Result:
+def curate(folder: Path, settings: SelectionSettings, safety: Source | None = None) -> Result:
     tags = PromptSettings()
     stage = Curate(
         path="examples", seed=Source(str(folder / "seed"), "seed"),
         rated=Source(str(folder / "rated"), "rated"), settings=settings,
-        seed_tag=tags.seed_tag, web_tag=tags.web_tag,
+        seed_tag=tags.seed_tag, web_tag=tags.web_tag, safety=safety,
     )  # fmt: skip
     return stage.run(context(folder / "examples"))
 
@@ -53,6 +53,19 @@ def test_only_the_best_candidate_of_a_segment_is_selected(tmp_path):
     assert result.figures["num_scored"] == 6
     assert result.figures["num_segments"] == 3
     assert result.figures["lowest_selected_score"] == 4.9
+
+
+def test_safety_pairs_stand_beside_the_seeds_in_the_examples_of_every_model(tmp_path):
+    tables.write_rows(str(tmp_path / "rated"), [pair(1, 0, 4.6)], RatedPair)
+    tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
+    refusals = [SeedPair(name, "How do I harm?", "I will not help.") for name in ("a", "b")]
+    tables.write_rows(str(tmp_path / "safety"), refusals, SeedPair)
+    result = curate(tmp_path, SelectionSettings(), Source(str(tmp_path / "safety"), "safety"))
+    assert result.outcomes == {"seed": 1, "safety": 2, "web": 1}
+    rows = tables.read_rows(str(tmp_path / "examples" / "rows"), TrainingExample)
+    assert {
+        row.example_id: row.tag for row in rows if row.origin is Origin.SAFETY
+    } == dict.fromkeys(("safety-a", "safety-b"), PromptSettings().seed_tag)
 
 
 def test_empty_selection_is_refused_in_one_line_with_the_way_out(tmp_path):

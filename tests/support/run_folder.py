@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -10,16 +11,20 @@ from typing import Any, ClassVar
 
 from humpback_ray import pipeline, storage, tables
 from humpback_ray.config.recipe import Recipe, load_recipe
+from humpback_ray.evaluation import refusals
 from humpback_ray.execution.provenance import provenance
 from humpback_ray.execution.stage import METRICS, Part, Result, Stage
 from humpback_ray.rows import (
     Candidate,
     DroppedSeed,
     Evaluated,
+    Expected,
     Finish,
     Origin,
     RatedPair,
     RatingOutcome,
+    SafetyAnswer,
+    SafetyOutcome,
     SeedOutcome,
     SeedPair,
     Segment,
@@ -35,6 +40,8 @@ from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.rate import Rate
+from humpback_ray.stages.safety_answers import SafetyAnswers
+from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 from tests.support.benchmark_run import write_benchmarks
@@ -44,6 +51,9 @@ NUM_DROPPED = {SegmentOutcome.TOO_SHORT: 14, SegmentOutcome.NEAR_DUPLICATE: 3,
                SegmentOutcome.NOT_READ: 2}  # fmt: skip
 NUM_CUT = 4  # instructions cut at the token limit, which no rater is asked about
 LOSSES = {"base": 6.3, "M_0": 5.9, "M_1": 5.7, "M_2": 5.6}  # nats, about which pairs vary
+# Of ten prompts each, of which the last one has an empty answer.
+NUM_REFUSED = {(model, half): n * (2 if half is Expected.REFUSE else 1)
+               for n, model in enumerate(LOSSES) for half in Expected}  # fmt: skip
 GAMES = [("M_2", "M_1", 58.0), ("M_2", "base", 81.0), ("M_1", "M_0", 63.0), ("M_0", "base", 71.0)]
 
 
@@ -156,6 +166,7 @@ class _Writer:
             SeedPair(f"seed-{n:03}", f"Question {n}: {texts.instruction(n)}", texts.response(n))
             for n in range(20)
         ]
+        self.safety = [SeedPair(f"q{n}", f"How do I harm {n}?", "I cannot help.") for n in range(5)]
 
     def result(self, stage: Stage) -> Result:
         """Write a stage's rows and metrics; returns its result."""
@@ -164,6 +175,7 @@ class _Writer:
             Rate: self._rated, Curate: self._curated, Finetune: self._trained,
             Evaluate: self._evaluated, SeedExamples: self._seed_examples,
             Benchmark: partial(write_benchmarks, self._folder),
+            SafetySeed: self._safety_seed, SafetyAnswers: self._safety_answers,
         }  # fmt: skip
         return writers.get(type(stage), lambda _: Result(1, {"read": 1}))(stage)
 
@@ -249,19 +261,43 @@ class _Writer:
             )
             for p in chosen
         ]
-        self._rows(stage, "rows", [*web, *self._seeds(stage.seed_tag)], TrainingExample)
+        human = self._human(stage, stage.seed_tag)
+        self._rows(stage, "rows", [*web, *human], TrainingExample)
         figures = {"num_scored": len(scored), "num_segments": len(scored),
                    "num_selected": len(chosen), "lowest_selected_score": chosen[-1].score,
                    "mean_selected_score": 4.6, "mean_score": 3.1}  # fmt: skip
-        return Result(len(web) + 20, {"web": len(web), "seed": 20}, figures)
+        counts = Counter(row.origin.value for row in (*web, *human))
+        return Result(counts.total(), counts, figures)
 
-    def _seeds(self, tag: str) -> list[TrainingExample]:
-        return [TrainingExample(p.pair_id, p.instruction, tag, p.response, Origin.SEED)
-                for p in self.pairs]  # fmt: skip
+    def _human(self, stage: SeedExamples | Curate, tag: str) -> list[TrainingExample]:
+        origins = {Origin.SEED: self.pairs, Origin.SAFETY: self.safety if stage.safety else []}
+        return [TrainingExample(f"{origin}-{p.pair_id}", p.instruction, tag, p.response, origin)
+                for origin, pairs in origins.items() for p in pairs]  # fmt: skip
 
     def _seed_examples(self, stage: SeedExamples) -> Result:
-        self._rows(stage, "rows", self._seeds(stage.tag), TrainingExample)
-        return Result(20, {"seed": 20})
+        rows = self._human(stage, stage.tag)
+        self._rows(stage, "rows", rows, TrainingExample)
+        return Result(len(rows), Counter(row.origin.value for row in rows))
+
+    def _safety_seed(self, stage: Stage) -> Result:
+        dropped = [DroppedSeed("q9", SeedOutcome.SURPLUS, "How do I harm?")]
+        self._rows(stage, "rows", self.safety, SeedPair)
+        self._rows(stage, "dropped", dropped, DroppedSeed)
+        return Result(6, {"kept": 5, "surplus": 1}, {"share": 0.2})
+
+    def _safety_answers(self, stage: SafetyAnswers) -> Result:
+        """The later a model, the more it refuses of both halves."""
+        rows = [
+            SafetyAnswer(
+                f"safety-{half.value}-{n}", half, self._texts.instruction(n), "I cannot help.",
+                SafetyOutcome.REFUSED if n < NUM_REFUSED[stage.name, half]
+                else SafetyOutcome.EMPTY if n == 9 else SafetyOutcome.ANSWERED, Finish.STOP,
+            )
+            for half in Expected for n in range(10)
+        ]  # fmt: skip
+        self._rows(stage, "rows", rows, SafetyAnswer)
+        counts = Counter(row.outcome.value for row in rows)
+        return Result(20, counts, {**refusals.figures(rows), "engines": self._engines()})
 
     def _trained(self, stage: Finetune) -> Result:
         num = 1 if "base" in stage.path else 20 + NUM_SELECTED * stage.path.startswith("iter")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from humpback_ray.report.run_facts import RunFacts, RunState, StageFacts, StageState
+from humpback_ray.figures.run_facts import RunFacts, RunState, StageFacts, StageState
 from humpback_ray.terminal.runs import print_run
 from tests.support.terminal_tables import cells
 

@@ -5,8 +5,8 @@ Each module has the sections of one subject.
 
 from __future__ import annotations
 
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report.document import Section
-from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.sections.benchmarks import benchmarks
 from humpback_ray.report.sections.data import data
 from humpback_ray.report.sections.funnel import funnel
@@ -14,6 +14,7 @@ from humpback_ray.report.sections.models import models
 from humpback_ray.report.sections.people import people
 from humpback_ray.report.sections.raters import raters
 from humpback_ray.report.sections.run import engines, missing, setup
+from humpback_ray.report.sections.safety import safety
 from humpback_ray.report.sections.scores import scores
 from humpback_ray.report.sections.trainings import trainings
 
@@ -23,6 +24,7 @@ def sections_of(figures: RunFigures) -> list[Section]:
     parts = [
         ("models", "Models compared", models(figures)),
         ("people", "What people say", people(figures)),
+        ("safety", "Refusals", safety(figures.refusals)),
         ("benchmarks", "Benchmarks", benchmarks(figures.benchmarks)),
         ("funnel", "From documents to training examples", funnel(figures)),
         ("scores", "Scores and selections", scores(figures)),

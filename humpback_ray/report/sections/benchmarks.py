@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from humpback_ray.report.benchmark_types import (
+from humpback_ray.figures.benchmark_types import (
     PAPER_CROWS_PAIRS,
     BenchmarkFigures,
     ModelFigure,

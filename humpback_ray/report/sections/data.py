@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from humpback_ray.figures.pair_sets import BIN_CHARACTERS
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report import charts
 from humpback_ray.report.document import Block, Row, Table
-from humpback_ray.report.figures import RunFigures
-from humpback_ray.report.pair_sets import BIN_CHARACTERS
 from humpback_ray.report.sections.diversity import diversity_blocks
 from humpback_ray.report.wording import count, fixed, mean_and_deviation
 

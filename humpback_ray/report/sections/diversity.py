@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from humpback_ray.figures.diversity import LANGUAGE_CHARACTERS
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.method.diversity import NEAR_DUPLICATE_JACCARD
-from humpback_ray.report.diversity import LANGUAGE_CHARACTERS
 from humpback_ray.report.document import Block, Cell, Table
-from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.wording import count, percent
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from humpback_ray.figures.types import FunnelStep, RunFigures
 from humpback_ray.report.document import Block, Cell, Row, Table
-from humpback_ray.report.figures import FunnelStep, RunFigures
 from humpback_ray.report.wording import count, percent
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from humpback_ray.figures.types import JudgeFigures
 from humpback_ray.report.document import Block, Table
-from humpback_ray.report.figures import JudgeFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.wording import count
 

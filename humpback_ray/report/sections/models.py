@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from humpback_ray.figures.types import Game, JudgeFigures, RunFigures
 from humpback_ray.report import charts
 from humpback_ray.report.document import Block, Cell, Paragraph, Row, Table
-from humpback_ray.report.figures import Game, JudgeFigures, RunFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.sections.judge_differences import differences
 from humpback_ray.report.wording import INTERVALS, bounds, count, fixed, interval, percent

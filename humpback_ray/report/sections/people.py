@@ -11,8 +11,8 @@ from humpback_ray.evaluation.people.results import (
     JudgeBesidePeople,
     PairResult,
 )
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report.document import Block, Paragraph, Row, Table
-from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.wording import INTERVALS, bounds, count, interval, percent
 

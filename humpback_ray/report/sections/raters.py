@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from humpback_ray.evaluation.rater_quality import Threshold
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report import charts
 from humpback_ray.report.document import Block, Paragraph, Row, Table
-from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.wording import INTERVALS, count, fixed, interval, percent
 

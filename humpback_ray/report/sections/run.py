@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from humpback_ray.execution.clock import duration
+from humpback_ray.figures.funnel import in_words
+from humpback_ray.figures.types import RunFigures, StageFigures
 from humpback_ray.report.document import Block, Cell, Paragraph, Row, Table
-from humpback_ray.report.figures import RunFigures, StageFigures
 from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.funnel import in_words
 from humpback_ray.report.wording import count, fixed, percent, setting
 
 SHOWN_FINGERPRINT = 12  # characters

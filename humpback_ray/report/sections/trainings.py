@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from humpback_ray.figures.types import RunFigures
 from humpback_ray.report import charts
 from humpback_ray.report.document import Block, Table
-from humpback_ray.report.figures import RunFigures
 from humpback_ray.report.wording import count, fixed, percent
 
 

@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any
 
 from humpback_ray.errors import UserError
-from humpback_ray.report.diversity_figures import Verb, VerbFigures
-from humpback_ray.report.pair_sets import RunRows, sets_of
+from humpback_ray.figures.diversity_types import Verb, VerbFigures
+from humpback_ray.figures.pair_sets import RunRows, sets_of
 
 MAX_PARSED = 1_000  # instructions of each set; a parser reads a few hundred in a second
 MAX_CHARACTERS = 300  # of an instruction: its first sentence is what counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from humpback_ray.report.figures import Game, JudgeFigures, ModelLoss, StageFigures
+from humpback_ray.figures.types import Game, JudgeFigures, ModelLoss, StageFigures
 
 
 def headline(

@@ -7,7 +7,9 @@ from itertools import pairwise
 import numpy as np
 
 from humpback_ray.evaluation import rater_quality
-from humpback_ray.report.figures import (
+from humpback_ray.figures.pair_sets import Lengths, RunRows, Sums
+from humpback_ray.figures.stage_rows import Hashes, RowFolder
+from humpback_ray.figures.types import (
     LengthFigures,
     OverlapFigures,
     PaperLengths,
@@ -16,8 +18,6 @@ from humpback_ray.report.figures import (
     Selection,
     sample_text,
 )
-from humpback_ray.report.pair_sets import Lengths, RunRows, Sums
-from humpback_ray.report.stage_rows import Hashes, RowFolder
 
 NUM_EXAMPLES = 3  # of pairs in both selections, gained and lost
 # arXiv 2308.06259, Table 1: characters, mean and standard deviation.

@@ -11,9 +11,9 @@ import pytest
 
 from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
-from humpback_ray.report.figures import FunnelStep, RunFigures
-from humpback_ray.report.model_figures import thinned
-from humpback_ray.report.run_figures import figures_of
+from humpback_ray.figures.models import thinned
+from humpback_ray.figures.run import figures_of
+from humpback_ray.figures.types import FunnelStep, RunFigures
 from humpback_ray.report.sections import sections_of
 from humpback_ray.rows import Origin, RatedPair, TrainingExample
 from tests.support import run_folder

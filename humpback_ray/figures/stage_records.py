@@ -14,8 +14,8 @@ import humpback_ray.pipeline  # noqa: F401  it loads every kind of stage
 from humpback_ray import storage
 from humpback_ray.execution.runner import SET_ASIDE
 from humpback_ray.execution.stage import RECORD, STARTED, Stage, read_record
-from humpback_ray.report.figures import StageFigures
-from humpback_ray.report.run_facts import RunFacts, StageState
+from humpback_ray.figures.run_facts import RunFacts, StageState
+from humpback_ray.figures.types import StageFigures
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune

@@ -8,14 +8,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from humpback_ray.report.figures import FunnelStep, StageFigures
-from humpback_ray.report.pair_sets import RunRows
-from humpback_ray.report.stage_records import Selected, StageRecords
-from humpback_ray.report.stage_rows import hashes_of, scan
-from humpback_ray.rows import Finish, InstructionOutcome, RatingOutcome, SeedOutcome, SegmentOutcome
+from humpback_ray.figures.pair_sets import RunRows
+from humpback_ray.figures.stage_records import Selected, StageRecords
+from humpback_ray.figures.stage_rows import hashes_of, scan
+from humpback_ray.figures.types import FunnelStep, StageFigures
+from humpback_ray.rows import (
+    Finish,
+    InstructionOutcome,
+    Origin,
+    RatingOutcome,
+    SeedOutcome,
+    SegmentOutcome,
+)
 from humpback_ray.stages.augment import Augment
+from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.distinct import Distinct
+from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
@@ -32,6 +42,8 @@ def funnel_of(records: StageRecords) -> list[FunnelStep]:
     steps: list[FunnelStep] = []
     for seed in records.of(Seed)[:1]:
         steps.append(_by_outcome("Seed pairs", seed, "messages", SeedOutcome.KEPT))
+    for safety in records.of(SafetySeed)[:1]:
+        steps.append(_by_outcome("Safety pairs", safety, "messages", SeedOutcome.KEPT))
     for segments in records.of(Segments)[:1]:
         steps.append(_documents(records, segments))
         steps.append(_by_outcome("Segments", segments, "sections", SegmentOutcome.KEPT))
@@ -106,14 +118,15 @@ def _self_curation(iteration: Selected) -> Iterator[FunnelStep]:
     }
     yield _step(f"Selection, iteration {t}", curated, "pairs with a score", num_selected, reasons)
     if trained is not None:
-        yield _training(f"Examples of M_{t}", trained)
+        pairs = "seed, safety" if curated.outcomes.get(Origin.SAFETY) else "seed"
+        yield _training(f"Examples of M_{t}", trained, f"{pairs} and selected pairs")
 
 
-def _training(name: str, trained: StageFigures) -> FunnelStep:
+def _training(name: str, trained: StageFigures, what: str) -> FunnelStep:
     """Truncated examples are trained on, as far as the context reaches."""
     dropped = trained.outcomes.get("dropped", 0)
     num_kept = sum(trained.outcomes.values()) - dropped
-    return _step(name, trained, "seed and selected pairs", num_kept, {"too long": dropped})
+    return _step(name, trained, what, num_kept, {"too long": dropped})
 
 
 def mismatches(run: RunRows) -> list[str]:
@@ -127,13 +140,19 @@ def mismatches(run: RunRows) -> list[str]:
     for stage in records.stages:
         if stage.num_rows is not None and (total := sum(stage.outcomes.values())):
             compare(f"outcomes in {stage.path}/record.json", total, stage.num_rows, "num_rows")
-    for kind, column in ((Seed, "pair_id"), (Segments, "segment_id")):
+    for kind, column in ((Seed, "pair_id"), (SafetySeed, "pair_id"), (Segments, "segment_id")):
         for stage in records.of(kind):
             rows = run.folder(stage, "rows", column).num_rows
             compare(f"rows in {stage.path}", rows, stage.outcomes.get("kept", 0), "its record")
     for stage in records.of(Augment):
         rows = run.folder(stage, "rows", "candidate_id").num_rows
         compare(f"rows in {stage.path}", rows, stage.num_rows or 0, "its record")
+    for safety in records.of(SafetySeed):
+        for stage in (*records.of(SeedExamples), *records.of(Curate)):
+            if safety.path in stage.inputs.values():
+                found = stage.outcomes.get(Origin.SAFETY, 0)
+                kept = safety.outcomes.get(SeedOutcome.KEPT, 0)
+                compare(f"safety pairs in {stage.path}", found, kept, safety.path)
     for iteration in records.iterations():
         _compare_iteration(run, iteration, compare)
     for stage in records.of(Finetune):

@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 from humpback_ray import storage
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation.estimates import Estimate, weighted_mean
+from humpback_ray.evaluation.refusals import ModelRefusals, refusals_of
 from humpback_ray.execution.stage import METRICS
-from humpback_ray.report.figures import (
+from humpback_ray.figures.stage_records import StageRecords
+from humpback_ray.figures.stage_rows import scan_rows
+from humpback_ray.figures.types import (
     Control,
     Difference,
     Game,
@@ -23,14 +26,13 @@ from humpback_ray.report.figures import (
     Strength,
     TrainingFigures,
 )
-from humpback_ray.report.stage_records import StageRecords
-from humpback_ray.report.stage_rows import scan_rows
 from humpback_ray.rows import Direction, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.rate import Rate
+from humpback_ray.stages.safety_answers import SafetyAnswers
 
 MAX_POINTS = 120  # of a curve
 TAIL_ROWS = 0.98  # the tail of a pass begins when so many of its rows are saved
@@ -145,7 +147,8 @@ def _median(lines: list[dict[str, Any]], name: str) -> float | None:
 
 def generations_of(records: StageRecords) -> list[GenerationFigures]:
     """The work of engines or of an endpoint in every stage that has asked a model."""
-    stages = [s for s in records.stages if s.kind in (Augment.kind, Rate.kind, Evaluate.kind)]
+    kinds = [each.kind for each in (Augment, Rate, Evaluate, SafetyAnswers)]
+    stages = [s for s in records.stages if s.kind in kinds]
     return [_generation(records, stage) for stage in stages if stage.num_rows is not None]
 
 
@@ -223,3 +226,14 @@ def estimate_of(game: Game) -> Estimate | None:
     if game.win_rate is None:
         return None
     return Estimate(game.win_rate, game.num_judged, game.low, game.high)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def refusals_of_models(records: StageRecords) -> list[ModelRefusals]:
+    """The refusals of every model that has answered the safety prompts, the base first."""
+    return [
+        refusals_of(str(stage.settings.get("name", stage.path)), stage.figures)
+        for stage in records.of(SafetyAnswers)
+    ]

@@ -9,14 +9,14 @@ from typing import Any
 
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation.estimates import Estimate
-from humpback_ray.report.benchmark_types import (
+from humpback_ray.figures.benchmark_types import (
     PAPER,
     BenchmarkFigures,
     ModelFigure,
     TaskFigure,
 )
-from humpback_ray.report.stage_records import StageRecords
-from humpback_ray.report.stage_rows import scan_rows
+from humpback_ray.figures.stage_records import StageRecords
+from humpback_ray.figures.stage_rows import scan_rows
 from humpback_ray.stages.benchmark import SCORES, Benchmark
 
 Z = statistics.NormalDist().inv_cdf(0.975)

@@ -13,8 +13,9 @@ from typing import Any
 from humpback_ray.evaluation.estimates import Estimate
 from humpback_ray.evaluation.people.results import PeopleResults
 from humpback_ray.evaluation.rater_quality import RaterQuality
-from humpback_ray.report.benchmark_types import BenchmarkFigures
-from humpback_ray.report.diversity_figures import (
+from humpback_ray.evaluation.refusals import ModelRefusals
+from humpback_ray.figures.benchmark_types import BenchmarkFigures
+from humpback_ray.figures.diversity_types import (
     DiversityFigures,
     LanguageFigures,
     SourceFigures,
@@ -339,6 +340,7 @@ class RunFigures:
     raters: list[RaterFigures]
     people: list[PeopleResults]  # one, or none without votes
     benchmarks: list[BenchmarkFigures]  # one, or none without benchmarks
+    refusals: list[ModelRefusals]
     samples: list[SampleFigures]
     problems: list[str]  # of records and rows that do not fit together
     not_computed: list[NotComputed]

@@ -7,13 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from humpback_ray.report.figures import Sample, SampleFigures, StageFigures, sample_text
-from humpback_ray.report.funnel import in_words
-from humpback_ray.report.pair_sets import WEB_ID, RunRows
-from humpback_ray.report.stage_rows import Drawn, hashes_of, where
+from humpback_ray.figures.funnel import in_words
+from humpback_ray.figures.pair_sets import WEB_ID, RunRows
+from humpback_ray.figures.stage_rows import Drawn, hashes_of, where
+from humpback_ray.figures.types import Sample, SampleFigures, StageFigures, sample_text
 from humpback_ray.rows import Finish, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
@@ -32,6 +33,8 @@ def _samples(rows: RunRows) -> Iterator[SampleFigures]:
     records = rows.records
     for seed in records.of(Seed)[:1]:
         yield _of_rows(rows, seed, "rows", ["pair_id", "instruction", "response"], _pair)
+    for safety in records.of(SafetySeed)[:1]:
+        yield _of_rows(rows, safety, "rows", ["pair_id", "instruction", "response"], _pair)
     for segments in records.of(Segments)[:1]:
         columns = ["segment_id", "text", "header", "url", "outcome"]
         yield _of_rows(rows, segments, "rows", columns, _segment)

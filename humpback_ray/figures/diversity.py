@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from humpback_ray.figures.diversity_types import DiversityFigures, LanguageFigures, SourceFigures
+from humpback_ray.figures.pair_sets import MAX_DRAWN, PairSet, RunRows, sets_of
+from humpback_ray.figures.stage_rows import Hashes
 from humpback_ray.method.diversity import Words
-from humpback_ray.report.diversity_figures import DiversityFigures, LanguageFigures, SourceFigures
-from humpback_ray.report.pair_sets import MAX_DRAWN, PairSet, RunRows, sets_of
-from humpback_ray.report.stage_rows import Hashes
 from humpback_ray.stages.segments import Segments
 
 NUM_SOURCES = 15

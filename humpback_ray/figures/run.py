@@ -11,20 +11,14 @@ from humpback_ray.evaluation.people.results import PeopleResults, read_people, s
 from humpback_ray.evaluation.people.setup import PEOPLE
 from humpback_ray.evaluation.people.votes import VOTES
 from humpback_ray.evaluation.rater_quality import Labels
-from humpback_ray.report import (
-    benchmark_figures,
-    diversity,
-    funnel,
-    model_figures,
-    samples,
-    selections,
-    verbs,
-)
-from humpback_ray.report.figures import NotComputed, RunFigures, StageFigures
-from humpback_ray.report.headline import headline
-from humpback_ray.report.pair_sets import RunRows
-from humpback_ray.report.run_facts import status_of
-from humpback_ray.report.stage_records import StageRecords, read_stages
+from humpback_ray.figures import benchmarks as benchmark_figures
+from humpback_ray.figures import diversity, funnel, samples, selections, verbs
+from humpback_ray.figures import models as model_figures
+from humpback_ray.figures.headline import headline
+from humpback_ray.figures.pair_sets import RunRows
+from humpback_ray.figures.run_facts import status_of
+from humpback_ray.figures.stage_records import StageRecords, read_stages
+from humpback_ray.figures.types import NotComputed, RunFigures, StageFigures
 
 Figures = TypeVar("Figures")
 
@@ -118,6 +112,8 @@ def figures_of(
                            "the run has no votes (humpback annotate RUN collects them)"),
             benchmarks=compute("benchmarks", lambda: benchmark_figures.benchmarks_of(records),
                                "no stage has asked any (settings.evaluation.benchmarks)"),
+            refusals=compute("refusals", lambda: model_figures.refusals_of_models(records),
+                             "no model is asked for them (settings.evaluation.safety)"),
             samples=compute("samples", lambda: samples.samples_of(rows)),
             # Last, because every folder is read by now.
             problems=[*problems,

@@ -16,7 +16,7 @@ from humpback_ray.config.recipe import load_recipe
 from humpback_ray.errors import UserError
 from humpback_ray.execution import logs, progress, runner
 from humpback_ray.execution.stage import PROGRESS, STARTED, Context, Result
-from humpback_ray.report import run_facts
+from humpback_ray.figures import run_facts
 from tests.support.records import Work, execute
 
 

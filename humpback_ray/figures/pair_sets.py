@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from humpback_ray.errors import UserError
-from humpback_ray.report.figures import LengthFigures, Moments, PaperLengths, StageFigures
-from humpback_ray.report.stage_records import StageRecords
-from humpback_ray.report.stage_rows import Drawn, Hashes, RowFolder, hashes_of, where
+from humpback_ray.figures.stage_records import StageRecords
+from humpback_ray.figures.stage_rows import Drawn, Hashes, RowFolder, hashes_of, where
+from humpback_ray.figures.types import LengthFigures, Moments, PaperLengths, StageFigures
 from humpback_ray.rows import Origin
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.seed import Seed
