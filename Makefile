@@ -12,8 +12,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo test check lint environment clean
 
-demo: environment  ## the whole method on this machine, into runs/demo
-	$(BIN)/humpback run tiny --run runs/demo
+demo: environment  ## the whole method on a real model on this machine, into runs/demo
+	$(BIN)/humpback run smollm2 --run runs/demo
 
 test: lint  ## all of lint, and the tests on real engines; the rest is pytest -m long
 	$(BIN)/pytest -m "not long" $(SIDE_BY_SIDE)
