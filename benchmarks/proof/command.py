@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> None:
         for arm in wanted:
             of_arm = arms.arm_stages(arm, pool, recipe, stages, str(folder))
             _run_stages(of_arm, [*stages, *of_arm], recipe, folder, paths, clock)
-    console.print("[proof] measuring against the truth")
+    console.print("[proof] measuring against the truth", markup=False)
     run = measured(str(folder), recipe, world, inputs)
     found = {
         "world_seed": options.world_seed,
