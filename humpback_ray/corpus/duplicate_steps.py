@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 from humpback_ray import storage, tables
 from humpback_ray.config.duplicates import NearDuplicateSettings
 from humpback_ray.corpus.exchange import read_part, split, write_parts
+from humpback_ray.corpus.steps import Figures
 from humpback_ray.method import duplicates
 from humpback_ray.method.duplicates import Decision
 from humpback_ray.rows import SegmentOutcome
@@ -58,8 +59,6 @@ _NEAR = pa.schema(
 )
 _DECISIONS = pa.schema({"decision": pa.uint8()})
 _HOSTS = pa.schema({"host": pa.string(), "num_rows": pa.int64(), "num_lost": pa.int64()})
-
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -307,7 +306,7 @@ class Search:
             (self.rows, self.row_type, is_kept),
             (self.dropped, self.dropped_type, pc.invert(is_kept)),
         ):
-            table = rows.filter(chosen)
+            table = tables.with_nulls(rows.filter(chosen), row_type)
             for first in range(0, len(table), ROWS_PER_FILE):
                 piece = tables.conform(table.slice(first, ROWS_PER_FILE), row_type)
                 tables.write_table(folder, piece, f"{name}-{first // ROWS_PER_FILE:03}")
@@ -353,10 +352,10 @@ def _without_reason(rows: pa.Table) -> pa.Table:
 def _decided(
     rows: pa.Table, outcomes: Sequence[str], of: Sequence[Any], indices: Sequence[Any]
 ) -> pa.Table:
-    if "outcome" in rows.column_names:
-        rows = rows.drop_columns("outcome")
+    decided = {"outcome", "duplicate_of", "jaccard"}
     return (
-        rows.append_column("outcome", pa.array(outcomes, pa.string()))
+        rows.drop_columns([name for name in rows.column_names if name in decided])
+        .append_column("outcome", pa.array(outcomes, pa.string()))
         .append_column("duplicate_of", pa.array(of, pa.string()))
         .append_column("jaccard", pa.array(indices, pa.float64()))
     )

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from humpback_ray import storage
-from humpback_ray.corpus.duplicate_steps import Figures, Search
-
-# Runs a function on the arguments of every item and returns the results in the items' order. The
-# first argument is a line for people.
-Tasks = Callable[[str, Callable[..., Figures], Sequence[tuple[Any, ...]]], list[Figures]]
+from humpback_ray.corpus.duplicate_steps import Search
+from humpback_ray.corpus.steps import Figures, Tasks, run_once
 
 # Not given in any source; a corpus of which this much is one text or one host's is worth a look.
 MAX_CLUSTER_SHARE = 0.2  # of all rows, in one cluster
@@ -65,7 +61,7 @@ def find_duplicates(
     assert len(sources) == search.num_sources
 
     def run(label: str, step: str, items: Sequence[tuple[Any, ...]]) -> list[Figures]:
-        return tasks(label, partial(_once, search, step), items)
+        return tasks(label, partial(run_once, search.folder, search, step), items)
 
     parts = [(part,) for part in range(search.num_parts)]
     figures = run("sources read", "partition", list(enumerate(sources)))
@@ -89,17 +85,6 @@ def find_duplicates(
 
 
 Run = Callable[[str, str, Sequence[tuple[Any, ...]]], list[Figures]]
-
-
-def _once(search: Search, step: str, *arguments: Any) -> Figures:
-    """A step's figures, from the file that tells that it is done, or else by running it."""
-    name = "-".join(str(value) for value in arguments if isinstance(value, int))
-    url = storage.join(search.folder, "done", f"{step}-{name}.json")
-    if (done := storage.read_json(url)) is not None:
-        return dict(done)
-    figures: Figures = getattr(search, step)(*arguments)
-    storage.write_json(url, figures)
-    return figures
 
 
 def _settle(search: Search, run: Run) -> tuple[int, list[Figures]]:
