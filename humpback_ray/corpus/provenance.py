@@ -14,6 +14,7 @@ from humpback_ray.method.filters import storable
 from humpback_ray.rows import DocumentFacts
 
 MAX_URL = 2**14  # characters; longer ones are data and no address
+MAX_REASON = 80
 
 # A directive in `X-Robots-Tag` or a robots meta element, whichever robot it names. The TDM
 # Reservation Protocol (W3C Community Group, 2024) has a header and a meta element of one name.
@@ -36,7 +37,7 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
     """
     capture = document.capture
     licences, stated = frozenset[str](), capture.opt_outs
-    if document.format == "html" and any(word in document.content.lower() for word in _WORDS):
+    if document.format == "html" and _has_words(document.content.lower()):
         page = HTMLTree.parse(storable(document.content, len(document.content))).document
         licences = _licences_of(page)
         stated |= _opt_outs_of(page)
@@ -48,10 +49,14 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
         offset=capture.offset,
         captured_at=capture.captured_at,
         http_status=capture.http_status,
-        truncated=capture.truncated,
+        truncated=storable(capture.truncated, MAX_REASON) if capture.truncated else None,
         licence=", ".join(sorted(licences)) or None,
         opt_out=", ".join(sorted(stated)) or None,
     )
+
+
+def _has_words(content: str) -> bool:
+    return any(word in content for word in _WORDS)
 
 
 def opt_outs(name: str, value: str) -> frozenset[str]:
