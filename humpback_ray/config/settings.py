@@ -140,8 +140,9 @@ class CorpusSettings(Frozen):
     # reservation of text and data mining. Not in the paper. They are counted either way.
     opt_out: Literal["keep", "drop"] = "keep"
     near_duplicates: NearDuplicateSettings = NearDuplicateSettings()
-    # A sample of the kept segments, by the hashes of their texts, for a trial of the method; null:
-    # all. Fingerprints leave the null out.
+    # A random sample of the kept segments for a trial of the method, drawn by the hashes of their
+    # texts: the same one whatever the files, their order and the tasks. null: all. Fingerprints
+    # leave the null out.
     max_segments: PositiveInt | None = Field(default=None, exclude_if=lambda number: number is None)
 
     @model_validator(mode="after")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from humpback_ray.corpus.duplicate_steps import Search
 from humpback_ray.corpus.steps import Figures, Tasks, run_once
 
@@ -55,8 +57,8 @@ def find_duplicates(
 
     Args:
         sources: what `search.read` takes, for one task each.
-        max_rows: the most rows to keep: those with the smallest hashes, which are a random sample,
-            and the same one wherever the rows lie.
+        max_rows: the most rows to keep: a random sample by hashes, and the same one wherever the
+            rows lie.
     """
     assert len(sources) == search.num_sources
 
@@ -70,9 +72,10 @@ def find_duplicates(
     pairs = run("texts carried", "carry", parts)
     near = run("parts compared", "verify", parts)
     turn, settled = _settle(search, run)
-    limits = _limits([found["num_kept"] for found in settled], max_rows)
-    finished = [(part, turn, limit) for part, limit in enumerate(limits)]
-    figures += run("parts written", "finish", finished)
+    last = None
+    if max_rows is not None and sum(found["num_kept"] for found in settled) > max_rows:
+        last = _last_place(search, run, turn, max_rows)
+    figures += run("parts written", "finish", [(*part, turn, last) for part in parts])
     return Found(
         sum(found.get("num_rows", 0) for found in figures),
         _total(figures, "outcomes"),
@@ -98,14 +101,16 @@ def _settle(search: Search, run: Run) -> tuple[int, list[Figures]]:
         turn += 1
 
 
-def _limits(num_kept: list[int], max_rows: int | None) -> list[int]:
-    """The number of rows that each part may keep; parts are in the order of hashes."""
-    limits = []
-    left = sum(num_kept) if max_rows is None else max_rows
-    for number in num_kept:
-        limits.append(min(number, left))
-        left -= limits[-1]
-    return limits
+def _last_place(search: Search, run: Run, turn: int, max_rows: int) -> str:
+    """The place of the last row of a sample; the driver sees the places of one bucket only."""
+    parts = range(search.num_parts)
+    counted = run("kept texts counted", "count", [(part, turn) for part in parts])
+    num_upto = np.cumsum(np.sum([found["buckets"] for found in counted], axis=0))
+    bucket = int(np.searchsorted(num_upto, max_rows))
+    num_before = int(num_upto[bucket - 1]) if bucket else 0
+    edges = run("end of the sample", "edge", [(part, turn, bucket) for part in parts])
+    places = sorted(place for found in edges for place in found["places"])
+    return places[max_rows - num_before - 1]
 
 
 def _total(figures: list[Figures], name: str) -> Counter[str]:

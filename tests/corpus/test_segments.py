@@ -148,10 +148,10 @@ def test_sample_of_the_segments_is_drawn_by_the_hashes_of_their_texts(tmp_path):
         (tmp_path / f"corpus/{number}.md").write_text(text)
     _, whole, _, _ = run(tmp_path / "whole", tmp_path / "corpus")
     result, rows, dropped, _ = run(tmp_path / "sample", tmp_path / "corpus", max_segments=4)
-    by_hash = sorted(row.segment_id for row in whole)
+    by_hash = sorted((row.segment_id for row in whole), key=lambda name: name[16:])
     assert len(by_hash) == 6
     assert result.outcomes == {"kept": 4, "surplus": 2}
-    assert sorted(row.segment_id for row in rows) == by_hash[:4]
+    assert {row.segment_id for row in rows} == set(by_hash[:4])
     assert {row.outcome for row in dropped} == {SegmentOutcome.SURPLUS}
 
 
