@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +21,9 @@ from humpback_ray.rows import DocumentFacts, DroppedSegment, Segment, SegmentOut
 # Size of the files of one task; MIN_TASKS splits a small corpus too.
 BYTES_PER_TASK = 8 * 2**20
 MIN_TASKS = 8
-ROWS_PER_FILE = 10_000  # at most, of sections and facts together: a task holds them in memory
+# At most, of sections and facts together: a task holds them in memory.
+ROWS_PER_FILE = 10_000
+CHARACTERS_PER_FILE = 2**26
 DOCUMENTS_PER_FILE = 50_000  # at least, but for the last one
 
 COUNTED = ("opt_out", "licence", "truncated")  # facts, each with few values
@@ -57,7 +59,7 @@ class Cut:
         names: list[str] = []
         counts: dict[str, Counter[str]] = {fact: Counter() for fact in COUNTED}
         num_documents = num_captures = 0
-        while batch := list(islice(rows, ROWS_PER_FILE)):
+        for batch in _batches(rows):
             names.append(f"{number:05}-{len(names):05}")
             facts = [row for row in batch if isinstance(row, DocumentFacts)]
             sections = [self._section(row) for row in batch if isinstance(row, Segment)]
@@ -87,6 +89,19 @@ class Cut:
         facts = pa.concat_tables(tables.read_named(self.documents, name) for name in names)
         tables.write_table(folder, facts, f"part-{number:05}")
         return {"num_rows": len(facts)}
+
+
+def _batches(rows: Iterator[DocumentFacts | Segment]) -> Iterator[list[DocumentFacts | Segment]]:
+    batch: list[DocumentFacts | Segment] = []
+    num_characters = 0
+    for row in rows:
+        batch.append(row)
+        num_characters += len(row.text) if isinstance(row, Segment) else 0
+        if len(batch) >= ROWS_PER_FILE or num_characters >= CHARACTERS_PER_FILE:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
 
 
 def gathered(sources: Sequence[Figures]) -> list[list[str]]:

@@ -85,6 +85,17 @@ def test_older_captures_do_not_depend_on_files_and_parts(tmp_path, per_file, num
     assert num_older == num_others == len(older_texts(sections)) == 28
 
 
+@pytest.mark.parametrize("limit", ["ROWS_PER_FILE", "CHARACTERS_PER_FILE"])
+def test_older_captures_whose_sections_lie_in_two_files_go_whole(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(f"humpback_ray.corpus.cut_tasks.{limit}", 2)
+    records = [captured("http://a/", f"2024-01-0{n + 1}T00:00:00Z", n) for n in range(3)]
+    write(tmp_path / "in", records, 3)
+    [figures], sections, _ = search(tmp_path / "in")
+    assert len(figures["names"]) > 3
+    outcomes = [row["outcome"] for row in sections.to_pylist()]
+    assert outcomes == [OLDER] * 4 + ["kept", "too_short"]
+
+
 def test_equally_old_captures_leave_the_first_id(tmp_path):
     records = [captured("http://a/", "2024-01-01T00:00:00Z", number) for number in range(3)]
     write(tmp_path / "in", records, 1)
