@@ -28,6 +28,7 @@ from humpback_ray.stages.evaluate import prompt_index
 from humpback_ray.stages.searching import WORK, Searched, drop_duplicates, duplicate_figures
 
 MAX_REASONS = 20  # in the record: the media types that servers name are without number
+CAPTURES = "captures"  # folder below `WORK`
 CAPTURES_PER_TASK = 1_000_000  # of about 100 bytes
 
 
@@ -82,8 +83,9 @@ class Segments(Stage):
         assert outcomes == found.outcomes + Counter(row.outcome.value for row in others)
         assert outcomes.total() == tables.num_rows(sections) + len(others)
         assert found_documents["num_documents"] == tables.num_rows(context.path("documents"))
-        for folder in (sections, context.path("_documents"), context.path(WORK)):
-            storage.delete(folder)
+        # The marks go before what they mark, so a kill in between costs work and no rows.
+        for name in (f"{WORK}/{CAPTURES}", WORK, "_sections", "_documents"):
+            storage.delete(context.path(name))
         if reasons:
             context.progress.note(f"without a document: {_in_words(reasons)} (see dropped)")
         return Result(
@@ -102,7 +104,7 @@ class Segments(Stage):
 
     def _cut(self, context: Context, files: list[CorpusFile], sections: str) -> dict[str, Any]:
         """Write the sections and the documents of a corpus; returns figures of the documents."""
-        documents, work = context.path("_documents"), context.path(WORK)
+        documents = context.path("_documents")
         prompts = None
         if self.decontamination and self.prompts:
             prompts = prompt_index(context.of(self.prompts), self.decontamination.ngram)
@@ -111,22 +113,19 @@ class Segments(Stage):
         tasks = partial(run_tasks, context.progress)
 
         def run(label: str, step: str, items: list[tuple[Any, ...]]) -> list[Figures]:
-            return tasks(label, partial(run_once, work, corpus, step), items)
+            return tasks(label, partial(run_once, context.path(WORK), corpus, step), items)
 
         found = run("parts of the corpus cut", "cut", [(number,) for number in range(len(divided))])
         groups = enumerate(cut_tasks.gathered(found))
         whole = context.path("documents")
         run("tables of documents written", "gather", [(n, names, whole) for n, names in groups])
         num_captures = sum(figures["num_captures"] for figures in found)
-        older = 0
-        if num_captures:
-            names = [figures["names"] for figures in found]
-            num_parts = max(1, num_captures // CAPTURES_PER_TASK)
-            search = Captures(context.path(WORK, "captures"), sections, documents, names, num_parts)
-            older = mark_older_captures(search, tasks)
+        names = [figures["names"] for figures in found]
+        num_parts = max(1, num_captures // CAPTURES_PER_TASK)
+        search = Captures(context.path(WORK, CAPTURES), sections, documents, names, num_parts)
         return {
             "num_documents": sum(figures["num_documents"] for figures in found),
-            "num_older_captures": older,
+            "num_older_captures": mark_older_captures(search, tasks) if num_captures else 0,
             **{fact: _most_common(found, fact) for fact in cut_tasks.COUNTED},
         }
 
