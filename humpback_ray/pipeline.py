@@ -26,6 +26,7 @@ from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.base import base_model, trusts_remote_code
 from humpback_ray.stages.benchmark import benchmarks
 from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.decontaminate import Decontaminate, decontaminated
 from humpback_ray.stages.distinct import Distinct
 from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
@@ -88,7 +89,8 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     safety = safety_seed(s, seed)
     stages += [safety] if safety else []
     corpus = corpus or corpus_source(s.corpus.path)
-    segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus))
+    clean = decontaminated(s)
+    segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus, **clean))
     base, made = base_model(s, segments)
     stages += made
 
@@ -121,6 +123,8 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
             long_prompts=s.long_prompts, **serving,
         )
     )  # fmt: skip
+    if clean:
+        candidates = declare(Decontaminate(path="decontaminated", candidates=candidates, **clean))
     if s.distinct_instructions:
         candidates = declare(
             Distinct(path="distinct", candidates=candidates, settings=s.distinct_instructions)

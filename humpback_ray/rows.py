@@ -66,15 +66,19 @@ class SegmentOutcome(StrEnum):
     INVALID_CHARACTERS = "invalid_characters"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
+    OPTED_OUT = "opted_out"  # the page asks not to be used, and `opt_out` is `drop`
+    OLDER_CAPTURE = "older_capture"  # the corpus has a newer capture of the document's URL
+    CONTAMINATED = "contaminated"  # shares words with a prompt of the evaluation
     SURPLUS = "surplus"  # above the number of segments asked for
     UNREADABLE = "unreadable"  # a document, line or record that could not be parsed at all
     NOT_READ = "not_read"  # a file, link or archive record that is no document; the text says why
 
 
 class InstructionOutcome(StrEnum):
-    """Outcome of a candidate among all candidates: kept, or a repetition of another instruction."""
+    """Outcome of a candidate by its instruction: kept, or the reason against it."""
 
     KEPT = "kept"
+    CONTAMINATED = "contaminated"  # shares words with a prompt of the evaluation
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
 
@@ -132,6 +136,28 @@ class DroppedSegment(Segment):
 
     duplicate_of: str | None  # segment_id
     jaccard: float | None  # exact index of the two texts' n-grams
+    prompt_id: str | None  # of the evaluation prompt that a contaminated text has words of
+    shared_ngram: str | None  # those words, as they are compared
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFacts:
+    """The source of a document's sections, and what its page says about its use.
+
+    Sections name it by `document_id`. A corpus has many sections of each document and needs these
+    facts rarely, so they have a table of their own.
+    """
+
+    document_id: str
+    url: str  # whole, as the corpus names the document; a file name when it has no URL
+    file: str  # relative to the corpus
+    index: int  # of the document, line, row or record in its file
+    offset: int | None  # bytes of the archive before the record, or before its gzip member
+    captured_at: str | None  # WARC-Date in UTC, ISO 8601
+    http_status: int | None
+    truncated: str | None  # WARC-Truncated: why the archive has only the beginning of the page
+    licence: str | None  # Creative Commons, as `by-sa/4.0`; several ones joined by commas
+    opt_out: str | None  # noai, noimageai, tdm-reservation, joined by commas
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +181,15 @@ class Candidate:
     num_prompt_tokens: int
     num_cached_tokens: int  # of the prompt, found in the engine's prefix cache
     num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContaminatedCandidate(Candidate):
+    """A candidate whose instruction shares words with a prompt of the evaluation."""
+
+    outcome: InstructionOutcome
+    prompt_id: str
+    shared_ngram: str  # those words, as they are compared
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,12 @@ def read_file(filesystem: arrow_fs.FileSystem, file: str) -> pa.Table:
     return pq.read_table(file, filesystem=filesystem)
 
 
+def read_named(folder: str, name: str) -> pa.Table:
+    """All rows of a file that `write_table` has written."""
+    filesystem, path = storage.arrow_filesystem(storage.join(folder, f"{name}.parquet"))
+    return read_file(filesystem, path)
+
+
 def read_column(filesystem: arrow_fs.FileSystem, file: str, column: str) -> pa.Array:
     """One column of one file."""
     return pq.read_table(file, columns=[column], filesystem=filesystem)[column].combine_chunks()
@@ -264,3 +270,11 @@ def count_values(folder: str, column: str) -> Counter[str]:
 def conform(table: pa.Table, row_type: type) -> pa.Table:
     """A table with exactly a row type's columns and types, as Ray Data must write it."""
     return table.select(arrow_schema(row_type).names).cast(arrow_schema(row_type))
+
+
+def with_nulls(table: pa.Table, row_type: type) -> pa.Table:
+    """A table with nulls in those nullable columns of a row type that it does not have."""
+    for field in arrow_schema(row_type):
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from humpback_ray.config.benchmarks import BenchmarkSettings
+from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
 from humpback_ray.config.fields import Frozen, Location, PositiveInt, Share
 from humpback_ray.config.urls import http_url
@@ -135,9 +136,13 @@ class CorpusSettings(Frozen):
     # sentences of one segment may have.
     repetition_ngram: PositiveInt = 3
     repetition_jaccard: Share = 0.7
+    # For pages that ask not to be used, by HTTP header or meta element: noai, noimageai, or a
+    # reservation of text and data mining. Not in the paper. They are counted either way.
+    opt_out: Literal["keep", "drop"] = "keep"
     near_duplicates: NearDuplicateSettings = NearDuplicateSettings()
-    # A sample of the kept segments, by the hashes of their texts, for a trial of the method; null:
-    # all. Fingerprints leave the null out.
+    # A random sample of the kept segments for a trial of the method, drawn by the hashes of their
+    # texts: the same one whatever the files, their order and the tasks. null: all. Fingerprints
+    # leave the null out.
     max_segments: PositiveInt | None = Field(default=None, exclude_if=lambda number: number is None)
 
     @model_validator(mode="after")
@@ -441,6 +446,8 @@ class Settings(Frozen):
     forward_training: TrainingSettings = TrainingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     num_candidates: PositiveInt = 1  # instructions per segment; the best rated is selected
+    # null: segments and instructions may have words of the evaluation's prompts, as in the paper.
+    decontamination: DecontaminationSettings | None = None
     # null: instructions that are near-duplicates of others are rated and selected as all others.
     distinct_instructions: InstructionDuplicateSettings | None = None
     long_prompts: LongPromptSettings = LongPromptSettings()

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus.documents import CorpusFile, Document, NotRead, Unreadable
+from humpback_ray.corpus.provenance import facts_of
 from humpback_ray.corpus.readers import read_documents
 from humpback_ray.method.filters import gives_way, outcome_of, segment_id, storable
 from humpback_ray.method.segmenting import (
@@ -16,7 +17,7 @@ from humpback_ray.method.segmenting import (
     sections_of_markdown,
     sections_of_text,
 )
-from humpback_ray.rows import Segment, SegmentOutcome
+from humpback_ray.rows import DocumentFacts, Segment, SegmentOutcome
 
 
 def segments_of(file: CorpusFile, settings: CorpusSettings) -> Iterator[Segment]:
@@ -28,18 +29,31 @@ def segments_of(file: CorpusFile, settings: CorpusSettings) -> Iterator[Segment]
     Raises:
         UserError: as `read_documents`.
     """
+    return (row for row in rows_of(file, settings) if isinstance(row, Segment))
+
+
+def rows_of(file: CorpusFile, settings: CorpusSettings) -> Iterator[DocumentFacts | Segment]:
+    """The rows of `segments_of`, and before the sections of a document the facts about it.
+
+    Raises:
+        UserError: as `read_documents`.
+    """
     for document in read_documents(file, settings):
         if not isinstance(document, Document):
             yield segment_without_text(document, settings)
             continue
         try:
+            facts = facts_of(file, document)
             sections = _sections_of(document, settings)
         except ValueError as error:
             refused = Unreadable(document.document_id, document.url, str(error))
             yield segment_without_text(refused, settings)
             continue
+        yield facts
+        is_out = facts.opt_out is not None and settings.opt_out == "drop"
         empty = Section(header=None, text="", start=0)
         for section, outcome in sections or [(empty, SegmentOutcome.TOO_SHORT)]:
+            outcome = SegmentOutcome.OPTED_OUT if is_out else outcome
             yield _segment(document, section, outcome, settings)
 
 

@@ -24,6 +24,20 @@ class CorpusFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Capture:
+    """What an archive says about a document beside its text."""
+
+    offset: int | None = None  # bytes before the record, or before its gzip member
+    captured_at: str | None = None  # in UTC, ISO 8601
+    http_status: int | None = None
+    truncated: str | None = None
+    opt_outs: frozenset[str] = frozenset()  # of the HTTP headers
+
+
+NO_CAPTURE = Capture()
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """One text of a corpus, before it is cut."""
 
@@ -31,6 +45,8 @@ class Document:
     url: str  # the file's name where the corpus gives none
     content: str
     format: Format
+    index: int = 0  # in its file
+    capture: Capture = NO_CAPTURE
 
 
 @dataclass(frozen=True, slots=True)

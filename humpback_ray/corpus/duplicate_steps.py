@@ -6,6 +6,8 @@
     carry       the text of each pair's later row, to the part of its earlier row
     verify      exact Jaccard index of each pair: who is near whom
     settle      who is kept, round after round until every row is decided
+    count       kept rows by the first digits of their places, where only a sample stays
+    edge        places of the rows of the one bucket in which the sample ends
     finish      kept and dropped rows, with the kept text that each dropped one repeats
 
 A step is one task for each part, and it reads what the tasks before it have written for this part
@@ -35,6 +37,7 @@ import pyarrow.compute as pc
 from humpback_ray import storage, tables
 from humpback_ray.config.duplicates import NearDuplicateSettings
 from humpback_ray.corpus.exchange import read_part, split, write_parts
+from humpback_ray.corpus.steps import Figures
 from humpback_ray.method import duplicates
 from humpback_ray.method.duplicates import Decision
 from humpback_ray.rows import SegmentOutcome
@@ -48,6 +51,9 @@ ROWS_PER_FILE = 25_000  # of a kept or dropped file; later stages resume by file
 NUM_LARGEST = 20  # clusters that a task reports
 NUM_CACHED = 1_000  # n-gram sets of earlier rows, about 40 KB each
 
+_BUCKET_DIGITS = 3  # hexadecimal; of 50 million rows a bucket has 12,000
+NUM_BUCKETS = 16**_BUCKET_DIGITS
+
 _PART_BITS = np.uint64(32)  # a row's number: its part, then its place among the part's texts
 _PLACE = np.uint64(2**32 - 1)
 _BANDS = pa.schema({"key": pa.uint64(), "row": pa.uint64(), "sketch": pa.list_(pa.uint64())})
@@ -58,8 +64,6 @@ _NEAR = pa.schema(
 )
 _DECISIONS = pa.schema({"decision": pa.uint8()})
 _HOSTS = pa.schema({"host": pa.string(), "num_rows": pa.int64(), "num_lost": pa.int64()})
-
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -218,14 +222,24 @@ class Search:
         counts = np.bincount(decisions, minlength=len(Decision)).tolist()
         return {"num_open": counts[Decision.UNDECIDED], "num_kept": counts[Decision.KEPT]}
 
-    def finish(self, part: int, turn: int, limit: int) -> Figures:
-        """Write a part's rows, of which the first `limit` kept ones stay."""
+    def count(self, part: int, turn: int) -> Figures:
+        """The numbers of a part's kept rows by the first digits of their places."""
+        buckets = [bucket_of(place) for place in self._kept_places(part, turn)]
+        return {"buckets": np.bincount(buckets, minlength=NUM_BUCKETS).tolist()}
+
+    def edge(self, part: int, turn: int, bucket: int) -> Figures:
+        """The places of a part's kept rows in one bucket."""
+        places = self._kept_places(part, turn)
+        return {"places": [place for place in places if bucket_of(place) == bucket]}
+
+    def finish(self, part: int, turn: int, last: str | None) -> Figures:
+        """Write a part's rows, of which the kept ones up to the place `last` stay; None: all."""
         rows = read_part(self._path("unique", part))
         ids = rows[self.columns.content].to_pylist()
         assert all(one < next_one for one, next_one in pairwise(ids)), f"texts of {part} repeat"
-        decisions = read_part(self._path(f"decisions-{turn}", part))["decision"].to_numpy()
-        is_kept = decisions == Decision.KEPT
-        is_surplus = is_kept & (np.cumsum(is_kept) > limit)
+        is_kept = self._is_kept(part, turn)
+        is_behind = [last is not None and place_of(content) > last for content in ids]
+        is_surplus = is_kept & np.array(is_behind, bool)
         outcomes = np.select([is_surplus, is_kept], [SURPLUS, KEPT], NEAR)
         reasons = self._reasons(part, turn)
         assert reasons.keys() == set(np.flatnonzero(~is_kept).tolist())
@@ -252,6 +266,14 @@ class Search:
 
     def _path(self, step: str, number: int | str) -> str:
         return storage.join(self.folder, step, f"{number}.arrow")
+
+    def _is_kept(self, part: int, turn: int) -> np.ndarray:
+        decisions = read_part(self._path(f"decisions-{turn}", part))["decision"].to_numpy()
+        return np.asarray(decisions == Decision.KEPT)
+
+    def _kept_places(self, part: int, turn: int) -> list[str]:
+        kept = self._unique(part, self.columns.content).filter(pa.array(self._is_kept(part, turn)))
+        return [place_of(content) for content in kept.to_pylist()]
 
     def _gather(self, step: str, part: int) -> pa.Table:
         files = [self._path(step, number) for number in range(self.num_parts)]
@@ -307,7 +329,7 @@ class Search:
             (self.rows, self.row_type, is_kept),
             (self.dropped, self.dropped_type, pc.invert(is_kept)),
         ):
-            table = rows.filter(chosen)
+            table = tables.with_nulls(rows.filter(chosen), row_type)
             for first in range(0, len(table), ROWS_PER_FILE):
                 piece = tables.conform(table.slice(first, ROWS_PER_FILE), row_type)
                 tables.write_table(folder, piece, f"{name}-{first // ROWS_PER_FILE:03}")
@@ -337,6 +359,22 @@ class Search:
         write_parts(self._path("hosts", name), _HOSTS, parts)
 
 
+def place_of(content: str) -> str:
+    """A text's place in a sample: its hash, second half first.
+
+    Of near-duplicates the smallest hash stays, so a text that many others repeat has a small one.
+    The smallest hashes would be a sample of much repeated texts. The second half has no part in
+    that choice.
+    """
+    middle = len(content) // 2
+    return content[middle:] + content[:middle]
+
+
+def bucket_of(place: str) -> int:
+    """The first digits of a place, as the number of a bucket."""
+    return int(place[:_BUCKET_DIGITS], 16)
+
+
 def host_of(url: str) -> str:
     """The host that a URL names; empty for a file name or a broken URL."""
     try:
@@ -353,10 +391,10 @@ def _without_reason(rows: pa.Table) -> pa.Table:
 def _decided(
     rows: pa.Table, outcomes: Sequence[str], of: Sequence[Any], indices: Sequence[Any]
 ) -> pa.Table:
-    if "outcome" in rows.column_names:
-        rows = rows.drop_columns("outcome")
+    decided = {"outcome", "duplicate_of", "jaccard"}
     return (
-        rows.append_column("outcome", pa.array(outcomes, pa.string()))
+        rows.drop_columns([name for name in rows.column_names if name in decided])
+        .append_column("outcome", pa.array(outcomes, pa.string()))
         .append_column("duplicate_of", pa.array(of, pa.string()))
         .append_column("jaccard", pa.array(indices, pa.float64()))
     )

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from humpback_ray import storage
-from humpback_ray.corpus.duplicate_steps import Figures, Search
+import numpy as np
 
-# Runs a function on the arguments of every item and returns the results in the items' order. The
-# first argument is a line for people.
-Tasks = Callable[[str, Callable[..., Figures], Sequence[tuple[Any, ...]]], list[Figures]]
+from humpback_ray.corpus.duplicate_steps import Search
+from humpback_ray.corpus.steps import Figures, Tasks, run_once
 
 # Not given in any source; a corpus of which this much is one text or one host's is worth a look.
 MAX_CLUSTER_SHARE = 0.2  # of all rows, in one cluster
@@ -59,13 +57,13 @@ def find_duplicates(
 
     Args:
         sources: what `search.read` takes, for one task each.
-        max_rows: the most rows to keep: those with the smallest hashes, which are a random sample,
-            and the same one wherever the rows lie.
+        max_rows: the most rows to keep: a random sample by hashes, and the same one wherever the
+            rows lie.
     """
     assert len(sources) == search.num_sources
 
     def run(label: str, step: str, items: Sequence[tuple[Any, ...]]) -> list[Figures]:
-        return tasks(label, partial(_once, search, step), items)
+        return tasks(label, partial(run_once, search.folder, search, step), items)
 
     parts = [(part,) for part in range(search.num_parts)]
     figures = run("sources read", "partition", list(enumerate(sources)))
@@ -74,9 +72,10 @@ def find_duplicates(
     pairs = run("texts carried", "carry", parts)
     near = run("parts compared", "verify", parts)
     turn, settled = _settle(search, run)
-    limits = _limits([found["num_kept"] for found in settled], max_rows)
-    finished = [(part, turn, limit) for part, limit in enumerate(limits)]
-    figures += run("parts written", "finish", finished)
+    last = None
+    if max_rows is not None and sum(found["num_kept"] for found in settled) > max_rows:
+        last = _last_place(search, run, turn, max_rows)
+    figures += run("parts written", "finish", [(*part, turn, last) for part in parts])
     return Found(
         sum(found.get("num_rows", 0) for found in figures),
         _total(figures, "outcomes"),
@@ -91,17 +90,6 @@ def find_duplicates(
 Run = Callable[[str, str, Sequence[tuple[Any, ...]]], list[Figures]]
 
 
-def _once(search: Search, step: str, *arguments: Any) -> Figures:
-    """A step's figures, from the file that tells that it is done, or else by running it."""
-    name = "-".join(str(value) for value in arguments if isinstance(value, int))
-    url = storage.join(search.folder, "done", f"{step}-{name}.json")
-    if (done := storage.read_json(url)) is not None:
-        return dict(done)
-    figures: Figures = getattr(search, step)(*arguments)
-    storage.write_json(url, figures)
-    return figures
-
-
 def _settle(search: Search, run: Run) -> tuple[int, list[Figures]]:
     """The last round of decisions, and its figures. Each round decides the first open row."""
     turn = 0
@@ -113,14 +101,16 @@ def _settle(search: Search, run: Run) -> tuple[int, list[Figures]]:
         turn += 1
 
 
-def _limits(num_kept: list[int], max_rows: int | None) -> list[int]:
-    """The number of rows that each part may keep; parts are in the order of hashes."""
-    limits = []
-    left = sum(num_kept) if max_rows is None else max_rows
-    for number in num_kept:
-        limits.append(min(number, left))
-        left -= limits[-1]
-    return limits
+def _last_place(search: Search, run: Run, turn: int, max_rows: int) -> str:
+    """The place of the last row of a sample; the driver sees the places of one bucket only."""
+    parts = range(search.num_parts)
+    counted = run("kept texts counted", "count", [(part, turn) for part in parts])
+    num_upto = np.cumsum(np.sum([found["buckets"] for found in counted], axis=0))
+    bucket = int(np.searchsorted(num_upto, max_rows))
+    num_before = int(num_upto[bucket - 1]) if bucket else 0
+    edges = run("end of the sample", "edge", [(part, turn, bucket) for part in parts])
+    places = sorted(place for found in edges for place in found["places"])
+    return places[max_rows - num_before - 1]
 
 
 def _total(figures: list[Figures], name: str) -> Counter[str]:

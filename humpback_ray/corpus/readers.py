@@ -127,7 +127,7 @@ def _document_of_row(
     if not isinstance(text, str):
         reason = f"row {index + 1} has no string in {settings.text_column!r}"
         return unreadable(file, index, reason, place)
-    return Document(document_id(file, index), place, text, settings.text_format)
+    return Document(document_id(file, index), place, text, settings.text_format, index)
 
 
 def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:

@@ -11,6 +11,7 @@ from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdRead
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from humpback_ray.corpus.documents import (
+    Capture,
     CorpusFile,
     Document,
     NotRead,
@@ -21,6 +22,7 @@ from humpback_ray.corpus.documents import (
     not_read,
     unreadable,
 )
+from humpback_ray.corpus.provenance import opt_outs, utc_time
 from humpback_ray.corpus.warc_records import Damage, digest_says, records_of
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -36,19 +38,22 @@ def read_warc(file: CorpusFile) -> Iterator[Document | Unreadable | NotRead]:
         if isinstance(piece, Damage):
             yield unreadable(file, index, f"the archive is damaged: {piece.reason}")
             continue
-        if digest_says(piece) is False:
+        content = piece.content
+        if digest_says(content) is False:
             reason = "the archive is damaged: a record is not what its digest says"
-            yield unreadable(file, index, reason, _url_in(piece))
+            yield unreadable(file, index, reason, _url_in(content))
             continue
         try:
-            record = next(iter(ArchiveIterator(io.BytesIO(_in_lower_case(piece)))))
-            yield _document_of_record(file, index, record)
+            record = next(iter(ArchiveIterator(io.BytesIO(_in_lower_case(content)))))
+            yield _document_of_record(file, index, record, piece.offset)
         except (StopIteration, OSError, ValueError) as error:
             reason = str(error) or "no record in it"
-            yield unreadable(file, index, f"undecodable record: {reason}", _url_in(piece))
+            yield unreadable(file, index, f"undecodable record: {reason}", _url_in(content))
 
 
-def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Document | NotRead:
+def _document_of_record(
+    file: CorpusFile, index: int, record: WarcRecord, offset: int | None
+) -> Document | NotRead:
     """The document of a record.
 
     Raises:
@@ -58,13 +63,27 @@ def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Doc
     if reason := _reason_of_other(record):
         return not_read(file, index, reason, url)
     content_type = _content_type(record)
+    capture = _capture(record, offset)
     body = record.reader.read()
     if record.record_type == WarcRecordType.conversion:
-        return Document(document_id(file, index), url, decode_text(body), "text")
+        text = decode_text(body)
+        return Document(document_id(file, index), url, text, "text", index, capture)
     if record.record_type == WarcRecordType.response:
         body = _decode_transfer(body, record)
     content = decode_html(body, _charset(content_type))
-    return Document(document_id(file, index), url, content, "html")
+    return Document(document_id(file, index), url, content, "html", index, capture)
+
+
+def _capture(record: WarcRecord, offset: int | None) -> Capture:
+    http = record.http_headers
+    found = [opt_outs(name, value) for name, value in http.items()] if http is not None else []
+    return Capture(
+        offset,
+        utc_time(record.headers.get("WARC-Date")),
+        http.status_code if http is not None else None,
+        record.headers.get("WARC-Truncated"),
+        frozenset().union(*found),
+    )
 
 
 def _reason_of_other(record: WarcRecord) -> str:

@@ -11,12 +11,13 @@ import binascii
 import hashlib
 import re
 import zlib
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from humpback_ray.corpus.documents import CorpusFile, is_about_content
-from humpback_ray.corpus.opening import DAMAGE, open_content, open_file
+from humpback_ray.corpus.opening import COMPRESSIONS, DAMAGE, open_content, open_file
 
 MAX_RECORD = 2**28  # bytes; a larger one is no page, and a damaged length may say anything
 _MAX_HEADER = 2**16
@@ -32,8 +33,27 @@ class Damage:
     reason: str
 
 
-def records_of(file: CorpusFile) -> Iterator[bytes | Damage]:
-    """Each record with its headers, in order, and one Damage for each damaged place.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive bytes of an archive's content."""
+
+    content: bytes
+    offset: int | None  # in the file: of the content, or of the gzip member that it is in
+    is_member: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record with its headers."""
+
+    content: bytes
+    # Bytes of the file before it, or before its gzip member: where a reader begins, as in CDX
+    # files. None where the whole archive is compressed.
+    offset: int | None
+
+
+def records_of(file: CorpusFile) -> Iterator[Record | Damage]:
+    """Each record, in order, and one Damage for each damaged place.
 
     Raises:
         OSError: the file is gone or cannot be reached.
@@ -45,11 +65,14 @@ def records_of(file: CorpusFile) -> Iterator[bytes | Damage]:
         yield from _Framer(_plain_pieces(file)).records()
 
 
-def _plain_pieces(file: CorpusFile) -> Iterator[bytes | Damage]:
+def _plain_pieces(file: CorpusFile) -> Iterator[Piece | Damage]:
+    is_compressed = file.path.lower().endswith(COMPRESSIONS[1:])
+    position = 0
     try:
         with open_content(file.path) as stream:
             while chunk := bytes(stream.read(_CHUNK)):
-                yield chunk
+                yield Piece(chunk, None if is_compressed else position)
+                position += len(chunk)
     except DAMAGE as error:
         if not is_about_content(error):
             raise
@@ -61,7 +84,7 @@ def _plain_pieces(file: CorpusFile) -> Iterator[bytes | Damage]:
 _MEMBER_START = b"\x1f\x8b\x08"
 
 
-def _gzip_pieces(stream: Any) -> Iterator[bytes | Damage]:
+def _gzip_pieces(stream: Any) -> Iterator[Piece | Damage]:
     """The content of each gzip member; behind damage, from the next member that holds a record.
 
     Nothing behind damage within a member can be read. The next block of its bits can be found, but
@@ -79,7 +102,7 @@ def _gzip_pieces(stream: Any) -> Iterator[bytes | Damage]:
         start = end
 
 
-def _member(stream: Any, start: int) -> Generator[bytes, None, tuple[int | None, str]]:
+def _member(stream: Any, start: int) -> Generator[Piece, None, tuple[int | None, str]]:
     """The content of the gzip member at a position.
 
     Returns:
@@ -108,13 +131,13 @@ def _member(stream: Any, start: int) -> Generator[bytes, None, tuple[int | None,
         num_bytes += len(piece)
         held.append(piece)
         if num_bytes > _MAX_HELD:
-            yield b"".join(held)
+            yield Piece(b"".join(held), start, True)
             held = []
     content = b"".join(held)
     is_one_record = num_bytes <= _MAX_HELD and len(_RECORD_START.findall(content)) <= 1
     # Of one record with a wrong checksum nothing can be trusted; of many, most are right.
     if content and not ("incorrect" in damage and is_one_record):
-        yield content
+        yield Piece(content, start, True)
     return start + num_read - len(decompressor.unused_data), damage
 
 
@@ -193,12 +216,14 @@ _LENGTH = re.compile(rb"(?im)^Content-Length:[ \t]*([0-9]{1,18})[ \t]*\r?$")
 class _Framer:
     """Cuts a stream of pieces into records."""
 
-    def __init__(self, pieces: Iterator[bytes | Damage]) -> None:
+    def __init__(self, pieces: Iterator[Piece | Damage]) -> None:
         self.pieces = pieces
         self.buffer = bytearray()
         self.broken: Damage | None = None  # the stream goes on elsewhere behind the buffer
+        # Pieces that begin in the buffer or reach into it, with the places of their beginnings.
+        self.places: deque[tuple[int, Piece]] = deque()
 
-    def records(self) -> Iterator[bytes | Damage]:
+    def records(self) -> Iterator[Record | Damage]:
         while True:
             self._skip_line_breaks()
             if self.buffer:
@@ -209,7 +234,7 @@ class _Framer:
             else:
                 return
 
-    def _record(self) -> bytes | Damage:
+    def _record(self) -> Record | Damage:
         """The record at the front of the buffer, which is at the next one afterwards."""
         length = self._length()
         if isinstance(length, str):
@@ -220,8 +245,8 @@ class _Framer:
             return self._lose("a record is cut")
         if not self._ends_at(length):
             return self._lose("a record does not end where its header says")
-        record = bytes(self.buffer[:length])
-        del self.buffer[:length]
+        record = Record(bytes(self.buffer[:length]), self._offset())
+        self._drop(length)
         return record
 
     def _length(self) -> int | str:
@@ -265,24 +290,22 @@ class _Framer:
         damage, begin = Damage(reason), 1
         while (found := _RECORD_START.search(self.buffer, begin)) is None:
             if len(self.buffer) > _MAX_START:
-                del self.buffer[:-_MAX_START]
+                self._drop(len(self.buffer) - _MAX_START)
                 begin = 0
             if not self._fill():
-                self.buffer.clear()
+                self._drop(len(self.buffer))
                 if self.broken is None:
                     return damage
                 damage, self.broken, begin = self.broken, None, 0
-        del self.buffer[: found.start()]
+        self._drop(found.start())
         return damage
 
     def _skip_line_breaks(self) -> None:
         while True:
             rest = self.buffer.lstrip(b"\r\n")
+            self._drop(len(self.buffer) - len(rest))
             if rest:
-                if len(rest) < len(self.buffer):
-                    del self.buffer[: len(self.buffer) - len(rest)]
                 return
-            self.buffer.clear()
             if not self._fill():
                 return
 
@@ -291,8 +314,22 @@ class _Framer:
         if self.broken:
             return False
         piece = next(self.pieces, None)
-        if isinstance(piece, bytes):
-            self.buffer += piece
+        if isinstance(piece, Piece):
+            self.places.append((len(self.buffer), piece))
+            self.buffer += piece.content
         else:
             self.broken = piece
-        return isinstance(piece, bytes)
+        return isinstance(piece, Piece)
+
+    def _drop(self, number: int) -> None:
+        """Remove bytes from the front of the buffer, and pieces that lie before it."""
+        if not number:
+            return
+        del self.buffer[:number]
+        places = ((place - number, piece) for place, piece in self.places)
+        self.places = deque(p for p in places if p[0] + len(p[1].content) > 0)
+
+    def _offset(self) -> int | None:
+        """The offset in the file of what is at the front of the buffer."""
+        place, piece = self.places[0]
+        return piece.offset if piece.offset is None or piece.is_member else piece.offset - place

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from humpback_ray.figures.pair_sets import RunRows
 from humpback_ray.figures.stage_records import Selected, StageRecords
-from humpback_ray.figures.stage_rows import hashes_of, scan
-from humpback_ray.figures.types import FunnelStep, StageFigures
+from humpback_ray.figures.stage_rows import Hashes, hashes_of, scan
+from humpback_ray.figures.types import FactFigures, FunnelStep, StageFigures
 from humpback_ray.rows import (
     Finish,
     InstructionOutcome,
@@ -22,6 +22,7 @@ from humpback_ray.rows import (
 )
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.curate import Curate
+from humpback_ray.stages.decontaminate import Decontaminate
 from humpback_ray.stages.distinct import Distinct
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
@@ -34,7 +35,15 @@ _WORDS: dict[str, str] = {
     RatingOutcome.CUT_INSTRUCTION: "instruction cut at the token limit",
     SegmentOutcome.SURPLUS: "above the number asked for",
 }
-NOT_A_DOCUMENT = pa.array([SegmentOutcome.NOT_READ.value, SegmentOutcome.UNREADABLE.value])
+# Of dropped rows that say something about their whole document; the first reason counts.
+_OF_DOCUMENTS: dict[str, str] = {
+    SegmentOutcome.OPTED_OUT: "opted out",
+    SegmentOutcome.OLDER_CAPTURE: "older capture",
+    SegmentOutcome.NOT_READ: "no document",
+    SegmentOutcome.UNREADABLE: "no document",
+}
+_NONE_KEPT = "no section kept"
+FACTS = {"opt_out": "opt-out", "licence": "licence", "truncated": "truncated by the crawler"}
 
 
 def funnel_of(records: StageRecords) -> list[FunnelStep]:
@@ -49,6 +58,9 @@ def funnel_of(records: StageRecords) -> list[FunnelStep]:
         steps.append(_by_outcome("Segments", segments, "sections", SegmentOutcome.KEPT))
     for candidates in records.of(Augment)[:1]:
         steps.append(_by_outcome("Instructions", candidates, "candidates", Finish.STOP))
+    for clean in records.of(Decontaminate)[:1]:
+        steps.append(_by_outcome("Decontaminated instructions", clean, "candidates",
+                                 InstructionOutcome.KEPT))  # fmt: skip
     for distinct in records.of(Distinct)[:1]:
         steps.append(_by_outcome("Distinct instructions", distinct, "candidates",
                                  InstructionOutcome.KEPT))  # fmt: skip
@@ -80,28 +92,39 @@ def in_words(outcome: str) -> str:
 
 def _documents(records: StageRecords, segments: StageFigures) -> FunnelStep:
     """Documents by their best section: one that is kept, one that is dropped, or none at all."""
-    kept = _documents_of(records.folder(segments, "rows"), None)
-    cut = _documents_of(records.folder(segments, "dropped"), False)
-    others = _documents_of(records.folder(segments, "dropped"), True)
-    without = np.setdiff1d(cut, kept)
-    not_read = np.setdiff1d(np.setdiff1d(others, kept), cut)
-    reasons = {"no section kept": len(without), "no document": len(not_read)}
+    none = np.empty(0, np.uint64)
+    counted = kept = _documents_by(lambda _: "", records.folder(segments, "rows")).get("", none)
+    dropped = _documents_by(_reason_of, records.folder(segments, "dropped"))
+    reasons: dict[str, int] = {}
+    for reason in dict.fromkeys((_NONE_KEPT, *_OF_DOCUMENTS.values())):
+        new = np.setdiff1d(dropped.get(reason, none), counted)
+        reasons[reason] = len(new)
+        counted = np.union1d(counted, new)
     return _step("Documents", segments, "documents, files and links", len(kept), reasons)
 
 
-def _documents_of(folder: str, without_text: bool | None) -> np.ndarray:
-    """Hashes of different documents, 8 bytes each: a corpus may have millions.
+def _reason_of(outcome: str) -> str:
+    return _OF_DOCUMENTS.get(outcome, _NONE_KEPT)
 
-    Args:
-        without_text: True for what is no document, False for the others, None for all.
-    """
-    found = [np.empty(0, np.uint64)]
+
+def _documents_by(group: Callable[[str], str], folder: str) -> dict[str, Hashes]:
+    """Hashes of different documents, 8 bytes each, by the groups of their rows' outcomes."""
+    found: defaultdict[str, list[Hashes]] = defaultdict(list)
     for batch in scan(folder, ["document_id", "outcome"]):
-        if without_text is not None:
-            is_none = pc.is_in(batch["outcome"], value_set=NOT_A_DOCUMENT)
-            batch = batch.filter(is_none if without_text else pc.invert(is_none))
-        found.append(hashes_of(pc.unique(batch["document_id"])))
-    return np.unique(np.concatenate(found))
+        for outcome in batch["outcome"].unique().to_pylist():
+            rows = batch.filter(pc.equal(batch["outcome"], outcome))
+            found[group(outcome)].append(hashes_of(pc.unique(rows["document_id"])))
+    return {name: np.unique(np.concatenate(parts)) for name, parts in found.items()}
+
+
+def facts_of(records: StageRecords) -> list[FactFigures]:
+    """The facts that documents of the corpus state, with the numbers in the segments' record."""
+    return [
+        FactFigures(name, value, number, int(segments.figures["num_documents"]))
+        for segments in records.of(Segments)[:1]
+        for fact, name in FACTS.items()
+        for value, number in segments.figures.get(fact, {}).items()
+    ]
 
 
 def _self_curation(iteration: Selected) -> Iterator[FunnelStep]:
@@ -169,7 +192,8 @@ def _compare_iteration(
     rated, curated = iteration.rated, iteration.curated
     rows = run.folder(rated, "rows", "candidate_id").num_rows
     compare(f"rows in {rated.path}", rows, rated.num_rows or 0, "its record")
-    for candidates in [*run.records.of(Distinct), *run.records.of(Augment)][:1]:
+    kinds = (Distinct, Decontaminate, Augment)
+    for candidates in [stage for kind in kinds for stage in run.records.of(kind)][:1]:
         # A stage that drops candidates counts its kept rows; the other one has kept all of them.
         expected = candidates.outcomes.get(InstructionOutcome.KEPT, candidates.num_rows or 0)
         compare(f"pairs in {rated.path}", rated.num_rows or 0, expected, candidates.path)

@@ -92,6 +92,7 @@ def figures_of(
             versions=_versions(records.stages),
             stages=records.stages,
             funnel=compute("the funnel", lambda: funnel.funnel_of(records)),
+            facts=compute("facts about the documents", lambda: funnel.facts_of(records)),
             scores=compute("scores", lambda: selections.scores_of(rows),
                            "no iteration has rated its pairs yet"),
             overlaps=compute("overlap of the selections", lambda: selections.overlaps_of(rows),

@@ -75,6 +75,20 @@ class FunnelStep:
 
 
 @dataclass(frozen=True)
+class FactFigures:
+    """The number of documents with a fact, whether they are kept or not."""
+
+    fact: str
+    value: str
+    num_documents: int
+    num_all: int  # documents
+
+    @property
+    def share(self) -> float:
+        return self.num_documents / self.num_all
+
+
+@dataclass(frozen=True)
 class Moments:
     """Mean and standard deviation of a number over rows; None without rows, or with one."""
 
@@ -326,6 +340,7 @@ class RunFigures:
     versions: Mapping[str, list[str]]  # of libraries and of this program; several after an update
     stages: list[StageFigures]
     funnel: list[FunnelStep]
+    facts: list[FactFigures]  # of the corpus's documents
     scores: list[ScoreFigures]
     overlaps: list[OverlapFigures]
     losses: list[ModelLoss]

@@ -17,6 +17,7 @@ from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import prompts, tokens
+from humpback_ray.method.contamination import PromptIndex
 from humpback_ray.rows import Evaluated, Finish, SeedPair, Task, TaskKind
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
@@ -126,31 +127,33 @@ def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
     }
 
 
-def prompts_source(path: str) -> Source:
-    """The evaluation prompts by their content; with a problem if they are no prompts."""
-    source = file_source(path, "evaluation prompts", "settings.evaluation.prompts")
+def prompts_source(path: str, key: str = "settings.evaluation.prompts") -> Source:
+    """The evaluation prompts by their content; with a problem if they are no prompts.
+
+    Args:
+        key: the setting that names them.
+    """
+    source = file_source(path, "evaluation prompts", key)
     if source.problem:
         return source
     try:
-        read_prompts(path)
+        read_prompts(path, key)
     except UserError as error:
         return replace(source, identity=None, problem=str(error))
     return source
 
 
-def read_prompts(path: str) -> list[dict[str, str]]:
+def read_prompts(path: str, key: str = "settings.evaluation.prompts") -> list[dict[str, str]]:
     """Evaluation prompts in AlpacaEval's format.
+
+    Args:
+        key: the setting that names them, for messages.
 
     Raises:
         UserError: no such file, not JSON, or not a list of objects with an instruction.
     """
-    wanted = (
-        'set settings.evaluation.prompts to a JSON list of {"dataset", "instruction"}, as '
-        "AlpacaEval has"
-    )
-    text = storage.read_text(
-        path, "evaluation prompts", "settings.evaluation.prompts"
-    ).removeprefix("\ufeff")
+    wanted = f'set {key} to a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
+    text = storage.read_text(path, "evaluation prompts", key).removeprefix("\ufeff")
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -167,9 +170,20 @@ def read_prompts(path: str) -> list[dict[str, str]]:
     ]
 
 
+def prompt_id(number: int) -> str:
+    """The id of a file's prompt, wherever rows name it."""
+    return f"prompt-{number:05}"
+
+
+def prompt_index(path: str, ngram: int) -> PromptIndex:
+    """The n-grams of the prompts in a file, which must not be trained on."""
+    rows = enumerate(read_prompts(path))
+    return PromptIndex({prompt_id(number): row["instruction"] for number, row in rows}, ngram)
+
+
 def _prompts_to_answer(path: str) -> Iterator[Task]:
     for number, row in enumerate(read_prompts(path)):
-        yield Task(f"prompt-{number:05}", TaskKind.ANSWER, row["dataset"], row["instruction"], "")
+        yield Task(prompt_id(number), TaskKind.ANSWER, row["dataset"], row["instruction"], "")
 
 
 def _pairs_to_score(pairs: list[SeedPair]) -> Iterator[Task]:

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
-from ray.exceptions import RayTaskError
 
 from humpback_ray import storage, tables
+from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.settings import CorpusSettings
-from humpback_ray.corpus import cut
+from humpback_ray.corpus import cut, cut_tasks
+from humpback_ray.corpus.captures import Captures, mark_older_captures
+from humpback_ray.corpus.cut_tasks import Cut
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
+from humpback_ray.corpus.steps import Figures, run_once
 from humpback_ray.errors import UserError
-from humpback_ray.execution import progress
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
-from humpback_ray.execution.tasks import user_error
+from humpback_ray.execution.tasks import run_tasks
 from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
+from humpback_ray.stages.evaluate import prompt_index
 from humpback_ray.stages.searching import WORK, Searched, drop_duplicates, duplicate_figures
 
-# Size of the files of one task; MIN_TASKS splits a small corpus too.
-BYTES_PER_TASK = 8 * 2**20
-MIN_TASKS = 8
-
 MAX_REASONS = 20  # in the record: the media types that servers name are without number
+CAPTURES = "captures"  # folder below `WORK`
+CAPTURES_PER_TASK = 1_000_000  # of about 100 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,28 +37,31 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5  # older captures of a page go, and documents have a table
     part: ClassVar[Part] = "prepare"
 
     corpus: Source
     settings: CorpusSettings
+    decontamination: DecontaminationSettings | None = None
+    prompts: Source | None = None  # that must not be in the segments
+
+    def unread(self) -> set[str]:
+        """The prompts where nothing is looked for."""
+        return set() if self.decontamination else {"decontamination", "prompts"}
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
 
-        `dropped` also has a row for each file, link and archive record that is no document. Tasks
-        cut and filter sections in parallel into a working folder, and then look for duplicates. A
-        stage that was killed uses the sections of a whole cut and the finished tasks of a search.
+        `dropped` also has a row for each file, link and archive record that is no document, and
+        `documents` one for each that is. Tasks cut and filter sections in parallel into a working
+        folder, mark those of older captures, and then look for duplicates. A stage that was killed
+        goes on with the finished tasks.
         """
         path = context.of(self.corpus)
         listing = list_corpus(path)
         sections, dropped = context.path("_sections"), context.path("dropped")
-        is_cut = context.path(WORK, "cut.json")
-        if not storage.exists(is_cut):
-            _delete(context)
-            _cut(context, listing.files, self.settings, sections)
-            storage.write_json(is_cut, True)
         s = self.settings
+        found_documents = self._cut(context, listing.files, sections)
         found = drop_duplicates(
             context, searched_sections(sections), s.near_duplicates, s.max_segments
         )
@@ -80,8 +82,10 @@ class Segments(Stage):
         outcomes[SegmentOutcome.KEPT.value] = num_kept
         assert outcomes == found.outcomes + Counter(row.outcome.value for row in others)
         assert outcomes.total() == tables.num_rows(sections) + len(others)
-        storage.delete(sections)
-        storage.delete(context.path(WORK))
+        assert found_documents["num_documents"] == tables.num_rows(context.path("documents"))
+        # The marks go before what they mark, so a kill in between costs work and no rows.
+        for name in (f"{WORK}/{CAPTURES}", WORK, "_sections", "_documents"):
+            storage.delete(context.path(name))
         if reasons:
             context.progress.note(f"without a document: {_in_words(reasons)} (see dropped)")
         return Result(
@@ -93,9 +97,45 @@ class Segments(Stage):
                     _sum_of(context.path("rows"), "num_characters") / num_kept
                 ),
                 "not_read": dict(reasons.most_common(MAX_REASONS)),
+                **found_documents,
                 **duplicate_figures(found),
             },
         )
+
+    def _cut(self, context: Context, files: list[CorpusFile], sections: str) -> dict[str, Any]:
+        """Write the sections and the documents of a corpus; returns figures of the documents."""
+        documents = context.path("_documents")
+        prompts = None
+        if self.decontamination and self.prompts:
+            prompts = prompt_index(context.of(self.prompts), self.decontamination.ngram)
+        divided = cut_tasks.divided(files)
+        corpus = Cut(sections, documents, divided, self.settings, prompts)
+        tasks = partial(run_tasks, context.progress)
+
+        def run(label: str, step: str, items: list[tuple[Any, ...]]) -> list[Figures]:
+            return tasks(label, partial(run_once, context.path(WORK), corpus, step), items)
+
+        found = run("parts of the corpus cut", "cut", [(number,) for number in range(len(divided))])
+        groups = enumerate(cut_tasks.gathered(found))
+        whole = context.path("documents")
+        run("tables of documents written", "gather", [(n, names, whole) for n, names in groups])
+        num_captures = sum(figures["num_captures"] for figures in found)
+        names = [figures["names"] for figures in found]
+        num_parts = max(1, num_captures // CAPTURES_PER_TASK)
+        search = Captures(context.path(WORK, CAPTURES), sections, documents, names, num_parts)
+        return {
+            "num_documents": sum(figures["num_documents"] for figures in found),
+            "num_older_captures": mark_older_captures(search, tasks) if num_captures else 0,
+            **{fact: _most_common(found, fact) for fact in cut_tasks.COUNTED},
+        }
+
+
+def _most_common(found: list[Figures], fact: str) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for figures in found:
+        total.update(figures[fact])
+    ordered = sorted(total.items(), key=lambda entry: (-entry[1], entry[0]))
+    return dict(ordered[:MAX_REASONS])
 
 
 def searched_sections(sections: str) -> Searched:
@@ -117,13 +157,13 @@ def _with_reasons(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
 
 
 def _write_others(dropped: str, others: list[Segment]) -> None:
-    rows = [{**tables.as_dict(row), "duplicate_of": None, "jaccard": None} for row in others]
-    if rows:
-        tables.write_rows(dropped, rows, DroppedSegment, name="files-not-read")
+    if others:
+        rows = tables.with_nulls(tables.to_table(others, Segment), DroppedSegment)
+        tables.write_table(dropped, rows, "files-not-read")
 
 
 def _delete(context: Context) -> None:
-    for name in (WORK, "_sections", "rows", "dropped"):
+    for name in (WORK, "_sections", "_documents", "documents", "rows", "dropped"):
         storage.delete(context.path(name))
 
 
@@ -136,27 +176,3 @@ def _in_words(reasons: Counter[str]) -> str:
     rest = reasons.total() - sum(count for _, count in shown)
     words = [f"{count} x {reason}" for reason, count in shown]
     return ", ".join([*words, f"{rest} others"] if rest else words)
-
-
-def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, folder: str) -> None:
-    names = [{"path": f.path, "name": f.name, "size": f.size} for f in files]
-    num_tasks = max(MIN_TASKS, sum(file.size for file in files) // BYTES_PER_TASK)
-    num_tasks = min(len(names), num_tasks)
-    dataset = ray.data.from_items(names, override_num_blocks=num_tasks)
-    dataset = dataset.flat_map(partial(_sections_of, settings=settings))
-    filesystem, path = storage.arrow_filesystem(folder)
-
-    def show() -> None:
-        num_done = len(tables.parquet_files(filesystem, path))
-        context.progress.update(min(num_done, num_tasks), num_tasks, "parts of the corpus cut")
-
-    try:
-        with progress.polling(show):
-            tables.write_dataset(folder, dataset)
-    except RayTaskError as error:
-        raise user_error(error) from error
-
-
-def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
-    for segment in cut.segments_of(CorpusFile(**file), settings):
-        yield {**tables.as_dict(segment), "outcome": segment.outcome.value}

@@ -74,15 +74,29 @@ def test_rows_do_not_depend_on_files_parts_and_order(tmp_path, parts, sources):
     assert sorted(one.dropped, key=order) == sorted(other.dropped, key=order)
 
 
-def test_sample_has_the_smallest_hashes_whatever_the_parts(tmp_path):
+def test_sample_is_the_same_whatever_the_parts_and_the_order(tmp_path):
     rows = corpus()
     whole = search(tmp_path / "whole", rows)
     sample = search(tmp_path / "sample", rows[::-1], parts=5, sources=2, max_rows=9)
-    assert [row["segment_id"] for row in sample.kept] == sorted(
-        row["segment_id"] for row in whole.kept
-    )[:9]
+    ids = sorted((row["segment_id"] for row in whole.kept), key=lambda name: name[16:])
+    assert [row["segment_id"] for row in sample.kept] == sorted(ids[:9])
+    assert search(tmp_path / "one", rows, max_rows=9).kept == sample.kept
     assert sample.found.outcomes[SegmentOutcome.SURPLUS] == len(whole.kept) - 9
     assert search(tmp_path / "all", rows, max_rows=10_000).kept == whole.kept
+
+
+def test_sample_has_no_more_repeated_texts_than_all_kept_ones(tmp_path):
+    lone = [" ".join(random_words(seed)) for seed in range(100)]
+    repeated = [" ".join(changed(random_words(seed), 2, seed * 10 + n))
+                for seed in range(100, 200) for n in range(8)]  # fmt: skip
+    rows = segments_of([*lone, *repeated])
+    whole = search(tmp_path / "whole", rows)
+    clusters = {row["duplicate_of"] for row in whole.dropped}
+    assert (len(whole.kept), len(clusters)) == (200, 100)
+    sample = search(tmp_path / "sample", rows, parts=3, max_rows=100)
+    num_repeated = sum(row["segment_id"] in clusters for row in sample.kept)
+    assert len(sample.kept) == 100
+    assert 38 <= num_repeated <= 62  # of the smallest hashes, 82
 
 
 # --- texts that must stay -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The segments stage on a Ray cluster: what it keeps, counts and says."""
 
 import gzip
+import json
 import os
 import re
 
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from humpback_ray import tables
+from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.errors import UserError
@@ -17,8 +19,10 @@ from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.sources import corpus_source
 from humpback_ray.execution.stage import Context
-from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
+from humpback_ray.rows import DocumentFacts, DroppedSegment, Segment, SegmentOutcome
+from humpback_ray.stages.evaluate import prompts_source
 from humpback_ray.stages.segments import Segments
+from tests.support.archives import page
 from tests.support.duplicates import random_words
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -35,7 +39,7 @@ class InterruptedProgress(StageProgress):
         super().update(done, total, detail)
 
 
-def run(tmp_path, corpus, rows_per_task=None, progress=StageProgress, **changes):
+def run(tmp_path, corpus, rows_per_task=None, progress=StageProgress, prompts=None, **changes):
     """The stage's result, its kept and its dropped rows, and what it printed."""
     placed = {"corpus": {"rows_per_task": rows_per_task}} if rows_per_task else {}
     settings = CorpusSettings(path=str(corpus), min_characters=40, max_characters=400, **changes)
@@ -44,7 +48,12 @@ def run(tmp_path, corpus, rows_per_task=None, progress=StageProgress, **changes)
         str(tmp_path / "run"), "segments", Placement(**placed), progress(console, "segments"),
         Metrics(str(tmp_path / "metrics")),
     )  # fmt: skip
-    stage = Segments(path="segments", corpus=corpus_source(str(corpus)), settings=settings)
+    clean = (
+        {"decontamination": DecontaminationSettings(), "prompts": prompts_source(str(prompts))}
+        if prompts
+        else {}
+    )
+    stage = Segments(path="segments", corpus=corpus_source(str(corpus)), settings=settings, **clean)
     result = stage.run(context)
     rows, dropped = (
         tables.read_rows(str(tmp_path / "run/segments" / name), row_type)
@@ -139,10 +148,10 @@ def test_sample_of_the_segments_is_drawn_by_the_hashes_of_their_texts(tmp_path):
         (tmp_path / f"corpus/{number}.md").write_text(text)
     _, whole, _, _ = run(tmp_path / "whole", tmp_path / "corpus")
     result, rows, dropped, _ = run(tmp_path / "sample", tmp_path / "corpus", max_segments=4)
-    by_hash = sorted(row.segment_id for row in whole)
+    by_hash = sorted((row.segment_id for row in whole), key=lambda name: name[16:])
     assert len(by_hash) == 6
     assert result.outcomes == {"kept": 4, "surplus": 2}
-    assert sorted(row.segment_id for row in rows) == by_hash[:4]
+    assert {row.segment_id for row in rows} == set(by_hash[:4])
     assert {row.outcome for row in dropped} == {SegmentOutcome.SURPLUS}
 
 
@@ -166,7 +175,9 @@ def test_rows_do_not_depend_on_files_and_tasks(tmp_path):
     assert {row.duplicate_of for row in dropped} < {row.segment_id for row in rows}
     assert all(row.jaccard >= 0.8 for row in dropped)
     assert result.figures["largest_cluster"] == 2
-    assert set(os.listdir(tmp_path / "one/run/segments")) == {"rows", "dropped"}
+    assert set(os.listdir(tmp_path / "one/run/segments")) == {
+        "rows", "dropped", "documents",
+    }  # fmt: skip
     _, many, _, _ = run(tmp_path / "other", tmp_path / "many", rows_per_task=6)
     assert [row.text for row in many] == [row.text for row in rows]
     assert len(os.listdir(tmp_path / "other/run/segments/rows")) > 1
@@ -181,3 +192,34 @@ def test_stage_that_was_killed_does_not_cut_again(tmp_path):
     result, rows, _, _ = run(tmp_path, tmp_path / "corpus")
     assert result.outcomes == {"kept": 6, "near_duplicate": 2}
     assert len(rows) == 6
+
+
+def test_every_drop_is_counted_and_every_document_has_its_facts(tmp_path):
+    question = "Why do whales sing such long songs to each other at night"
+    texts = [" ".join(random_words(seed, 30)) for seed in range(5)]
+    texts[3] += f". {question}?"
+    captures = [
+        ("http://a/0", "2024-02-01T00:00:00Z", ""), ("http://a/0", "2024-01-01T00:00:00Z", ""),
+        ("http://a/2", "2024-01-01T00:00:00Z", "TDM-Reservation: 1\r\n"),
+        ("http://a/3", "2024-01-01T00:00:00Z", ""), ("http://a/4", "2024-01-01T00:00:00Z", ""),
+    ]  # fmt: skip
+    (tmp_path / "corpus").mkdir()
+    for number, (text, (url, date, header)) in enumerate(zip(texts, captures, strict=True)):
+        record = page(url, f"<h1>Page {number}</h1><p>{text}</p>", date, header)
+        (tmp_path / f"corpus/{number}.warc").write_bytes(record)
+    (tmp_path / "prompts.json").write_text(json.dumps([{"instruction": "?"},
+                                                       {"instruction": question}]))  # fmt: skip
+    result, rows, dropped, _ = run(
+        tmp_path, tmp_path / "corpus", prompts=tmp_path / "prompts.json", opt_out="drop"
+    )
+    assert result.outcomes == {"kept": 2, "older_capture": 1, "opted_out": 1, "contaminated": 1}
+    assert {row.header for row in rows} == {"Page 0", "Page 4"}
+    [hit] = [row for row in dropped if row.outcome is SegmentOutcome.CONTAMINATED]
+    assert (hit.header, hit.prompt_id) == ("Page 3", "prompt-00001")
+    assert hit.shared_ngram == "why do whales sing such long songs to"
+    documents = tables.read_rows(str(tmp_path / "run/segments/documents"), DocumentFacts)
+    of = {row.document_id: row for row in documents}
+    assert len(documents) == result.figures["num_documents"] == 5
+    assert {of[row.document_id].file for row in rows} == {"0.warc", "4.warc"}
+    assert result.figures["num_older_captures"] == 1
+    assert result.figures["opt_out"] == {"tdm-reservation": 1}

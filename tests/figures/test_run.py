@@ -15,7 +15,7 @@ from humpback_ray.figures.models import thinned
 from humpback_ray.figures.run import figures_of
 from humpback_ray.figures.types import FunnelStep, RunFigures
 from humpback_ray.report.sections import sections_of
-from humpback_ray.rows import Origin, RatedPair, TrainingExample
+from humpback_ray.rows import Origin, RatedPair, Segment, SegmentOutcome, TrainingExample
 from tests.support import run_folder
 from tests.support.people import NUM_ITEMS, Ballot, pairs, winner
 from tests.support.run_folder import NUM_SEGMENTS, NUM_SELECTED, Texts, judge_figures, write_run
@@ -60,6 +60,27 @@ def test_counts_that_do_not_fit_together_are_named(tmp_path):
     kept = tables.read_rows(rows, RatedPair)[1:]
     tables.write_rows(rows, kept, RatedPair)
     assert figures_of(folder).problems == ["rows in iter-1/rated: 59, and its record has 60"]
+
+
+def test_documents_that_opted_out_or_are_older_are_told_apart_and_facts_are_counted(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    older = SegmentOutcome.OLDER_CAPTURE
+    outcomes = [SegmentOutcome.OPTED_OUT, older, older, SegmentOutcome.CONTAMINATED]
+    rows = [Segment(f"{n:032x}", "text", "", f"more-{n}", "", 0, 4, outcome)
+            for n, outcome in enumerate(outcomes)]  # fmt: skip
+    tables.write_rows(f"{folder}/segments/dropped", rows, Segment, "more")
+    record = storage.read_json(f"{folder}/segments/record.json")
+    record["figures"] |= {"num_documents": 40, "opt_out": {"noai": 1}, "licence": {"by/4.0": 10}}
+    storage.write_json(f"{folder}/segments/record.json", record)
+    figures = figures_of(folder)
+    [step] = [step for step in figures.funnel if step.name == "Documents"]
+    assert (step.num_in, step.num_kept) == (44, 30)
+    assert step.reasons == {
+        "no section kept": 10, "older capture": 2, "no document": 1, "opted out": 1,
+    }  # fmt: skip
+    assert [(entry.fact, entry.value, entry.share) for entry in figures.facts] == [
+        ("opt-out", "noai", 1 / 40), ("licence", "by/4.0", 1 / 4),
+    ]  # fmt: skip
 
 
 def test_overlap_is_that_of_the_two_selections(finished):

@@ -80,7 +80,8 @@ def test_parts_share_out_all_stages(part, stages):
     more = [
         "settings.corpus.path=/none", "settings.evaluation.judge.model=base",
         "settings.evaluation.benchmarks={}", "settings.distinct_instructions={}",
-        "settings.evaluation.safety=true", "settings.seed.safety={path: /none}",
+        "settings.decontamination={}", "settings.evaluation.safety=true",
+        "settings.seed.safety={path: /none}",
     ]  # fmt: skip
     text = ["settings.corpus.path=/none", "settings.base.text=/none"]
     recipes = [load_recipe("smollm2", more), load_recipe("tiny", text)]

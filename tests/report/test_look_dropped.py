@@ -68,7 +68,7 @@ def test_look_at_dropped_instructions_finds_the_kept_one_by_its_hash(tmp_path):
 
 
 def test_look_at_rows_that_repeat_nothing_shows_them_as_they_are(tmp_path):
-    row = DroppedSegment("a", "short", "", "d", "u", 0, 5, SegmentOutcome.TOO_SHORT, None, None)
+    row = DroppedSegment("a", "short", "", "d", "u", 0, 5, SegmentOutcome.TOO_SHORT, *[None] * 4)
     tables.write_rows(str(tmp_path / "dropped"), [row], DroppedSegment)
     shown, repetitions = select_dropped(str(tmp_path), 5, "too_short", [])
     assert [shown_row.title for shown_row in shown.rows] == ["a"]
@@ -87,7 +87,18 @@ def test_look_dropped_prints_texts_side_by_side_without_controls(tmp_path, monke
     monkeypatch.setenv("COLUMNS", "100")
     kept = Segment("k", "the kept [b]text", "", "d", "", 0, 9, SegmentOutcome.KEPT)
     near = DroppedSegment(
-        "n", "the \x1b[31mdropped text", "", "d", "", 0, 9, SegmentOutcome.NEAR_DUPLICATE, "k", 0.9
+        "n",
+        "the \x1b[31mdropped text",
+        "",
+        "d",
+        "",
+        0,
+        9,
+        SegmentOutcome.NEAR_DUPLICATE,
+        "k",
+        0.9,
+        None,
+        None,
     )
     tables.write_rows(str(tmp_path / "rows"), [kept], Segment)
     tables.write_rows(str(tmp_path / "dropped"), [near], DroppedSegment)

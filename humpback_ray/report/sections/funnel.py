@@ -10,7 +10,7 @@ from humpback_ray.report.wording import count, percent
 
 
 def funnel(figures: RunFigures) -> Iterator[Block]:
-    """The steps with the share kept, then each reason."""
+    """The steps with the share kept, each reason, and what documents say about their use."""
     if not figures.funnel:
         return
     yield Table(
@@ -34,6 +34,19 @@ def funnel(figures: RunFigures) -> Iterator[Block]:
     if rows:
         columns = ("step", "reason", "dropped", "share of what comes in")
         yield Table("Every reason", columns, rows, frozenset({0, 1}), is_folded=True)
+    if figures.facts:
+        yield Table(
+            "What documents say about themselves",
+            ("fact", "value", "documents", "share"),
+            [
+                (entry.fact, entry.value, count(entry.num_documents),
+                 Cell(percent(entry.share), entry.share))
+                for entry in figures.facts
+            ],
+            frozenset({0, 1}),
+            note="Whether they are kept or not (settings.corpus.opt_out). The table `documents` "
+            "beside the segments has them by document.",
+        )  # fmt: skip
 
 
 def _step(step: FunnelStep) -> Row:

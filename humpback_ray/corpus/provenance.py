@@ -1,0 +1,104 @@
+"""Facts about a document's source, licence and permitted use, from its record and its markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from resiliparse.parse.html import HTMLTree
+
+from humpback_ray.corpus.documents import CorpusFile, Document
+from humpback_ray.method.filters import storable
+from humpback_ray.rows import DocumentFacts
+
+MAX_URL = 2**14  # characters; longer ones are data and no address
+MAX_REASON = 80
+
+# A directive in `X-Robots-Tag` or a robots meta element, whichever robot it names. The TDM
+# Reservation Protocol (W3C Community Group, 2024) has a header and a meta element of one name.
+_ROBOTS = ("x-robots-tag", "robots")
+_NO_AI = frozenset({"noai", "noimageai"})
+_RESERVATION = "tdm-reservation"
+
+# Only a page with one of these words is parsed for them: most have none.
+_WORDS = (*sorted(_NO_AI), _RESERVATION, "creativecommons.org")
+_LICENCE = re.compile(
+    r"creativecommons\.org/(?:licen[sc]es|publicdomain)/([a-z+-]+)/(\d\.\d)", re.IGNORECASE
+)
+
+
+def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
+    """The facts about a document.
+
+    Raises:
+        ValueError: the parser refuses the page.
+    """
+    capture = document.capture
+    licences, stated = frozenset[str](), capture.opt_outs
+    if document.format == "html" and _has_words(document.content.lower()):
+        page = HTMLTree.parse(storable(document.content, len(document.content))).document
+        licences = _licences_of(page)
+        stated |= _opt_outs_of(page)
+    return DocumentFacts(
+        document_id=document.document_id,
+        url=storable(document.url, MAX_URL),
+        file=file.name,
+        index=document.index,
+        offset=capture.offset,
+        captured_at=capture.captured_at,
+        http_status=capture.http_status,
+        truncated=storable(capture.truncated, MAX_REASON) if capture.truncated else None,
+        licence=", ".join(sorted(licences)) or None,
+        opt_out=", ".join(sorted(stated)) or None,
+    )
+
+
+def _has_words(content: str) -> bool:
+    return any(word in content for word in _WORDS)
+
+
+def opt_outs(name: str, value: str) -> frozenset[str]:
+    """The opt-outs in an HTTP header or a meta element: noai, noimageai, tdm-reservation."""
+    name = name.strip().lower()
+    if name in _ROBOTS:
+        return _NO_AI & set(re.split(r"[\s,:;]+", value.lower()))
+    if name == _RESERVATION and value.strip() == "1":
+        return frozenset({_RESERVATION})
+    return frozenset()
+
+
+def utc_time(stated: str | None) -> str | None:
+    """A time of an archive in UTC, as ISO 8601 ending in Z; None where it states none."""
+    try:
+        time = datetime.fromisoformat((stated or "").strip())
+        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+    return time.isoformat().removesuffix("+00:00") + "Z"
+
+
+def _opt_outs_of(page: Any) -> frozenset[str]:
+    found = frozenset[str]()
+    for element in page.query_selector_all("meta[name][content]"):
+        found |= opt_outs(element.getattr("name") or "", element.getattr("content") or "")
+    return found
+
+
+def _licences_of(page: Any) -> frozenset[str]:
+    """The Creative Commons licences that a page links to.
+
+    A link with `rel=license` speaks of the page. Without one, every link counts, though it may
+    speak of a picture.
+    """
+    links = list(_licence_links(page))
+    of_page = {licence for licence, is_of_page in links if is_of_page}
+    return frozenset(of_page or {licence for licence, _ in links})
+
+
+def _licence_links(page: Any) -> Iterator[tuple[str, bool]]:
+    for element in page.query_selector_all("a[href], link[href]"):
+        if found := _LICENCE.search(element.getattr("href") or ""):
+            relations = (element.getattr("rel") or "").lower().split()
+            yield f"{found[1]}/{found[2]}".lower(), "license" in relations

@@ -1,0 +1,129 @@
+"""Facts about documents: their records, their licences, their opt-outs."""
+
+import gzip
+import lzma
+
+import pytest
+
+from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus.cut import rows_of
+from humpback_ray.corpus.files import list_files
+from humpback_ray.corpus.provenance import opt_outs, utc_time
+from humpback_ray.rows import DocumentFacts, SegmentOutcome
+from tests.support.archives import page
+
+BY_SA = '<link rel="license" href="https://creativecommons.org/licenses/by-sa/4.0/">'
+BY_ND = '<a href="//creativecommons.org/licenses/BY-nd/2.0/deed.de">the picture</a>'
+ZERO = "<a href='http://creativecommons.org/publicdomain/zero/1.0/'>CC0</a>"
+RESERVED = '<META NAME="TDM-Reservation" CONTENT="1">'
+
+
+def rows(folder, files, **changes):
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    settings = CorpusSettings(path=str(folder), **changes)
+    return [row for file in list_files(str(folder)) for row in rows_of(file, settings)]
+
+
+def facts(folder, files, **changes):
+    return [row for row in rows(folder, files, **changes) if isinstance(row, DocumentFacts)]
+
+
+@pytest.mark.parametrize(
+    ("html", "licence", "opt_out"),
+    [
+        ("<p>plain</p>", None, None),
+        (BY_SA + BY_ND, "by-sa/4.0", None),  # the one that speaks of the page
+        (BY_ND + ZERO, "by-nd/2.0, zero/1.0", None),
+        ("creativecommons.org/licenses/by/4.0/ in words", None, None),
+        ('<meta name="Robots" content="NoIndex,NoAI, noimageai">', None, "noai, noimageai"),
+        ('<meta name="robots" content="noindex, noaim">', None, None),
+        ('<meta name="description" content="noai">', None, None),
+        (RESERVED + BY_SA, "by-sa/4.0", "tdm-reservation"),
+        (RESERVED.replace("1", "0"), None, None),
+    ],
+)
+def test_page_states_its_licence_and_its_opt_outs(tmp_path, html, licence, opt_out):
+    [found] = facts(tmp_path, {"a.html": html.encode()})
+    assert (found.licence, found.opt_out) == (licence, opt_out)
+    assert (found.file, found.index, found.offset, found.captured_at) == ("a.html", 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("X-Robots-Tag", "noai", {"noai"}),
+        ("x-robots-tag", "somebot: noai, noimageai", {"noai", "noimageai"}),
+        ("X-Robots-Tag", "noindex", set()),
+        ("TDM-Reservation", " 1 ", {"tdm-reservation"}),
+        ("tdm-reservation", "0", set()),
+        ("tdm-policy", "1", set()),
+    ],
+)
+def test_http_header_opts_out(name, value, expected):
+    assert opt_outs(name, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ("2024-05-01T12:00:00Z", "2024-05-01T12:00:00Z"),
+        ("2024-05-01T12:00:00.25Z", "2024-05-01T12:00:00.250000Z"),
+        ("2024-05-01T14:00:00+02:00", "2024-05-01T12:00:00Z"),
+        ("2024-05-01T12:00:00", "2024-05-01T12:00:00Z"),
+        ("0001-01-01T00:00:00+23:00", None),
+        ("yesterday", None),
+        (None, None),
+    ],
+)
+def test_time_of_a_record_is_in_utc(stated, expected):
+    assert utc_time(stated) == expected
+
+
+def test_record_states_date_status_truncation_and_opt_out(tmp_path):
+    record = page(
+        "https://A.example/x#y", "<p>text</p>" + RESERVED, date="2024-05-01T12:00:00Z",
+        headers="X-Robots-Tag: noai\r\nX-Robots-Tag: noimageai\r\n", truncated="length",
+    )  # fmt: skip
+    [found] = facts(tmp_path, {"a.warc": record})
+    assert found.url == "https://A.example/x#y"
+    assert (found.captured_at, found.http_status) == ("2024-05-01T12:00:00Z", 200)
+    assert (found.truncated, found.opt_out) == ("length", "noai, noimageai, tdm-reservation")
+
+
+def test_offset_leads_to_the_record(tmp_path):
+    records = [page(f"http://a/{n}", "<p>text</p>" * 2000 * n) for n in range(4)]
+    members = [gzip.compress(record) for record in records]
+    damaged = b"".join([*members[:2], b"damage" * 9, *members[2:]])
+    found = facts(tmp_path, {
+        "damaged.warc.gz": damaged, "good.warc.gz": b"".join(members),
+        "one.warc.xz": lzma.compress(b"".join(records)),
+        "plain.warc": b"\r\n" + b"".join(records),
+        "single.warc.gz": gzip.compress(b"".join(records)),
+    })  # fmt: skip
+    assert len(found) == 5 * len(records)
+    for row in found:
+        data = (tmp_path / row.file).read_bytes()
+        if row.file == "one.warc.xz":
+            assert row.offset is None
+        elif row.file == "single.warc.gz":
+            assert row.offset == 0
+        else:
+            at = data[row.offset :]
+            text = at if row.file == "plain.warc" else gzip.decompress(at.partition(b"damage")[0])
+            assert text.startswith(b"WARC/1.0")
+            assert text.split(b"WARC-Target-URI: ")[1].startswith(row.url.encode() + b"\r\n")
+
+
+def test_facts_name_the_row_of_a_file(tmp_path):
+    found = facts(tmp_path, {"a.jsonl": b'{"text": "one"}\n{}\n{"text": "two"}\n'})
+    assert [(row.file, row.index) for row in found] == [("a.jsonl", 0), ("a.jsonl", 2)]
+
+
+def test_pages_that_opt_out_stay_or_go(tmp_path):
+    html = f"{RESERVED}<h1>Short</h1><p>text</p><h1>Long</h1><p>{'whales sing ' * 90}</p>"
+    kept = rows(tmp_path, {"a.html": html.encode()})[1:]
+    assert SegmentOutcome.OPTED_OUT not in {row.outcome for row in kept}
+    dropped = rows(tmp_path, {}, opt_out="drop")
+    assert dropped[0].opt_out == "tdm-reservation"
+    assert [row.outcome for row in dropped[1:]] == [SegmentOutcome.OPTED_OUT] * len(kept)
