@@ -15,16 +15,16 @@ from typing import TypeVar
 
 from benchmarks.proof.facts import Attribute, World
 from benchmarks.proof.kinds import (
-    COVERED,
     Kind,
     Question,
-    answer,
     draw_question,
     fact_sentence,
     instruction,
     list_sentence,
 )
+from benchmarks.proof.question_pages import question_pages
 from benchmarks.proof.spoiling import GRADES, Section, Spoiling, draw_spoiling, write_section
+from benchmarks.proof.wordings import NUM_WORDINGS
 from humpback_ray.config.settings import PromptSettings
 from humpback_ray.method import prompts
 
@@ -33,9 +33,7 @@ Item = TypeVar("Item")
 WINDOW_TOKENS = 230  # by `num_tokens`; the tokenizer counts up to a tenth more
 # Of the windows. `manuals` quote the sentences of the method's own prompts, so that the tokenizer
 # and the base know their words, as a base that has read the web does.
-SHARES = {"pages": 0.64, "lists": 0.19, "questions": 0.10, "graded": 0.05, "manuals": 0.02}
-UNCOVERED_WEIGHT = 0.2  # of a kind that the seed does not cover, against one that it does
-NUM_WORDINGS = 8
+SHARES = {"pages": 0.27, "lists": 0.10, "questions": 0.55, "graded": 0.06, "manuals": 0.02}
 MAX_APART = 18  # entities or lists; a window has fewer
 FLIPPED_SHARE = 0.25  # grades that are replaced by another one
 MISMATCHED_SHARE = 0.25  # graded pairs whose text answers another question, which is a 1
@@ -62,7 +60,7 @@ def windows(
     makers: dict[str, Iterator[str]] = {
         "pages": _filled(_in_rounds(world.entities, lambda e: _page(world, e, drawn), drawn)),
         "lists": _filled(_in_rounds(world.lists, lambda each: _list(world, *each, drawn), drawn)),
-        "questions": _filled(_questions(world, lists, drawn)),
+        "questions": _filled(question_pages(world, lists, MAX_APART, drawn)),
         "graded": _filled(_graded(world, lists, template, drawn), "\n\n"),
         "manuals": _filled(_manuals(drawn)),
     }
@@ -108,23 +106,6 @@ def _page(world: World, entity: str, drawn: random.Random) -> str:
 
 def _list(world: World, attribute: Attribute, value: str, drawn: random.Random) -> str:
     return list_sentence(attribute, value, world.those_with(attribute, value), drawn)
-
-
-def _questions(
-    world: World, lists: list[tuple[Attribute, str]], drawn: random.Random
-) -> Iterator[str]:
-    """Pages of questions and answers, about entities of the web only."""
-    weights = [1.0 if kind in COVERED else UNCOVERED_WEIGHT for kind in Kind]
-    recent: list[str] = []
-    num_apart = min(MAX_APART, len(world.on_web) // 4)
-    while True:
-        kind = drawn.choices(tuple(Kind), weights)[0]
-        # Entities of the last questions stay out, because they stand in the same window.
-        free = [entity for entity in world.on_web if entity not in recent]
-        question = draw_question(world, kind, free, lists, drawn)
-        recent = (recent + list(question.entities))[-num_apart:]
-        asked = instruction(question, drawn.randrange(NUM_WORDINGS))
-        yield f"Question: {asked}\nAnswer: {' '.join(answer(world, question, drawn))}"
 
 
 def _graded(

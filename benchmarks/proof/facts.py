@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-NUM_ENTITIES = 96
+NUM_ENTITIES = 64
 
 
 class Attribute(StrEnum):
@@ -72,9 +72,8 @@ class World:
 
     seed: int
     values: Mapping[str, Mapping[Attribute, str]]
-    # Half of the entities: the held-out questions are about them, and neither seed nor web is.
+    # Half of the entities. The held-out questions are about them; seed and web, about the others.
     asked: frozenset[str]
-    in_seed: frozenset[str]  # a quarter; the seed's pairs are about them
     # (attribute, value) whose lists are asked for; the web has the lists of the others.
     asked_lists: frozenset[tuple[Attribute, str]]
 
@@ -130,10 +129,6 @@ def make_world(seed: int, num_entities: int = NUM_ENTITIES) -> World:
         for at, entity in enumerate(order):
             values[entity][attribute] = order[(at + number) % num_entities]
     asked = drawn.sample(sorted(entities), num_entities // 2)
-    others = [entity for entity in sorted(entities) if entity not in asked]
-    world = World(
-        seed, values, frozenset(asked), frozenset(drawn.sample(others, num_entities // 4)),
-        frozenset(),
-    )  # fmt: skip
+    world = World(seed, values, frozenset(asked), frozenset())
     lists = drawn.sample(world.lists, len(world.lists) // 2)
-    return World(seed, values, world.asked, world.in_seed, frozenset(lists))
+    return World(seed, values, world.asked, frozenset(lists))

@@ -12,9 +12,8 @@ from benchmarks.proof.facts import World
 from benchmarks.proof.kinds import COVERED, Group, Kind, Question, answer, draw_question, group_of
 from benchmarks.proof.kinds import instruction as worded
 from benchmarks.proof.web import read_question
-from benchmarks.proof.wordings import CLOSING_PHRASE, NUM_KNOWN_WORDINGS
+from benchmarks.proof.wordings import CLOSING_PHRASE, NUM_KNOWN_WORDINGS, NUM_WORDINGS
 
-NUM_WORDINGS = 8
 MAX_TRIES = 200  # for a kind: after so many repetitions it has no further question
 
 
@@ -33,7 +32,7 @@ class Asked:
 
 def seed_messages(world: World, number: int, drawn: random.Random) -> Iterator[dict[str, object]]:
     """Pairs of the covered kinds in the rows of an Open Assistant export, no question twice."""
-    entities = sorted(world.in_seed)
+    entities = world.on_web
     seen: set[str] = set()
     while len(seen) < number:
         kind = COVERED[len(seen) % len(COVERED)]

@@ -180,4 +180,5 @@ COUNT_INSTRUCTIONS = (
     "Say how many are {v}: {e}, {f} or {g}.",
 )  # fmt: skip
 
+NUM_WORDINGS = 8  # of an instruction
 NUM_KNOWN_WORDINGS = 5  # the first ones stand in the seed; held-out questions have the others

@@ -2,7 +2,7 @@
 
 facts ──┬── base text    all entities, many wordings; few questions, few grades
         ├── web          half of the entities: pages of good and spoiled sections, as WARC
-        ├── seed         a quarter of the entities, half of the kinds
+        ├── seed         those that the web has, half of the kinds
         └── questions    the other half of the entities, wordings that the seed has not
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.proof import base_text, questions, web
-from benchmarks.proof.facts import World, make_world
+from benchmarks.proof.facts import NUM_ENTITIES, World, make_world
 
 RATING_TEMPLATE = Path(__file__).parent / "rating_template.txt"
 
@@ -24,7 +24,7 @@ RATING_TEMPLATE = Path(__file__).parent / "rating_template.txt"
 class Sizes:
     """How much there is of everything."""
 
-    num_entities: int = 96
+    num_entities: int = NUM_ENTITIES
     num_windows: int = 9600  # of the base's training; the recipe's steps read each of them once
     num_sections: int = 4000
     num_seed_pairs: int = 176  # 16 of them held out for the loss

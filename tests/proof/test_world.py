@@ -8,12 +8,14 @@ import re
 import string
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
 from benchmarks.proof import base_text, questions, web
 from benchmarks.proof.facts import PROPERTIES, VALUES, make_world
 from benchmarks.proof.kinds import COVERED, Kind
+from benchmarks.proof.question_pages import QUIZ_SHARE, question_pages
 from benchmarks.proof.spoiling import Spoiling
 from benchmarks.proof.truth import read_instruction, statements
 from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
@@ -53,15 +55,25 @@ def test_values_of_a_property_are_equally_frequent():
 
 
 def test_asked_entities_stand_in_no_seed_pair_web_page_question_or_grade(inputs):
-    assert (len(WORLD.entities), len(WORLD.asked), len(WORLD.in_seed)) == (96, 48, 24)
-    assert not WORLD.asked & WORLD.in_seed
+    assert (len(WORLD.entities), len(WORLD.asked), len(WORLD.on_web)) == (64, 32, 32)
     truths = web.read_truths(inputs / "truths.jsonl").values()
     assert not WORLD.asked & {entity for each in truths for entity in each.question.entities}
     texts = [json.loads(line)["text"] for line in (inputs / "base_text.jsonl").open()]
-    requests = re.findall(r"(?:Question|Request): (.*)", "\n".join(texts))
-    found = [read_instruction(text) for text in requests]
-    assert len(found) > 100
-    assert not WORLD.asked & {entity for each in found if each for entity in each.entities}
+    before = "Question|Q|Ask|Asked for|This answers|Request"
+    requests = re.findall(rf"(?:{before}): ([^?.]*[?.])", "\n".join(texts))
+    seed = [json.loads(line)["text"] for line in (inputs / "seed.jsonl").open()]
+    found = [each for each in map(read_instruction, [*requests, *seed]) if each]
+    assert len(found) > 300
+    assert not WORLD.asked & {entity for each in found for entity in each.entities}
+
+
+def test_question_pages_have_remarks_before_answers_and_answers_before_questions():
+    lists = [each for each in WORLD.lists if each not in WORLD.asked_lists]
+    pages = list(islice(question_pages(WORLD, lists, 4, random.Random(0)), 1000))
+    is_quiz = [read_instruction(re.split(r"[:?.]\s", page)[-1]) is not None for page in pages]
+    assert sum(is_quiz) / len(pages) == pytest.approx(QUIZ_SHARE, abs=0.05)
+    with_remark = sum("Please be brief." in page for page in pages)
+    assert 0.03 < with_remark / len(pages) < 0.12
 
 
 def test_sections_as_the_product_cuts_them_are_those_whose_truth_is_known(inputs, tmp_path):
@@ -119,7 +131,7 @@ def test_held_out_questions_have_no_wording_of_the_seed_and_no_repetition(inputs
 def test_window_has_no_two_paragraphs_about_one_entity():
     texts = base_text.windows(WORLD, 500, TEMPLATE, random.Random(4))
     pages = [text for text in texts if ":" not in text and len(statements(text).facts) > 12]
-    assert len(pages) > 200
+    assert len(pages) > 100
     for text in pages:
         subjects = [{f.entity for f in statements(part).facts} for part in text.split("\n")]
         assert all(len(subject) == 1 for subject in subjects)
@@ -128,7 +140,8 @@ def test_window_has_no_two_paragraphs_about_one_entity():
 
 def test_every_entity_is_read_about_equally_often_in_all_wordings():
     texts = base_text.windows(WORLD, 900, TEMPLATE, random.Random(4))
-    facts = [fact for text in texts for fact in statements(text.replace("\n", " ")).facts]
+    pages = [text for text in texts if ":" not in text and len(statements(text).facts) > 12]
+    facts = [fact for text in pages for fact in statements(text.replace("\n", " ")).facts]
     counts = Counter(fact.entity for fact in facts)
     assert set(counts) == set(WORLD.entities)
     assert max(counts.values()) < 1.6 * min(counts.values())

@@ -1,0 +1,76 @@
+"""Pages of questions and answers that the base has read, in as many forms as the web has them.
+
+A model of this size otherwise learns to find the one that is asked about only at the place where it
+always stood. The remarks between a question and its answer matter most: the method's prompts have
+tags there (README.md, "What it took").
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from benchmarks.proof.facts import Attribute, World
+from benchmarks.proof.kinds import AGGREGATE, COVERED, Kind, answer, draw_question, instruction
+from benchmarks.proof.wordings import NUM_WORDINGS
+
+# Of a kind that the seed does not cover, against one that it does.
+UNCOVERED_WEIGHT = 0.4
+# Of a kind with several entities: each of them must be found among the others.
+AGGREGATE_WEIGHT = 2.0
+QUIZ_SHARE = 0.25  # pages that give the answer and ask for its question
+
+_BEFORE_QUESTION = (
+    "Question: ", "Q: ", "", "### ", "Ask: ", "A visitor asks:\n", "Request\n", "### Question\n",
+)  # fmt: skip
+_REMARKS = (
+    "Posted on day {n} by a guest.", "Please be brief.", "Thank you for your help.",
+    "Read {n} times.", "I ask for a friend.", "Answer in your own words.",
+    "Use what the books say.", "This was asked {n} times.", "Answer with what is known.",
+    "Write in the style of a teacher.", "Answer after a search in the web.",
+    "Say it as an assistant of the museum would.",
+)  # fmt: skip
+_BEFORE_ANSWER = (
+    "\nAnswer: ", "\nA: ", "\n", "\n\n", " Reply: ", "\n\nWe say:\n", "\n\nAnswer\n",
+    "\n\n### Reply\n",
+)  # fmt: skip
+_QUIZ = (
+    "What was the question? ", "This answers: ", "Asked for: ",
+    "Write the question of this text.\n",
+)  # fmt: skip
+
+
+def question_pages(
+    world: World, lists: list[tuple[Attribute, str]], num_apart: int, drawn: random.Random
+) -> Iterator[str]:
+    """Questions with their answers, about entities of the web and some lists only.
+
+    Args:
+        world: the facts.
+        lists: that may be asked for.
+        num_apart: entities that the next question is not about, because they stand in its window.
+        drawn: kinds, wordings and forms.
+    """
+    weights = [
+        (1.0 if kind in COVERED else UNCOVERED_WEIGHT)
+        * (AGGREGATE_WEIGHT if kind in AGGREGATE else 1.0)
+        for kind in Kind
+    ]
+    recent: list[str] = []
+    num_apart = min(num_apart, len(world.on_web) // 4)
+    while True:
+        kind = drawn.choices(tuple(Kind), weights)[0]
+        free = [entity for entity in world.on_web if entity not in recent]
+        question = draw_question(world, kind, free, lists, drawn)
+        recent = (recent + list(question.entities))[-num_apart:]
+        asked = instruction(question, drawn.randrange(NUM_WORDINGS))
+        yield _page(asked, " ".join(answer(world, question, drawn)), drawn)
+
+
+def _page(asked: str, answered: str, drawn: random.Random) -> str:
+    if drawn.random() < QUIZ_SHARE:
+        return f"{answered}\n{drawn.choice(_QUIZ)}{asked}"
+    remarks = drawn.sample(_REMARKS, drawn.choice((0, 0, 1, 1, 2)))
+    remarks = [remark.format(n=drawn.randint(2, 9)) for remark in remarks]
+    text = drawn.choice(("\n", " ")).join([asked, *remarks])
+    return f"{drawn.choice(_BEFORE_QUESTION)}{text}{drawn.choice(_BEFORE_ANSWER)}{answered}"
