@@ -25,7 +25,7 @@ from humpback_ray.execution.stage import Stage, State
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 SHORT_FORM = (
-    "settings.iterations=1", "settings.base.training.num_steps=400",
+    "settings.iterations=1", "settings.base.training.num_steps=800",
     "settings.backward_training.num_steps=120", "settings.forward_training.num_steps=150",
     "settings.selection.num_best=200",
 )  # fmt: skip

@@ -160,7 +160,7 @@ def test_graded_pages_have_the_form_of_the_rating_prompt():
 def test_short_form_has_inputs_of_every_kind(tmp_path):
     sizes = replace(SHORT, num_windows=120, num_sections=200, num_questions=120)
     world = write_inputs(5, sizes, tmp_path)
-    assert len(world.entities) == 32
+    assert len(world.entities) == 48
     truths = web.read_truths(tmp_path / "truths.jsonl").values()
     assert {each.question.kind for each in truths} == set(Kind)
     assert {each.question.kind for each in questions.read_questions(tmp_path)} == set(Kind)
