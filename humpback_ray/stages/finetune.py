@@ -21,7 +21,13 @@ from humpback_ray.execution.stage import (
 )
 from humpback_ray.method import prompts
 from humpback_ray.method.schedule import passes_line
-from humpback_ray.models.card import Base, ModelCard, licence_of, write_model_card
+from humpback_ray.models.card import (
+    Base,
+    ModelCard,
+    licence_of,
+    licence_of_gguf,
+    write_model_card,
+)
 from humpback_ray.models.wrapping import Wrapping, write_wrapping
 from humpback_ray.training.records import StepRecord
 from humpback_ray.training.task import BaseModel, TrainingTask
@@ -127,6 +133,10 @@ class Finetune(Stage):
     def _base_for_card(self) -> Base:
         base = self.base
         if isinstance(base, Stage):
+            file = base.inputs.get("file")  # of a base that is converted from a GGUF file
+            if isinstance(file, Source):
+                licence = licence_of_gguf(file.location) if file.identity else None
+                return Base(storage.name(file.location), licence=licence)
             return Base(base.path, is_made_here=True)
         if (base.identity or "").startswith("hub:"):
             return Base(base.location, hub_id=base.location, revision=base.revision)
