@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from humpback_ray import storage
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SamplingSettings, TrainingSettings
 from humpback_ray.execution.gauges import OF_TRAINING, Gauges
-from humpback_ray.execution.metrics import TensorBoard
 from humpback_ray.execution.stage import (
     NOT_HASHED,
     Context,
@@ -19,6 +19,7 @@ from humpback_ray.execution.stage import (
     Stage,
     read_record,
 )
+from humpback_ray.execution.trackers import Boards, check_trackers, tracked_run
 from humpback_ray.method import prompts
 from humpback_ray.method.schedule import passes_line
 from humpback_ray.models.card import (
@@ -63,6 +64,10 @@ class Finetune(Stage):
         """True: Ray Train's."""
         return True
 
+    def check(self, placement: Placement) -> None:
+        """Refuse trackers that the run cannot use."""
+        check_trackers(placement.tracking)
+
     def wording(self) -> dict[str, str]:
         """The turn markers around a prompt."""
         return {"template": prompts.render("")}
@@ -77,15 +82,16 @@ class Finetune(Stage):
             context.progress.update(record.step, record.num_steps, detail)
             figures = record.as_dict()
             context.metrics.add(**figures)
-            board.add(figures)
+            boards.add(figures)
             gauges.set(figures)
 
         placement = context.placement.training
         start_seconds = CPU_WORKERS_START_SECONDS if placement.device == "cpu" else None
         context.progress.say("starting the training workers", start_seconds)
-        board = TensorBoard(context.path("tensorboard"))
         gauges = Gauges(OF_TRAINING, context.run, context.stage)
-        try:
+        tracking, tracked = context.placement.tracking, tracked_run(context, self)
+        boards = Boards(context.path("tensorboard"), tracking, tracked, context.progress.note)
+        with boards:
             result = finetune(
                 self.task(context),
                 placement=placement,
@@ -94,8 +100,6 @@ class Finetune(Stage):
                 on_step=show,
                 on_notice=context.progress.note,
             )
-        finally:
-            board.close()
         outcomes = {
             "trained": result.num_examples - result.num_truncated,
             "truncated": result.num_truncated,
