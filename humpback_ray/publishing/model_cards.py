@@ -54,7 +54,9 @@ def model_card(
     data["datasets"] = [dataset] if dataset else None
     named = front_matter_of(licence)
     data["license"], data["license_name"] = named.get("license"), named.get("license_name")
-    return statements.card_text(data, f"{card.text}\n\n{pages.markdown_sections(sections)}")
+    return statements.card_text(
+        data, f"{card.text.rstrip()}\n\n{pages.markdown_sections(sections)}"
+    )
 
 
 def _parsed(readme: str, model: RunModel) -> ModelCard:
