@@ -39,6 +39,7 @@ from humpback_ray.terminal.plans import (
     print_probe,
     print_prompt_sets,
 )
+from humpback_ray.terminal.publishing import print_push
 from humpback_ray.terminal.results import print_report, print_summary, print_times, print_written
 from humpback_ray.terminal.runs import follow_job, print_rows, print_status, ways_back
 from humpback_ray.terminal.votes import print_links, print_pages, print_people, print_study
@@ -150,6 +151,45 @@ def report(
         runs = (storage.absolute(run_folder), storage.absolute(other))
         written = run_report.report_two(*runs, target)
     print_report(written)
+
+
+@app.command()
+@explained
+def push(
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder or URL of a run.", show_default=False)
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write and check the cards, and upload nothing.")
+    ] = False,
+    to: Annotated[str | None, typer.Option(help="User or organisation on the hub.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Begins the repositories' names. [the run's]")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="As M_2 or M_yx,M_2. [M_0 and every M_t]")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the training examples, as cc-by-4.0. [unknown]")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make new repositories visible for everybody.")
+    ] = False,
+) -> None:
+    """Publish a finished run on the Hugging Face hub: its models, its examples, and their cards."""
+    from humpback_ray.publishing.plan import PushRequest, plan_push
+    from humpback_ray.publishing.upload import connect, upload
+
+    if not dry_run and to is None:
+        raise UserError("give --to the user or organisation on the hub, or --dry-run")
+    hub = None if dry_run else connect()
+    chosen = tuple(part.strip() for part in models.split(",")) if models else ()
+    planned = plan_push(PushRequest(storage.absolute(run_folder), to, name, chosen, licence))
+    print_push(planned)
+    if hub is None:
+        say("dry run: nothing is uploaded")
+    else:
+        upload(hub, planned, not public, say)
 
 
 @app.command()

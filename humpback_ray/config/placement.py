@@ -19,6 +19,7 @@ from pydantic import (
 
 from humpback_ray.config.benchmarks import BenchmarkPlacement
 from humpback_ray.config.fields import Frozen, PositiveInt, Share
+from humpback_ray.config.tracking import TrackingPlacement
 from humpback_ray.config.urls import ray_address
 from humpback_ray.errors import UserError
 
@@ -191,3 +192,4 @@ class Placement(Frozen):
     endpoint: EndpointPlacement = EndpointPlacement()
     judge_endpoint: JudgeEndpointPlacement = JudgeEndpointPlacement()
     benchmarks: BenchmarkPlacement = BenchmarkPlacement()
+    tracking: TrackingPlacement = TrackingPlacement()

@@ -15,7 +15,9 @@ from typing import Any
 from humpback_ray import storage
 from humpback_ray.config.settings import TrainingSettings
 from humpback_ray.method import prompts
+from humpback_ray.models.licences import front_matter_of
 from humpback_ray.models.wrapping import Wrapping
+from humpback_ray.sizing.gguf_header import read_header
 
 CARD_FILE = "README.md"
 
@@ -24,7 +26,7 @@ CARD_FILE = "README.md"
 class Base:
     """The model that a training began from."""
 
-    name: str  # hub id, name of a folder, or stage of the run that made it
+    name: str  # hub id, name of a folder or file, or stage of the run that made it
     is_made_here: bool = False  # by the run itself, from random weights
     hub_id: str | None = None
     revision: str | None = None
@@ -54,8 +56,8 @@ class ModelCard:
         lines = ["library_name: transformers", "pipeline_tag: text-generation"]
         if self.base.hub_id:
             lines.append(f"base_model: {json.dumps(self.base.hub_id)}")
-        if self.base.licence:
-            lines.append(f"license: {json.dumps(self.base.licence)}")
+        named = front_matter_of(self.base.licence)
+        lines += [f"{key}: {json.dumps(value)}" for key, value in named.items()]
         return "\n".join(["---", *lines, "---"])
 
     def _summary(self) -> str:
@@ -161,6 +163,12 @@ def licence_of(model: str) -> str | None:
                 return found[1].strip("\"'")
     files = sorted(name for name in names if re.match(r"(?i)licen[cs]e\b", name))
     return f"see {files[0]} of the base" if files else None
+
+
+def licence_of_gguf(file: str) -> str | None:
+    """The licence in the metadata of a GGUF file, at a path or URL; None where it names none."""
+    licence = read_header(file).metadata.get("general.license")
+    return licence if isinstance(licence, str) else None
 
 
 def _cell(text: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from humpback_ray.report import foreign_text
-from humpback_ray.report.document import Chart, Document, Excerpts, Paragraph, Table
+from humpback_ray.report.document import Chart, Document, Excerpts, Paragraph, Section, Table
 
 
 @cache
@@ -26,7 +27,7 @@ def _environment() -> Environment:
         environment.tests[name] = lambda block, kind=kind: isinstance(block, kind)
     # The elements of a chart, which `charts.py` draws: the only markup that is not escaped.
     environment.filters["drawn"] = lambda chart: Markup(chart.svg)
-    environment.filters["markdown"] = _markdown
+    environment.filters["markdown"] = markdown_line
     return environment
 
 
@@ -40,10 +41,15 @@ def markdown(document: Document) -> str:
     return _environment().get_template("report.md").render(document=document)
 
 
+def markdown_sections(sections: Sequence[Section]) -> str:
+    """The tables and paragraphs of some sections, from headings of the second level on."""
+    return _environment().get_template("sections.md").render(sections=sections)
+
+
 # What Markdown or the HTML in it would take for markup.
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#~"})
 
 
-def _markdown(text: str) -> str:
+def markdown_line(text: str) -> str:
     """A text as one line of Markdown."""
     return " ".join(foreign_text.shown(text).split()).translate(_MARKDOWN)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from humpback_ray import storage
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SamplingSettings, TrainingSettings
 from humpback_ray.execution.gauges import OF_TRAINING, Gauges
-from humpback_ray.execution.metrics import TensorBoard
 from humpback_ray.execution.stage import (
     NOT_HASHED,
     Context,
@@ -19,9 +19,16 @@ from humpback_ray.execution.stage import (
     Stage,
     read_record,
 )
+from humpback_ray.execution.trackers import Boards, check_trackers, tracked_run
 from humpback_ray.method import prompts
 from humpback_ray.method.schedule import passes_line
-from humpback_ray.models.card import Base, ModelCard, licence_of, write_model_card
+from humpback_ray.models.card import (
+    Base,
+    ModelCard,
+    licence_of,
+    licence_of_gguf,
+    write_model_card,
+)
 from humpback_ray.models.wrapping import Wrapping, write_wrapping
 from humpback_ray.training.records import StepRecord
 from humpback_ray.training.task import BaseModel, TrainingTask
@@ -57,6 +64,10 @@ class Finetune(Stage):
         """True: Ray Train's."""
         return True
 
+    def check(self, placement: Placement) -> None:
+        """Refuse trackers that the run cannot use."""
+        check_trackers(placement.tracking)
+
     def wording(self) -> dict[str, str]:
         """The turn markers around a prompt."""
         return {"template": prompts.render("")}
@@ -71,15 +82,16 @@ class Finetune(Stage):
             context.progress.update(record.step, record.num_steps, detail)
             figures = record.as_dict()
             context.metrics.add(**figures)
-            board.add(figures)
+            boards.add(figures)
             gauges.set(figures)
 
         placement = context.placement.training
         start_seconds = CPU_WORKERS_START_SECONDS if placement.device == "cpu" else None
         context.progress.say("starting the training workers", start_seconds)
-        board = TensorBoard(context.path("tensorboard"))
         gauges = Gauges(OF_TRAINING, context.run, context.stage)
-        try:
+        tracking, tracked = context.placement.tracking, tracked_run(context, self)
+        boards = Boards(context.path("tensorboard"), tracking, tracked, context.progress.note)
+        with boards:
             result = finetune(
                 self.task(context),
                 placement=placement,
@@ -88,8 +100,6 @@ class Finetune(Stage):
                 on_step=show,
                 on_notice=context.progress.note,
             )
-        finally:
-            board.close()
         outcomes = {
             "trained": result.num_examples - result.num_truncated,
             "truncated": result.num_truncated,
@@ -127,6 +137,10 @@ class Finetune(Stage):
     def _base_for_card(self) -> Base:
         base = self.base
         if isinstance(base, Stage):
+            file = base.inputs.get("file")  # of a base that is converted from a GGUF file
+            if isinstance(file, Source):
+                licence = licence_of_gguf(file.location) if file.identity else None
+                return Base(storage.name(file.location), licence=licence)
             return Base(base.path, is_made_here=True)
         if (base.identity or "").startswith("hub:"):
             return Base(base.location, hub_id=base.location, revision=base.revision)

@@ -18,6 +18,7 @@ from humpback_ray.models.card import licence_of
 from humpback_ray.models.wrapping import Wrapping, write_wrapping
 from humpback_ray.pipeline import stages_of
 from tests.support.generation import context
+from tests.support.gguf_files import write_gguf
 from tests.support.records import record
 
 FIGURES = {
@@ -90,6 +91,25 @@ def test_card_of_the_backward_model_shows_its_request(base, tmp_path):
     assert "corpus" not in card
     (code,) = re.findall(r"^content = (.*)$", card, re.MULTILINE)
     assert eval(code) == prompts.backward_prompt("...")
+
+
+def test_card_names_a_licence_that_the_hub_does_not_know_as_the_hub_wants_it(base, tmp_path):
+    (base / "LICENSE.txt").write_text("Terms.")
+    card = card_of(finetunes(str(base))["iter-1/model"], tmp_path / "run", {"seed": 140})
+    assert front_matter(card)["license"] == "other"
+    assert front_matter(card)["license_name"] == "see-license.txt-of-the-base"
+    assert "| licence of the base | see LICENSE.txt of the base; " in card
+
+
+def test_card_of_a_base_in_a_gguf_file_names_the_file_and_its_licence(model_folder, tmp_path):
+    file = write_gguf(tmp_path / "base.gguf", model_folder, metadata={"general.license": "mit"})
+    recipe = load_recipe("tiny", [f"settings.base={{kind: gguf, file: '{file}'}}"])
+    stages = {stage.path: stage for stage in stages_of(recipe)}
+    card = card_of(stages["forward-0/model"], tmp_path / "run", {"seed": 140})
+    assert "| base model | base.gguf |" in card
+    assert "| licence of the base | mit; " in card
+    assert front_matter(card)["license"] == "mit"
+    assert "random weights" not in card
 
 
 def test_card_of_a_hub_base_links_to_its_page(tmp_path):
