@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Two test files at a time: engines and workers wait for each other, and for files, half of the time.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --durations=30 --durations-min=5
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=5
 # No hub, no usage reports: everything here works offline once installed.
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ TEXTS = [
     "### Request\nBelow is a text that was given as an answer.\n\n### Answer\nFive things.",
     "The quick brown fox jumps over the lazy dog; 0 1 2 3 4 5 6 7 8 9 apples, naïve café ünïcode.",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with most engines and trainings first.
+
+    Side by side, files of fast tests then fill what is left, and no slow one runs alone at the end.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
