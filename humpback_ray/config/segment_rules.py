@@ -55,7 +55,7 @@ class SegmentRules(Frozen):
     # Documents that are left out: hosts with all below them (example.com, also www.example.com), or
     # URLs with all below them (example.com/forum). In the file one on each line; # begins a remark.
     blocked: tuple[str, ...] = ()
-    blocked_file: Annotated[str | None, Location(is_read_on_nodes=True)] = None
+    blocked_file: Annotated[str | None, Location()] = None
 
     # True: e-mail addresses and public IPv4 addresses are replaced, as in FineWeb.
     replace_personal_data: bool = False

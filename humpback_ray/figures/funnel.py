@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.pair_sets import RunRows
 from humpback_ray.figures.stage_records import Selected, StageRecords
 from humpback_ray.figures.stage_rows import hashes_of, scan
@@ -29,12 +31,11 @@ from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
-_WORDS: dict[str, str] = {
-    Finish.LENGTH: "cut at the token limit",
-    RatingOutcome.CUT_INSTRUCTION: "instruction cut at the token limit",
-    SegmentOutcome.SURPLUS: "above the number asked for",
+# Outcomes of documents of which no section was cut, and the reason that the funnel gives.
+_UNCUT = {
+    "blocked": [SegmentOutcome.BLOCKED],
+    "no document": [SegmentOutcome.NOT_READ, SegmentOutcome.UNREADABLE],
 }
-NOT_A_DOCUMENT = pa.array([SegmentOutcome.NOT_READ.value, SegmentOutcome.UNREADABLE.value])
 
 
 def funnel_of(records: StageRecords) -> list[FunnelStep]:
@@ -73,33 +74,30 @@ def _without(outcomes: Mapping[str, int], kept: str) -> dict[str, int]:
     return {name: count for name, count in outcomes.items() if name != kept}
 
 
-def in_words(outcome: str) -> str:
-    """An outcome as a person reads it."""
-    return _WORDS.get(outcome, outcome.replace("_", " "))
-
-
 def _documents(records: StageRecords, segments: StageFigures) -> FunnelStep:
     """Documents by their best section: one that is kept, one that is dropped, or none at all."""
-    kept = _documents_of(records.folder(segments, "rows"), None)
-    cut = _documents_of(records.folder(segments, "dropped"), False)
-    others = _documents_of(records.folder(segments, "dropped"), True)
-    without = np.setdiff1d(cut, kept)
-    not_read = np.setdiff1d(np.setdiff1d(others, kept), cut)
-    reasons = {"no section kept": len(without), "no document": len(not_read)}
+    dropped = records.folder(segments, "dropped")
+    counted = kept = _documents_of(records.folder(segments, "rows"))
+    cut = [outcome for outcome in SegmentOutcome if outcome not in chain(*_UNCUT.values())]
+    reasons = {}
+    for reason, outcomes in {"no section kept": cut, **_UNCUT}.items():
+        others = np.setdiff1d(_documents_of(dropped, outcomes), counted)
+        reasons[reason] = len(others)
+        counted = np.union1d(counted, others)
     return _step("Documents", segments, "documents, files and links", len(kept), reasons)
 
 
-def _documents_of(folder: str, without_text: bool | None) -> np.ndarray:
+def _documents_of(folder: str, outcomes: list[SegmentOutcome] | None = None) -> np.ndarray:
     """Hashes of different documents, 8 bytes each: a corpus may have millions.
 
     Args:
-        without_text: True for what is no document, False for the others, None for all.
+        outcomes: of the sections to look at; None for all.
     """
     found = [np.empty(0, np.uint64)]
     for batch in scan(folder, ["document_id", "outcome"]):
-        if without_text is not None:
-            is_none = pc.is_in(batch["outcome"], value_set=NOT_A_DOCUMENT)
-            batch = batch.filter(is_none if without_text else pc.invert(is_none))
+        if outcomes is not None:
+            names = pa.array([outcome.value for outcome in outcomes])
+            batch = batch.filter(pc.is_in(batch["outcome"], value_set=names))
         found.append(hashes_of(pc.unique(batch["document_id"])))
     return np.unique(np.concatenate(found))
 

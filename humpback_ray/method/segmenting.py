@@ -45,8 +45,8 @@ def sections_of_html(html: str, cutting: Cutting) -> Iterator[Section]:
 
     A section ends before the next header of the same or a higher level. Its sub-sections follow
     where it is refused; otherwise it is not taken apart, so sections that are not refused never
-    overlap. Text before the first header is in no section. A page without headers is cut like
-    plain text.
+    overlap. Text before the first header is in no section. A page without any header is one
+    section.
 
     Raises:
         ValueError: the parser refuses the page.
@@ -56,7 +56,7 @@ def sections_of_html(html: str, cutting: Cutting) -> Iterator[Section]:
     if headed:
         yield from _sections_between(headed, 0, len(headed), cutting)
     elif parts:
-        yield from sections_of_text(parts[0].text, cutting)
+        yield Section(None, parts[0].text, start=0)
 
 
 def sections_of_markdown(markdown: str, cutting: Cutting) -> Iterator[Section]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,14 +22,19 @@ from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
 from humpback_ray.errors import UserError
 from humpback_ray.execution import progress
+from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.execution.tasks import user_error
+from humpback_ray.method.blocking import BlockList, entries_of
+from humpback_ray.method.personal_data import REPLACEMENTS
 from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
 from humpback_ray.stages.searching import WORK, Searched, drop_duplicates, duplicate_figures
 
 # Size of the files of one task; MIN_TASKS splits a small corpus too.
 BYTES_PER_TASK = 8 * 2**20
 MIN_TASKS = 8
+
+BLOCKED_KEY = "settings.corpus.blocked_file"
 
 MAX_REASONS = 20  # in the record: the media types that servers name are without number
 
@@ -38,11 +44,12 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     part: ClassVar[Part] = "prepare"
 
     corpus: Source
     settings: CorpusSettings
+    blocked_file: Source | None = None  # more entries of settings.blocked
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
@@ -57,7 +64,7 @@ class Segments(Stage):
         is_cut = context.path(WORK, "cut.json")
         if not storage.exists(is_cut):
             _delete(context)
-            _cut(context, listing.files, self.settings, sections)
+            _cut(context, listing.files, self.settings, self._blocked(context), sections)
             storage.write_json(is_cut, True)
         s = self.settings
         found = drop_duplicates(
@@ -94,8 +101,36 @@ class Segments(Stage):
                 ),
                 "not_read": dict(reasons.most_common(MAX_REASONS)),
                 **duplicate_figures(found),
+                **self._replacements(context),
             },
         )
+
+    def _replacements(self, context: Context) -> dict[str, Any]:
+        """The number of replaced addresses in the kept rows, where they are replaced."""
+        if not self.settings.replace_personal_data:
+            return {}
+        totals = dict.fromkeys(REPLACEMENTS, 0)
+        for batch in tables.scan(context.path("rows"), ["text"]):
+            for kind, address in REPLACEMENTS.items():
+                counts = pc.count_substring_regex(batch["text"], rf"\b{re.escape(address)}\b")
+                totals[kind] += pc.sum(counts).as_py() or 0
+        return {"num_replaced": totals}
+
+    def _blocked(self, context: Context) -> BlockList | None:
+        """The hosts and URLs that are blocked; None if there are none."""
+        entries = list(self.settings.blocked)
+        if self.blocked_file is not None:
+            path = context.of(self.blocked_file)
+            try:
+                entries += entries_of(storage.read_text(path, "block list", BLOCKED_KEY))
+            except ValueError as error:
+                raise UserError(f"{path} ({BLOCKED_KEY}): {error}") from error
+        return BlockList(entries) if entries else None
+
+
+def block_list_source(path: str | None) -> Source | None:
+    """The file of blocked hosts and URLs."""
+    return file_source(path, "block list", BLOCKED_KEY) if path else None
 
 
 def searched_sections(sections: str) -> Searched:
@@ -138,12 +173,18 @@ def _in_words(reasons: Counter[str]) -> str:
     return ", ".join([*words, f"{rest} others"] if rest else words)
 
 
-def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, folder: str) -> None:
+def _cut(
+    context: Context,
+    files: list[CorpusFile],
+    settings: CorpusSettings,
+    blocked: BlockList | None,
+    folder: str,
+) -> None:
     names = [{"path": f.path, "name": f.name, "size": f.size} for f in files]
     num_tasks = max(MIN_TASKS, sum(file.size for file in files) // BYTES_PER_TASK)
     num_tasks = min(len(names), num_tasks)
     dataset = ray.data.from_items(names, override_num_blocks=num_tasks)
-    dataset = dataset.flat_map(partial(_sections_of, settings=settings))
+    dataset = dataset.flat_map(partial(_sections_of, settings=settings, blocked=blocked))
     filesystem, path = storage.arrow_filesystem(folder)
 
     def show() -> None:
@@ -157,6 +198,8 @@ def _cut(context: Context, files: list[CorpusFile], settings: CorpusSettings, fo
         raise user_error(error) from error
 
 
-def _sections_of(file: dict[str, Any], settings: CorpusSettings) -> Iterator[dict[str, Any]]:
-    for segment in cut.segments_of(CorpusFile(**file), settings):
+def _sections_of(
+    file: dict[str, Any], settings: CorpusSettings, blocked: BlockList | None
+) -> Iterator[dict[str, Any]]:
+    for segment in cut.segments_of(CorpusFile(**file), settings, blocked):
         yield {**tables.as_dict(segment), "outcome": segment.outcome.value}
