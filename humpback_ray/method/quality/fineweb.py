@@ -22,7 +22,7 @@ def share_of_short_lines(text: Text) -> float:
 
 
 def line_breaks_per_word(text: Text) -> float:
-    return text.per_word(len(text.lines) - 1)
+    return text.per_word(max(0, len(text.lines) - 1))
 
 
 RULES = (

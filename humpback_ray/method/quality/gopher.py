@@ -52,7 +52,7 @@ def share_of_alphabetic_words(text: Text) -> float:
 
 
 def num_different_stop_words(text: Text) -> int:
-    return len(_STOP_WORDS.intersection(text.folded_words))
+    return len(_STOP_WORDS & text.different_words)
 
 
 def _top(n: int) -> partial[float]:

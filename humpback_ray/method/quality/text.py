@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ class Text:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self._none_repeated_from: float = math.inf  # no n-gram of so many words comes twice
 
     @cached_property
     def words(self) -> list[str]:
@@ -25,6 +27,11 @@ class Text:
     def folded_words(self) -> list[str]:
         """The words in lower case, without the punctuation around them."""
         return [word.strip(_AROUND_WORDS) for word in self.text.lower().split()]
+
+    @cached_property
+    def different_words(self) -> set[str]:
+        """The folded words, each once."""
+        return {word.strip(_AROUND_WORDS) for word in set(self.text.lower().split())}
 
     @cached_property
     def lines(self) -> list[str]:
@@ -63,28 +70,21 @@ class Text:
 
     def share_in_repeated_ngrams(self, n: int) -> float:
         """The share of the words' characters in n-grams that came before; none counts twice."""
-        if n > self._longest_repeated:
+        if n >= self._none_repeated_from:
+            return 0.0
+        ngrams = self._ngrams(n)
+        if len(set(ngrams)) == len(ngrams):
+            self._none_repeated_from = n
             return 0.0
         seen: set[tuple[str, ...]] = set()
         lengths = list(map(len, self.words))
         num_characters = end = 0
-        for begin, ngram in enumerate(self._ngrams(n)):
+        for begin, ngram in enumerate(ngrams):
             if ngram in seen:
                 num_characters += sum(lengths[max(begin, end) : begin + n])
                 end = begin + n
             seen.add(ngram)
         return num_characters / self.num_word_characters
-
-    @cached_property
-    def _longest_repeated(self) -> int:
-        """No longer n-gram than this comes twice, if it is below the rules' longest."""
-        n = _SHORTEST_REPEATED
-        while n <= _LONGEST_REPEATED:
-            ngrams = self._ngrams(n)
-            if len(set(ngrams)) == len(ngrams):
-                break
-            n += 1
-        return n - 1
 
     def _ngrams(self, n: int) -> list[tuple[str, ...]]:
         return list(zip(*(self.words[begin:] for begin in range(n)), strict=False))
@@ -102,4 +102,3 @@ def share_of_repeated_characters(pieces: Sequence[str]) -> float:
 
 
 _AROUND_WORDS = ".,;:!?()[]{}<>\"'`*_-–—…“”‘’«»"
-_SHORTEST_REPEATED, _LONGEST_REPEATED = 5, 10  # n-grams of Gopher's rules
