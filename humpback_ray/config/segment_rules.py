@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from humpback_ray.config.fields import Frozen, LanguageCode, Location
+from humpback_ray.config.urls import blocked_entry
 
 QualityRuleSet = Literal["gopher", "c4", "fineweb"]
 Form = Literal["list", "how_to", "first_person"]
@@ -20,7 +21,9 @@ def _detectable(language: str) -> str:
     from resiliparse.parse.lang import supported_langs  # not at the top: no other setting needs it
 
     if language not in (known := sorted(supported_langs())):
-        raise ValueError(f"the detector knows the languages {', '.join(known)}")
+        raise ValueError(
+            f"the detector knows the languages {', '.join(known)} (it is {language!r})"
+        )
     return language
 
 
@@ -47,25 +50,15 @@ class SegmentRules(Frozen):
     language_margin: Annotated[int, Field(ge=0)] = 10
 
     # Gopher (arXiv 2112.11446, table A1 and appendix A.1), C4 (arXiv 1910.10683, section 2.2),
-    # FineWeb (arXiv 2406.17557, section 3.5), with the numbers that they publish.
+    # FineWeb (arXiv 2406.17557, section 3), with the numbers that they publish.
     quality_rules: Annotated[tuple[QualityRuleSet, ...], AfterValidator(_different)] = ()
     # Forms of text to leave out; English only. Rules and numbers are ours: `method/quality/forms`.
     form_rules: Annotated[tuple[Form, ...], AfterValidator(_different)] = ()
 
     # Documents that are left out: hosts with all below them (example.com, also www.example.com), or
     # URLs with all below them (example.com/forum). In the file one on each line; # begins a remark.
-    blocked: tuple[str, ...] = ()
+    blocked: tuple[Annotated[str, AfterValidator(blocked_entry)], ...] = ()
     blocked_file: Annotated[str | None, Location()] = None
 
     # True: e-mail addresses and public IPv4 addresses are replaced, as in FineWeb.
     replace_personal_data: bool = False
-
-    @model_validator(mode="after")
-    def _hosts(self) -> SegmentRules:
-        for entry in self.blocked:
-            if not entry.strip() or any(character.isspace() for character in entry.strip()):
-                raise ValueError(
-                    f"blocked has the entry {entry!r}: write a host, such as example.com, or a "
-                    "host and a path, such as example.com/forum"
-                )
-        return self

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+
+from humpback_ray.config.urls import blocked_entry
 
 
 class BlockList:
     """Entries such as `example.com`, which blocks www.example.com too, or `example.com/forum`.
 
-    Scheme, user, port and a closing slash do not matter. A path blocks all URLs below it, and is
-    compared with regard to case.
+    Scheme, user, port, a `*.` before the host and a closing slash do not matter. A path blocks all
+    URLs below it, and is compared with regard to case.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
@@ -17,6 +20,7 @@ class BlockList:
         self._paths: dict[str, set[str]] = {}  # by host
         for entry in entries:
             host, path = _parts(entry)
+            host = host.removeprefix("*.")
             if path:
                 self._paths.setdefault(host, set()).add(path)
             else:
@@ -36,19 +40,23 @@ class BlockList:
 
 
 def entries_of(text: str) -> list[str]:
-    """The entries in the text of a file: one on each line, up to a `#` behind a space.
+    """The entries in the text of a file: one on each line; a word that begins with # ends it.
 
     Raises:
-        ValueError: a line has more than one word.
+        ValueError: a line has no host where an entry has one, or more than one word.
     """
     entries = []
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        remark = next((i for i, word in enumerate(words) if word.startswith("#")), len(words))
-        if remark > 1:
-            raise ValueError(f"line {number} has several words: write one host or URL on each line")
-        entries += words[:remark]
+        entry = _REMARK.sub("", line).strip()
+        if entry:
+            try:
+                entries.append(blocked_entry(entry))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
     return entries
+
+
+_REMARK = re.compile(r"(?:^|\s)#.*")
 
 
 def _parts(url: str) -> tuple[str, str]:

@@ -5,7 +5,14 @@ import pytest
 from humpback_ray.method.blocking import BlockList, entries_of
 
 BLOCKED = BlockList(
-    ["shop.example", "HTTPS://Sea.example/Forum/", "8.8.8.8", "[::1]", "q.example/page?id=1"]
+    [
+        "shop.example",
+        "HTTPS://Sea.example/Forum/",
+        "8.8.8.8",
+        "[::1]",
+        "*.dot.example",
+        "q.example/page?id=1",
+    ]
 )
 
 
@@ -20,6 +27,7 @@ BLOCKED = BlockList(
         ("http://www.sea.example/Forum/topic?x=1", "sea.example/Forum"),
         ("http://sea.example/Forum?x=1", "sea.example/Forum"),
         ("http://sea.example/Forum#top", "sea.example/Forum"),
+        ("http://www.dot.example", "dot.example"),
         ("http://8.8.8.8/x", "8.8.8.8"),
         ("http://[::1]:80/x", "[::1]"),
         ("http://q.example/page?id=1", "q.example/page?id=1"),
@@ -45,5 +53,9 @@ def test_other_url_is_not_blocked(url):
 def test_file_of_entries_has_one_on_each_line():
     text = "# a list\n\nshop.example\r\n  sea.example/forum#new  # since May\n"
     assert entries_of(text) == ["shop.example", "sea.example/forum#new"]
-    with pytest.raises(ValueError, match=r"line 2 has several words"):
-        entries_of("a.example\n0.0.0.0 b.example\n")
+
+
+@pytest.mark.parametrize("line", ["0.0.0.0 b.example", "||b.example^", "/forum", "http://"])
+def test_line_that_is_no_entry_is_refused_with_its_number(line):
+    with pytest.raises(ValueError, match=r"line 2: .*such as example\.com/forum \(it is"):
+        entries_of(f"a.example\n{line}\n")
