@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
 )
@@ -15,6 +16,18 @@ from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _quoted(language: object) -> object:
+    if isinstance(language, bool):
+        raise ValueError(
+            f"a language is a code such as en, and YAML reads no, yes, on and off without quotes "
+            f'as {str(language).lower()}: put it in quotes, as in language: "no"'
+        )
+    return language
+
+
+LanguageCode = Annotated[str, BeforeValidator(_quoted)]
 
 
 @dataclass(frozen=True)

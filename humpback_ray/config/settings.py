@@ -21,7 +21,8 @@ from pydantic import (
 from humpback_ray.config.benchmarks import BenchmarkSettings
 from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
-from humpback_ray.config.fields import Frozen, Location, PositiveInt, Share
+from humpback_ray.config.fields import Frozen, LanguageCode, Location, PositiveInt, Share
+from humpback_ray.config.segment_rules import SegmentRules
 from humpback_ray.config.urls import http_url
 
 # --- settings -----------------------------------------------------------------------------------
@@ -78,15 +79,6 @@ def _kind_of_base(base: Any) -> str:
     return base.get("kind", "pretrained") if isinstance(base, dict) else base.kind
 
 
-def _quoted(language: object) -> object:
-    if isinstance(language, bool):
-        raise ValueError(
-            f"a language is a code such as en, and YAML reads no, yes, on and off without quotes "
-            f'as {str(language).lower()}: put it in quotes, as in language: "no"'
-        )
-    return language
-
-
 class SafetySeedSettings(Frozen):
     """More human pairs, of answers and refusals to harmful requests, in the seed's format.
 
@@ -103,7 +95,7 @@ class SeedSettings(Frozen):
     """The human pairs D: an Open Assistant export of message rows (JSON lines or Parquet)."""
 
     path: Annotated[str, Location()]
-    language: Annotated[str, BeforeValidator(_quoted)] = "en"
+    language: LanguageCode = "en"
     max_pairs: PositiveInt | None = 3200  # the paper's; null: all
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
     # A second file, for the forward models only; null: none.
@@ -114,7 +106,7 @@ class SeedSettings(Frozen):
         return {name: value for name, value in super().identity().items() if name != "safety"}
 
 
-class CorpusSettings(Frozen):
+class CorpusSettings(SegmentRules):
     """The unlabelled text, and the rules that cut it into segments."""
 
     # A folder, a glob, a file, or `installed-packages`.
