@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from humpback_ray import storage, tables
+from humpback_ray.config.dataset_address import dataset_address, is_dataset
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SamplingSettings
+from humpback_ray.corpus import hub_datasets
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -25,6 +28,8 @@ from humpback_ray.stages.generating import GeneratingStage
 # A prompt that leaves less room for its answer is not asked. With half of the context instead, as
 # for other requests, the default of 2,048 tokens would refuse long prompts that have room enough.
 NEEDED_TOKENS = 512
+
+PROMPTS_KEY = "settings.evaluation.prompts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,13 @@ class Evaluate(GeneratingStage):
     sampling: SamplingSettings
     seed_tag: str
     web_tag: str
+
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset of prompts that is not reached or lacks the column."""
+        super().check(placement)
+        if is_dataset(self.prompts.location):
+            address = dataset_address(self.prompts.location)
+            hub_datasets.check_columns(address, [address.column or "instruction"], PROMPTS_KEY)
 
     def wording(self) -> dict[str, str]:
         """The turn markers around a prompt."""
@@ -127,9 +139,12 @@ def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
 
 
 def prompts_source(path: str) -> Source:
-    """The evaluation prompts by their content; with a problem if they are no prompts."""
-    source = file_source(path, "evaluation prompts", "settings.evaluation.prompts")
-    if source.problem:
+    """The evaluation prompts by their content; with a problem if they are no prompts.
+
+    A dataset's prompts are not read here: `Evaluate.check` looks at it before a run.
+    """
+    source = file_source(path, "evaluation prompts", PROMPTS_KEY)
+    if source.problem or is_dataset(path):
         return source
     try:
         read_prompts(path)
@@ -139,18 +154,16 @@ def prompts_source(path: str) -> Source:
 
 
 def read_prompts(path: str) -> list[dict[str, str]]:
-    """Evaluation prompts in AlpacaEval's format.
+    """Evaluation prompts in AlpacaEval's format, or of a dataset.
 
     Raises:
-        UserError: no such file, not JSON, or not a list of objects with an instruction.
+        UserError: no such file, not JSON, or not a list of objects with an instruction; or the
+            dataset cannot be read, lacks the column, or has another value than a text in it.
     """
-    wanted = (
-        'set settings.evaluation.prompts to a JSON list of {"dataset", "instruction"}, as '
-        "AlpacaEval has"
-    )
-    text = storage.read_text(
-        path, "evaluation prompts", "settings.evaluation.prompts"
-    ).removeprefix("\ufeff")
+    if is_dataset(path):
+        return _prompts_of_dataset(path)
+    wanted = f'set {PROMPTS_KEY} to a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
+    text = storage.read_text(path, "evaluation prompts", PROMPTS_KEY).removeprefix("\ufeff")
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -165,6 +178,26 @@ def read_prompts(path: str) -> list[dict[str, str]]:
     return [
         {"dataset": str(r.get("dataset", "")), "instruction": r["instruction"]} for r in content
     ]
+
+
+def _prompts_of_dataset(location: str) -> list[dict[str, str]]:
+    address = dataset_address(location)
+    column = address.column or "instruction"
+    hub_datasets.check_columns(address, [column], PROMPTS_KEY)
+    prompts = []
+    for number, row in enumerate(hub_datasets.read_rows(location, PROMPTS_KEY)):
+        if not isinstance(row[column], str):
+            raise UserError(
+                f"evaluation prompts {location}: row {number} has no text as {column}: set "
+                f"{PROMPTS_KEY} to a dataset with one, or name another column with column="
+            )
+        prompts.append(
+            {
+                "dataset": str(row.get("dataset") or storage.name(address.name)),
+                "instruction": row[column],
+            }
+        )
+    return prompts
 
 
 def _prompts_to_answer(path: str) -> Iterator[Task]:

@@ -14,11 +14,14 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from humpback_ray import storage, tables
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus import cut
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
+from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.readers import check_dataset
 from humpback_ray.errors import UserError
 from humpback_ray.execution import progress
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -43,6 +46,10 @@ class Segments(Stage):
 
     corpus: Source
     settings: CorpusSettings
+
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached or lacks a column."""
+        check_dataset(self.corpus.location, self.settings, "settings.corpus.path")
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
@@ -89,6 +96,7 @@ class Segments(Stage):
             outcomes,
             {
                 "num_files": len(listing.files),
+                **dataset_read(path, "settings.corpus.path"),
                 "mean_characters": round(
                     _sum_of(context.path("rows"), "num_characters") / num_kept
                 ),

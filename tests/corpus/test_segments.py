@@ -12,6 +12,7 @@ from rich.console import Console
 from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus.files import list_files
 from humpback_ray.errors import UserError
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
@@ -20,6 +21,7 @@ from humpback_ray.execution.stage import Context
 from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
 from humpback_ray.stages.segments import Segments
 from tests.support.duplicates import random_words
+from tests.support.hub_datasets import write_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -181,3 +183,28 @@ def test_stage_that_was_killed_does_not_cut_again(tmp_path):
     result, rows, _, _ = run(tmp_path, tmp_path / "corpus")
     assert result.outcomes == {"kept": 6, "near_duplicate": 2}
     assert len(rows) == 6
+
+
+def test_dataset_gives_the_same_segments_from_any_number_of_tasks(tmp_path, monkeypatch):
+    content = [{"text": f"{TEXT} {' '.join(random_words(n, 20))}.", "n": n} for n in range(40)]
+    location = write_dataset(tmp_path / "set", "parquet", content, num_files=5)
+    num_shards = len(list_files(location))
+    assert num_shards > 8
+    results = []
+    for name, at_least in (("few", 2), ("many", num_shards)):
+        monkeypatch.setattr("humpback_ray.stages.segments.MIN_TASKS", at_least)
+        monkeypatch.setattr("humpback_ray.stages.segments.BYTES_PER_TASK", 2**40)
+        result, rows, dropped, _ = run(tmp_path / name, location)
+        assert result.figures["num_files"] == num_shards
+        assert result.figures["dataset"] == location
+        results.append(sorted((r.document_id, r.start, r.text) for r in [*rows, *dropped]))
+    assert results[0] == results[1]
+    assert len({document for document, _, _ in results[0]}) == 40
+
+
+def test_dataset_without_the_column_is_refused_before_anything_is_written(tmp_path):
+    location = write_dataset(tmp_path / "set", "parquet", [{"body": TEXT}])
+    settings = CorpusSettings(path=location)
+    stage = Segments(path="segments", corpus=corpus_source(location), settings=settings)
+    with pytest.raises(UserError, match="no column 'text'; it has body"):
+        stage.check(Placement())
