@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from humpback_ray import storage, tables
 from humpback_ray.config.contamination import DecontaminationSettings
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus import cut, cut_tasks
 from humpback_ray.corpus.captures import Captures, mark_older_captures
@@ -20,6 +21,8 @@ from humpback_ray.corpus.cut_tasks import Cut
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
+from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.readers import check_dataset
 from humpback_ray.corpus.steps import Figures, run_once
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
@@ -55,6 +58,10 @@ class Segments(Stage):
     def unread(self) -> set[str]:
         """The prompts where nothing is looked for."""
         return set() if self.decontamination else {"decontamination", "prompts"}
+
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached or lacks a column."""
+        check_dataset(self.corpus.location, self.settings, "settings.corpus.path")
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
@@ -100,6 +107,7 @@ class Segments(Stage):
             outcomes,
             {
                 "num_files": len(listing.files),
+                **dataset_read(path, "settings.corpus.path"),
                 "mean_characters": round(
                     _sum_of(context.path("rows"), "num_characters") / num_kept
                 ),
