@@ -110,9 +110,11 @@ class CorpusSettings(SegmentRules):
 
     # A folder, a glob, a file, or `installed-packages`.
     path: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True)]
-    text_column: str = "text"  # of JSON and Parquet files
+    # Of JSON and Parquet files; a dotted name leads into a nested column. Null: the first of those
+    # that known corpora use (corpus/columns.py).
+    text_column: str | None = None
+    url_column: str | None = None
     text_format: Literal["text", "markdown", "html"] = "text"  # of that column
-    url_column: str | None = None  # of JSON and Parquet files
     min_characters: PositiveInt = 600
     max_characters: PositiveInt = 3000
     # True: a section's header is the first line of its segment. The paper speaks of "portions of

@@ -38,7 +38,7 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     part: ClassVar[Part] = "prepare"
 
     corpus: Source

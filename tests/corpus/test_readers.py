@@ -191,9 +191,8 @@ def test_suffix_decides_the_format(tmp_path, name, kind):
 
 
 def test_text_with_invalid_characters_is_dropped_with_its_reason(tmp_path):
-    write(
-        tmp_path, {"a.txt": WHALES.encode() + b"\xff", "b.md": b"# A\n" + b"\0" + WHALES.encode()}
-    )
+    cut = "Wale singen länger, höher, für Jahre, draußen.".encode() + b"\xff"
+    write(tmp_path, {"a.txt": cut, "b.md": b"# A\n" + b"\0" + WHALES.encode()})
     segments = [s for f in list_files(str(tmp_path)) for s in segments_of(f, settings(tmp_path))]
     assert [s.outcome for s in segments] == [SegmentOutcome.INVALID_CHARACTERS] * 2
 
