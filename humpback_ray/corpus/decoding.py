@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
@@ -52,15 +52,16 @@ def decode_text(data: bytes) -> str:
 def _decode(data: bytes, declared: list[str | None]) -> str:
     mark = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     if encoding := mark or _utf16_by_zeros(data):
-        text = data.decode(encoding, "replace")
-        return text if _is_readable(text) else _refuse()
-    if _ESCAPED not in declared and (text := _as_utf8(data)) is not None:
-        return text
-    for candidate in _candidates(data, declared):
-        text = bytes_to_str(data, candidate, errors="replace", fallback_encodings=())
+        candidates: Iterable[str] = [encoding]
+    elif _ESCAPED not in declared and (as_utf8 := _as_utf8(data)) is not None:
+        return as_utf8
+    else:
+        candidates = _candidates(data, declared)
+    for candidate in candidates:
+        text = str(bytes_to_str(data, candidate, errors="replace", fallback_encodings=()))
         if _is_readable(text):
             return text
-    return _refuse()
+    raise ValueError("undecodable: its bytes are no text in the encoding declared or detected")
 
 
 def _as_utf8(data: bytes) -> str | None:
@@ -80,9 +81,8 @@ def _as_utf8(data: bytes) -> str | None:
 
 
 def _candidates(data: bytes, declared: list[str | None]) -> Iterator[str]:
-    yield from filter(None, declared)
-    yield detect_encoding(data)
-    yield "utf-8"
+    yield from (encoding for encoding in declared if encoding)
+    yield detect_encoding(data) or "utf-8"
 
 
 def _encoding(name: str | None) -> str | None:
@@ -102,7 +102,3 @@ def _utf16_by_zeros(data: bytes) -> str | None:
 def _is_readable(text: str) -> bool:
     num_wrong = sum(1 for _ in _WRONG.finditer(text))
     return num_wrong <= max(MAX_WRONG, len(text) * MAX_WRONG_SHARE)
-
-
-def _refuse() -> str:
-    raise ValueError("undecodable: its bytes are no text in the encoding declared or detected")

@@ -79,4 +79,3 @@ def damaged(file: CorpusFile, index: int, error: Exception, part: str = "file") 
     if not is_about_content(error):
         raise error
     return unreadable(file, index, f"the rest of the {part} is damaged: {error}")
-

@@ -28,7 +28,6 @@ from humpback_ray.corpus.opening import COMPRESSIONS, filesystem_of, open_file
 from humpback_ray.errors import UserError
 
 
-
 def _compressed(*kinds: str) -> tuple[str, ...]:
     return tuple(kind + compression for kind in kinds for compression in COMPRESSIONS)
 

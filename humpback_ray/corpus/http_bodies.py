@@ -31,7 +31,9 @@ def decoded_body(body: bytes, transfer_encoding: str, content_encoding: str) -> 
     encodings = [name.strip().lower() for name in content_encoding.split(",")]
     encodings = [name for name in encodings if name not in ("", "identity", "none")]
     if len(encodings) > MAX_ENCODINGS:
-        raise ValueError(f"{len(encodings)} content encodings, and at most {MAX_ENCODINGS} are read")
+        raise ValueError(
+            f"{len(encodings)} content encodings, and at most {MAX_ENCODINGS} are read"
+        )
     try:
         if "chunked" in transfer_encoding.lower():
             body = ChunkedReader(io.BytesIO(body)).read()

@@ -170,7 +170,9 @@ def _document_of_row(
             return unreadable(file, index, f"row {index + 1} is {error}", place)
     if not isinstance(text, str):
         wanted = " or ".join(columns.text_columns(settings))
-        reason = f"row {index + 1} has no string in {wanted}; it has {columns.in_words(list(names))}"
+        reason = (
+            f"row {index + 1} has no string in {wanted}; it has {columns.in_words(list(names))}"
+        )
         return unreadable(file, index, reason, place)
     return Document(document_id(file, index), place or file.name, text, settings.text_format)
 
@@ -200,18 +202,17 @@ def _wanted_columns(
     file: CorpusFile, names: list[str], settings: CorpusSettings
 ) -> tuple[str, str | None]:
     """The columns of text and URL; None where the settings name no URL and none is known."""
-    text = next((name for name in columns.text_columns(settings) if name in names), None)
-    url = next((name for name in columns.url_columns(settings) if name in names), None)
-    missing = ()
-    if text is None:
-        missing = columns.text_columns(settings)
-    elif settings.url_column and url is None:
-        missing = (settings.url_column,)
-    if text is None or missing:
-        raise UserError(
-            f"{file.path} has no column {' or '.join(map(repr, missing))}; it has "
-            f"{columns.in_words(names)}: set {columns.SETTINGS}"
-        )
+    wanted = columns.text_columns(settings), columns.url_columns(settings)
+    text, url = (next((name for name in each if name in names), None) for each in wanted)
+    for column, candidates in zip(
+        (text, url if settings.url_column else text), wanted, strict=True
+    ):
+        if column is None:
+            raise UserError(
+                f"{file.path} has no column {' or '.join(map(repr, candidates))}; it has "
+                f"{columns.in_words(names)}: set {columns.SETTINGS}"
+            )
+    assert text is not None
     return text, url
 
 

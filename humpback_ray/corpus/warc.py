@@ -21,7 +21,6 @@ from humpback_ray.corpus.documents import (
 from humpback_ray.corpus.http_bodies import decoded_body
 from humpback_ray.corpus.warc_records import Damage, digest_says, records_of
 
-_ENCODINGS = ("Transfer-Encoding", "Content-Encoding")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -61,9 +60,11 @@ def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Doc
     body = record.reader.read()
     if record.record_type == WarcRecordType.conversion:
         return Document(document_id(file, index), url, decode_text(body), "text")
-    http = record.http_headers if record.record_type == WarcRecordType.response else None
-    transfer, encoding = (http and http.get(name) or "" for name in _ENCODINGS)
-    body = decoded_body(body, transfer, encoding)
+    is_response = record.record_type == WarcRecordType.response
+    http = record.http_headers if is_response else {}
+    body = decoded_body(
+        body, http.get("Transfer-Encoding") or "", http.get("Content-Encoding") or ""
+    )
     content = decode_html(body, _charset(content_type))
     return Document(document_id(file, index), url, content, "html")
 
