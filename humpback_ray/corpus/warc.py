@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
@@ -61,7 +62,7 @@ def _document_of_record(file: CorpusFile, index: int, record: WarcRecord) -> Doc
     if record.record_type == WarcRecordType.conversion:
         return Document(document_id(file, index), url, decode_text(body), "text")
     is_response = record.record_type == WarcRecordType.response
-    http = record.http_headers if is_response else {}
+    http: Any = record.http_headers if is_response else {}
     body = decoded_body(
         body, http.get("Transfer-Encoding") or "", http.get("Content-Encoding") or ""
     )
