@@ -42,8 +42,9 @@ class ScratchBase(Frozen):
     """A small LLaMA with its own byte-level BPE tokenizer, pretrained on the segments (demo)."""
 
     kind: Literal["scratch"]
-    # Plain text to pretrain on instead, whole and unfiltered: text files, or the column `text` of
-    # JSON and Parquet. A text that fits into sequence_length is one training example.
+    # Plain text to pretrain on instead, whole and unfiltered: text files, or JSON, Parquet or a
+    # dataset with a column that corpora use for it (corpus/columns.py). A text that fits into
+    # sequence_length is one training example.
     text: Annotated[
         str | None, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)
     ] = None
@@ -113,9 +114,11 @@ class CorpusSettings(SegmentRules):
 
     # A folder, a glob, a file, `installed-packages`, or `dataset://ORG/NAME?split=train`.
     path: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)]
-    text_column: str = "text"  # of JSON, Parquet and datasets; a dataset's `column=` precedes
+    # Of JSON, Parquet and datasets, whose `column=` precedes; a dotted name leads into a nested
+    # column. Null: the first of those that known corpora use (corpus/columns.py).
+    text_column: str | None = None
+    url_column: str | None = None
     text_format: Literal["text", "markdown", "html"] = "text"  # of that column
-    url_column: str | None = None  # of JSON, Parquet and datasets
     min_characters: PositiveInt = 600
     max_characters: PositiveInt = 3000
     # True: a section's header is the first line of its segment. The paper speaks of "portions of

@@ -29,16 +29,17 @@ from humpback_ray.corpus.installed_packages import (
 from humpback_ray.corpus.opening import COMPRESSIONS, filesystem_of, open_file
 from humpback_ray.errors import UserError
 
-HTML_SUFFIXES = (".html", ".htm", ".xhtml")
-MARKDOWN_SUFFIXES = (".md", ".markdown")
-TEXT_SUFFIXES = (".txt",)
-JSON_SUFFIXES = tuple(
-    kind + compression for kind in (".jsonl", ".json", ".ndjson") for compression in COMPRESSIONS
-)
+
+def _compressed(*kinds: str) -> tuple[str, ...]:
+    return tuple(kind + compression for kind in kinds for compression in COMPRESSIONS)
+
+
+HTML_SUFFIXES = _compressed(".html", ".htm", ".xhtml")
+MARKDOWN_SUFFIXES = _compressed(".md", ".markdown")
+TEXT_SUFFIXES = _compressed(".txt")
+JSON_SUFFIXES = _compressed(".jsonl", ".json", ".ndjson")
 PARQUET_SUFFIXES = (".parquet",)
-WARC_SUFFIXES = tuple(
-    kind + compression for kind in (".warc", ".wet") for compression in COMPRESSIONS
-)
+WARC_SUFFIXES = _compressed(".warc", ".wet")
 CORPUS_SUFFIXES = (
     *HTML_SUFFIXES, *MARKDOWN_SUFFIXES, *TEXT_SUFFIXES,
     *JSON_SUFFIXES, *PARQUET_SUFFIXES, *WARC_SUFFIXES,

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -96,10 +96,16 @@ def check_columns(address: DatasetAddress, columns: list[str], setting: str) -> 
     names = column_names(address, setting)
     for column in columns:
         if column not in names:
-            raise UserError(
-                f"{address} has no column {column!r}; it has {', '.join(names)}: name one with "
-                f"column= in {setting}, or in the setting of the column"
-            )
+            raise no_column(address, (column,), setting)
+
+
+def no_column(address: DatasetAddress, columns: Sequence[str], setting: str) -> UserError:
+    """The error for a dataset that has none of some columns."""
+    return UserError(
+        f"{address} has no column {' or '.join(map(repr, columns))}; it has "
+        f"{', '.join(column_names(address, setting))}: name one with column= in {setting}, or in "
+        "the setting of the column"
+    )
 
 
 def commit(address: DatasetAddress, setting: str) -> str | None:

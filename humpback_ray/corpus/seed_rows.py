@@ -57,7 +57,7 @@ def read_seed_rows(path: str, formats: str, setting: str) -> Iterator[SeedRow]:
         raise UserError(f"no seed file {path}: set {setting} to {formats}") from error
     except DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        is_gzip = path.lower().endswith(".gz") and "Not a gzipped file" in reason
+        is_gzip = path.lower().endswith(".gz") and "incorrect header check" in reason
         problem = "ends in .gz and is not gzip" if is_gzip else "is damaged or cut"
         if not is_about_content(error):
             problem = "cannot be read"

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from resiliparse.parse.html import HTMLTree
 from resiliparse.parse.html.node import ElementNode, Node, TextNode
 
+from humpback_ray.method.page_content import HEADER_LEVELS, HEADERS, is_content
+from humpback_ray.method.page_limits import refuse_excess
+
 
 @dataclass(slots=True)
 class Block:
@@ -23,14 +26,12 @@ def blocks_of_html(html: str) -> list[Block]:
     """The blocks of a page's content in document order; a header even if it is empty.
 
     Raises:
-        ValueError: the parser refuses the page.
+        ValueError: the parser refuses the page, or it is too large to be read in time.
     """
+    refuse_excess(html)
     body = HTMLTree.parse(parseable(html)).body
     if body is None:
         return []
-    for element in body.query_selector_all(_NOT_CONTENT):
-        if not _words_a_header(element):
-            element.decompose()
     writer = _BlockWriter()
     for node, entering in _walk(body):
         if isinstance(node, ElementNode):
@@ -50,18 +51,6 @@ def parseable(text: str) -> str:
     return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
 
 
-# What a reader of the page's content does not read. `extract_plain_text` of resiliparse is not
-# used: it leaves out empty headers, which the paper's rules count, and runs code into paragraphs.
-_NOT_CONTENT = ", ".join([
-    "script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "audio",
-    "video", "button", "input", "select", "textarea", "dialog", "nav", "aside", "footer",
-    "[hidden]", "[aria-hidden=true]", "[role=navigation]", "[role=search]", "[role=contentinfo]",
-    '[style*="display:none"]', '[style*="display: none"]',
-    # The pilcrows and line numbers of documentation generators, highlighters and code hosts.
-    "a.headerlink", ".linenos", ".lineno", ".linenumber", ".line-numbers-rows", "td.gutter",
-    ".rouge-gutter", ".hljs-ln-numbers", ".blob-num",
-])  # fmt: skip
-
 _BLOCK_TAGS = frozenset([
     "address", "article", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl",
     "dir", "dt", "fieldset", "figcaption", "figure", "form", "header", "hr", "li", "main", "menu",
@@ -69,35 +58,23 @@ _BLOCK_TAGS = frozenset([
 ])  # fmt: skip
 _LIST_TAGS = frozenset(["ul", "ol", "menu", "dir", "dl"])
 _CODE_TAGS = frozenset(["code", "kbd", "samp", "tt"])
-_HEADER_LEVELS = {f"h{level}": level for level in range(1, 7)}
-_HEADERS = ", ".join(_HEADER_LEVELS)
 
 # A table that holds one of these arranges the page or is a listing; any other table is data.
-_LAYOUT_CONTENT = f"{_HEADERS}, pre, table, td.code"
-
-
-def _words_a_header(element: ElementNode) -> bool:
-    """True for a button or link that holds a header, or all the text of one (accordions)."""
-    if element.tag not in ("button", "a"):
-        return False
-    header = element.closest(_HEADERS)
-    if header is None:
-        return element.query_selector(_HEADERS) is not None
-    text = element.text or ""
-    others = (header.text or "").replace(text, "", 1)
-    return not _has_words(others) and _has_words(text)
-
-
-def _has_words(text: str) -> bool:
-    return any(character.isalnum() for character in text)
+_LAYOUT_CONTENT = f"{HEADERS}, pre, table, td.code"
 
 
 def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
-    """Every node under `root` in document order: (node, True), and (node, False) on the way out."""
+    """The content under `root` in document order: (node, True), and (node, False) on the way out.
+
+    `extract_plain_text` of resiliparse is not used: it leaves out empty headers, which the paper's
+    rules count, and runs code into paragraphs.
+    """
     # A stack instead of recursion: pages nest deeper than Python's calls may.
     stack = [(root, True)]
     while stack:
         node, entering = stack.pop()
+        if entering and isinstance(node, ElementNode) and not is_content(node):
+            continue
         yield node, entering
         if entering:
             stack.append((node, False))
@@ -167,16 +144,17 @@ class _BlockWriter:
         else:
             text = re.sub(r"\s+", " ", text)
             self.is_code = self.is_code and (bool(self.num_code) or not text.strip())
-        self.words.append(text)
+        if text:
+            self.words.append(text)
 
     def enter(self, node: ElementNode) -> None:
         tag = node.tag
         if tag == "br":
             self.words.append(" " if self._one_line else "\n")
             self.at_line_edge = False
-        elif tag in _HEADER_LEVELS:
+        elif tag in HEADER_LEVELS:
             self.end_block()
-            self.level = _HEADER_LEVELS[tag]
+            self.level = HEADER_LEVELS[tag]
         elif tag in _CODE_TAGS:
             self.num_code += 1
         elif self._verbatim:
@@ -213,7 +191,7 @@ class _BlockWriter:
 
     def leave(self, node: ElementNode) -> None:
         tag = node.tag
-        if tag in _HEADER_LEVELS:
+        if tag in HEADER_LEVELS:
             self.end_block()
         elif tag in _CODE_TAGS:
             self.num_code -= 1
@@ -252,14 +230,14 @@ class _BlockWriter:
         self.at_line_edge = True
 
     def _end_line(self) -> None:
-        written = self.words[self.line_begins.pop() :] if self.line_begins else []
-        if not "".join(written[-1:]).endswith("\n"):
+        begin = self.line_begins.pop() if self.line_begins else len(self.words)
+        if len(self.words) == begin or self._last_character != "\n":
             self.words.append("\n")
         self.at_line_edge = True
 
     @property
     def _last_character(self) -> str:
-        return next((word[-1] for word in reversed(self.words) if word), "")
+        return self.words[-1][-1] if self.words else ""
 
     @property
     def _in_data_table(self) -> bool:

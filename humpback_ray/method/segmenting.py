@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from markdown_it import MarkdownIt
 
 from humpback_ray.method.html_blocks import Block, blocks_of_html, parseable
+from humpback_ray.method.page_limits import refuse_excess_of_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,11 @@ def sections_of_markdown(markdown: str, cutting: Cutting) -> Iterator[Section]:
     """The sections of a CommonMark document with tables, by the rules of `sections_of_html`.
 
     Front matter, comments and images leave no text; a link leaves its words.
+
+    Raises:
+        ValueError: the document is too large to be read in time.
     """
+    refuse_excess_of_markdown(markdown)
     body = _FRONT_MATTER.sub("", _without_line_noise(markdown), count=1)
     html = MarkdownIt("commonmark").enable("table").render(parseable(body))
     return sections_of_html(html, cutting)

@@ -40,7 +40,7 @@ class BaseText(Stage):
     corpus: Source
 
     def check(self, placement: Placement) -> None:
-        """Refuse a dataset that is not reached or lacks the column text."""
+        """Refuse a dataset that is not reached or lacks a column of text."""
         location = self.corpus.location
         check_dataset(location, CorpusSettings(path=location), TEXT_SETTING)
 
@@ -63,8 +63,8 @@ class BaseText(Stage):
         ]
         if not texts:
             raise UserError(
-                f"no plain text in {path} ({TEXT_SETTING}): give text files, or JSON or Parquet "
-                "with a column text"
+                f"no plain text in {path} ({TEXT_SETTING}): give text files, or JSON, Parquet or "
+                "a dataset with a column text"
             )
         storage.delete(context.path("rows"))
         tables.write_rows(context.path("rows"), texts, PlainText)

@@ -107,7 +107,9 @@ def test_row_without_a_text_is_unreadable_and_the_others_are_read(tmp_path):
     one, none, three = documents(location)
     assert (one.content, three.content) == ("One.", "Three.")
     assert isinstance(none, Unreadable)
-    assert none.reason == "row 2 has no string in 'text'"
+    assert none.reason == (
+        "row 2 has no string in text or Clean-Text or content or raw_content; it has text"
+    )
 
 
 def test_damaged_shard_is_one_row_and_the_others_are_read(tmp_path):
