@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from resiliparse.parse.html import HTMLTree
 from resiliparse.parse.html.node import ElementNode, Node, TextNode
 
-from humpback_ray.method.page_content import HEADER_LEVELS, HEADERS, is_content
+from humpback_ray.method.page_content import HEADER_LEVELS, HEADERS, PageContent
 from humpback_ray.method.page_limits import refuse_excess
 
 
@@ -69,11 +69,12 @@ def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
     `extract_plain_text` of resiliparse is not used: it leaves out empty headers, which the paper's
     rules count, and runs code into paragraphs.
     """
+    content = PageContent()
     # A stack instead of recursion: pages nest deeper than Python's calls may.
     stack = [(root, True)]
     while stack:
         node, entering = stack.pop()
-        if entering and isinstance(node, ElementNode) and not is_content(node):
+        if entering and isinstance(node, ElementNode) and not content.has(node):
             continue
         yield node, entering
         if entering:

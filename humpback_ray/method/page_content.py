@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resiliparse.parse.html.node import ElementNode
+from resiliparse.parse.html.node import ElementNode, Node
 
 _TAGS = frozenset([
     "script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "audio",
@@ -20,22 +20,30 @@ _CLASSES_OF_TAGS = frozenset([("a", "headerlink"), ("td", "gutter")])
 HEADER_LEVELS = {f"h{level}": level for level in range(1, 7)}
 HEADERS = ", ".join(HEADER_LEVELS)
 _MAX_STEPS = 10  # up from a button to the header that it words
-_MAX_HEADER = 1000  # characters of a header that a button in it may word
+_MAX_ASKED = 1000  # buttons and links of a page that may word a header; the others are left out
 
 
-def is_content(element: ElementNode) -> bool:
-    """True for an element that is read.
+class PageContent:
+    """Judges the elements of one page, each on the way through it.
 
-    Asked of each element on the way through a page, because a query for all of them at once takes
-    a time that is quadratic in their number.
+    A query for all of them at once takes a time that is quadratic in their number.
     """
-    tag = element.tag
-    if tag not in _TAGS and not _is_marked(element, tag):
-        return True
-    return tag in ("button", "a") and _words_a_header(element)
+
+    def __init__(self) -> None:
+        self._num_asked = 0  # how often a whole header was read for a button in it
+
+    def has(self, element: ElementNode) -> bool:
+        """True for an element that is read."""
+        tag = element.tag or ""
+        if tag not in _TAGS and not _is_marked(element, tag):
+            return True
+        if tag not in ("button", "a") or self._num_asked == _MAX_ASKED:
+            return False
+        self._num_asked += 1
+        return _words_a_header(element)
 
 
-def _is_marked(element: ElementNode, tag: str | None) -> bool:
+def _is_marked(element: ElementNode, tag: str) -> bool:
     """True if one of its attributes hides an element or says that it is no content."""
     names = element.attrs
     if not names:
@@ -54,18 +62,16 @@ def _is_marked(element: ElementNode, tag: str | None) -> bool:
 
 def _words_a_header(element: ElementNode) -> bool:
     """True for a button or link that holds a header, or all the text of one (accordions)."""
-    header = element.parent
-    for _ in range(_MAX_STEPS - 1):
+    header: Node | None = element
+    for _ in range(_MAX_STEPS):
+        header = header.parent if header is not None else None
         if not isinstance(header, ElementNode) or header.tag in HEADER_LEVELS:
             break
-        header = header.parent
     if not isinstance(header, ElementNode) or header.tag not in HEADER_LEVELS:
         return element.query_selector(HEADERS) is not None
-    whole = header.text or ""
-    if len(whole) > _MAX_HEADER:
-        return False
     text = element.text or ""
-    return not _has_words(whole.replace(text, "", 1)) and _has_words(text)
+    others = (header.text or "").replace(text, "", 1)
+    return not _has_words(others) and _has_words(text)
 
 
 def _has_words(text: str) -> bool:
