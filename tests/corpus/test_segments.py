@@ -249,7 +249,7 @@ def test_optional_rules_drop_count_and_keep_rows_beside(tmp_path):
     block_list.write_text("# shops\nshop.example\n")
     german = "Niemand weiß, warum sich die Lieder der Wale in jedem Jahr ein wenig ändern. "
     columns = write_pages(corpus, [
-        ("http://sea.example/1", TEXT),
+        ("http://sea.example/1", TEXT + "They live on krill alone."),
         ("http://www.shop.example/2", TEXT + "Buy."),
         ("http://sea.example/forum/3", TEXT + "Hello."),
         ("http://sea.example/4", german * 2),
