@@ -33,7 +33,8 @@ def rows_of(folder, pages):
     [file] = list_files(str(path))
     rows = {f"http://page/{number}": [] for number in range(len(pages))}
     slowest, last, began = 0.0, None, time.process_time()
-    for segment in segments_of(file, CorpusSettings(path=str(path), min_characters=40)):
+    settings = CorpusSettings(path=str(path), min_characters=40, whole_pages=True)
+    for segment in segments_of(file, settings):
         if segment.url != last:
             slowest = max(slowest, time.process_time() - began)
             last, began = segment.url, time.process_time()
