@@ -84,7 +84,7 @@ class InstructionOutcome(StrEnum):
 
 
 class SeedOutcome(StrEnum):
-    """Outcome of a root message of the seed export: a pair, or the reason against it."""
+    """Outcome of a row or root message of the seed: a pair, or the reason against it."""
 
     KEPT = "kept"
     HELD_OUT = "held_out"
@@ -93,6 +93,8 @@ class SeedOutcome(StrEnum):
     DELETED = "deleted"
     EMPTY_TEXT = "empty_text"
     INVALID_CHARACTERS = "invalid_characters"
+    NO_FIRST_TURN = "no_first_turn"  # a conversation that no person begins
+    REPEATED = "repeated"  # has the texts of an earlier pair
     HELD_OUT_TEXT = "held_out_text"  # shares its instruction or response with a held-out pair
     IN_SEED = "in_seed"  # of the safety file: the seed has the same pair
     SURPLUS = "surplus"  # above the number of pairs asked for
@@ -100,7 +102,7 @@ class SeedOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DroppedSeed:
-    """A root message of the seed export that gave no pair."""
+    """A row or root message of the seed that gave no pair."""
 
     message_id: str
     outcome: SeedOutcome

@@ -28,6 +28,7 @@ class Location:
     is_read_on_nodes: bool = False  # tasks on every node read it; False: the driver alone
     is_packed: bool = True  # `humpback submit` takes it along, if it is small enough
     suffixes: tuple[str, ...] = ()  # of its files; empty: those of a corpus
+    takes_datasets: bool = False  # `dataset://` names too
 
 
 def marks(field: FieldInfo) -> list[Location]:

@@ -18,9 +18,11 @@ Format = Literal["html", "markdown", "text"]
 class CorpusFile:
     """One file of a corpus."""
 
-    path: str  # what fsspec opens; `installed-packages:NAME` for a distribution
+    # What fsspec opens; `installed-packages:NAME` for a distribution, and a dataset's address with
+    # the number of a shard.
+    path: str
     name: str  # relative to the corpus: the same wherever the corpus lies
-    size: int  # bytes; characters for a distribution
+    size: int  # bytes; characters for a distribution, and a rough one for a shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from humpback_ray import storage
+from humpback_ray.config.dataset_address import is_dataset
 from humpback_ray.corpus import documents
 from humpback_ray.corpus.documents import CorpusFile, NotRead
+from humpback_ray.corpus.hub_datasets import list_shards
 from humpback_ray.corpus.installed_packages import (
     INSTALLED_PACKAGES,
     PACKAGE_PREFIX,
@@ -73,8 +75,8 @@ def list_corpus(
     cycle of links ends.
 
     Args:
-        path: `installed-packages`, or a folder (read recursively), glob or file, local or a URL
-            that fsspec knows.
+        path: `installed-packages`, a dataset, whose shards are its files, or a folder (read
+            recursively), glob or file, local or a URL that fsspec knows.
         suffixes: of the files to take, in lower case.
         setting: that names the path, for messages.
 
@@ -83,7 +85,9 @@ def list_corpus(
     """
     if path == INSTALLED_PACKAGES:
         return Listing([file_of_package(name) for name in package_names()], [])
-    wanted = f"set {setting} to a folder, glob, file, fsspec URL or {INSTALLED_PACKAGES}"
+    if is_dataset(path):
+        return Listing(list_shards(path, setting), [])
+    wanted = f"set {setting} to a folder, glob, file, fsspec URL, dataset or {INSTALLED_PACKAGES}"
     try:
         filesystem, root = filesystem_of(path)
         found, not_read = _entries(filesystem, root)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pyarrow.parquet
 
+from humpback_ray.config.dataset_address import dataset_address, is_dataset
 from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus import hub_datasets
 from humpback_ray.corpus.documents import (
     CorpusFile,
     Document,
@@ -41,13 +43,13 @@ def read_documents(
 ) -> Iterator[Document | Unreadable | NotRead]:
     """The documents of one file, in order.
 
-    One per HTML, Markdown or text file, line or element of JSON, row of Parquet, and archived page
-    or text. An Unreadable stands for each damaged place, a NotRead for each record of an archive
-    that is no page, and for a file without any document.
+    One per HTML, Markdown or text file, line or element of JSON, row of Parquet or of a dataset,
+    and archived page or text. An Unreadable stands for each damaged place, a NotRead for each
+    record of an archive that is no page, and for a file without any document.
 
     Raises:
-        UserError: a Parquet file lacks a column that the settings name, or the file is gone or
-            cannot be reached.
+        UserError: a Parquet file or dataset lacks a column that the settings name, or the file is
+            gone or cannot be reached.
     """
     try:
         is_empty = True
@@ -71,6 +73,8 @@ def _documents_of(
     name = file.name.lower()
     if file.path.startswith(PACKAGE_PREFIX):
         yield read_package(file)
+    elif is_dataset(file.path):
+        yield from _read_shard(file, settings)
     elif is_pointer(file.path):
         yield unreadable(file, 0, POINTER_REASON)
     elif name.endswith(JSON_SUFFIXES):
@@ -93,7 +97,7 @@ def _read_single(file: CorpusFile) -> Document:
     return Document(document_id(file, 0), file.name, decode_text(data), kind)
 
 
-# --- JSON and Parquet ---------------------------------------------------------------------------
+# --- JSON, Parquet and datasets -----------------------------------------------------------------
 
 
 def _read_json(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
@@ -151,7 +155,7 @@ _ROWS_PER_BATCH = 256  # a row is a whole page, and a batch is in memory
 
 
 def _wanted_columns(file: CorpusFile, names: list[str], settings: CorpusSettings) -> list[str]:
-    wanted = [name for name in (settings.text_column, settings.url_column) if name]
+    wanted = _columns(settings)
     for column in wanted:
         if column not in names:
             raise UserError(
@@ -161,8 +165,42 @@ def _wanted_columns(file: CorpusFile, names: list[str], settings: CorpusSettings
     return wanted
 
 
+def _columns(settings: CorpusSettings) -> list[str]:
+    return [name for name in (settings.text_column, settings.url_column) if name]
+
+
 def _value(scalar: Any) -> object:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:  # Parquet's writers need not check that a string is UTF-8
         return None
+
+
+def check_dataset(location: str, settings: CorpusSettings, setting: str) -> None:
+    """Refuse the address of a dataset that cannot be read as a corpus; nothing for other places.
+
+    Raises:
+        UserError: it is not reached, or has no such config, split or column.
+    """
+    if is_dataset(location):
+        columns = _columns(_with_column_of(location, settings))
+        hub_datasets.check_columns(dataset_address(location), columns, setting)
+
+
+def _with_column_of(location: str, settings: CorpusSettings) -> CorpusSettings:
+    """The settings, with the text's column as a dataset's address names it."""
+    column = dataset_address(location.partition("#")[0]).column or settings.text_column
+    return settings.model_copy(update={"text_column": column})
+
+
+def _read_shard(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
+    settings, index = _with_column_of(file.path, settings), 0
+    try:
+        for row in hub_datasets.read_shard(file, _columns(settings), "settings.corpus.path"):
+            place = row[settings.url_column] if settings.url_column else None
+            yield _document_of_row(file, index, row[settings.text_column], place, settings)
+            index += 1
+    except UserError:
+        raise
+    except hub_datasets.DAMAGE as error:
+        yield damaged(file, index, error)

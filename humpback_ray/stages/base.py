@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from humpback_ray import storage, tables
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import (
     CorpusSettings,
     GgufBase,
@@ -15,7 +16,7 @@ from humpback_ray.config.settings import (
 )
 from humpback_ray.corpus.documents import Document
 from humpback_ray.corpus.files import list_files
-from humpback_ray.corpus.readers import read_documents
+from humpback_ray.corpus.readers import check_dataset, read_documents
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import corpus_source, gguf_source, model_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -37,6 +38,11 @@ class BaseText(Stage):
     part: ClassVar[Part] = "prepare"
 
     corpus: Source
+
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached or lacks the column text."""
+        location = self.corpus.location
+        check_dataset(location, CorpusSettings(path=location), TEXT_SETTING)
 
     def run(self, context: Context) -> Result:
         """Write every document that is plain text.

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from humpback_ray import storage, tables
 from humpback_ray.config.contamination import DecontaminationSettings
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus import cut, cut_tasks
 from humpback_ray.corpus.captures import Captures, mark_older_captures
@@ -19,12 +20,14 @@ from humpback_ray.corpus.cut_tasks import Cut
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
+from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.readers import check_dataset
 from humpback_ray.corpus.steps import Figures, run_once
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.execution.tasks import run_tasks
 from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
-from humpback_ray.stages.evaluate import prompt_index
+from humpback_ray.stages.evaluate import check_prompts, prompt_index
 from humpback_ray.stages.searching import WORK, Searched, drop_duplicates, duplicate_figures
 
 MAX_REASONS = 20  # in the record: the media types that servers name are without number
@@ -48,6 +51,12 @@ class Segments(Stage):
     def unread(self) -> set[str]:
         """The prompts where nothing is looked for."""
         return set() if self.decontamination else {"decontamination", "prompts"}
+
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached or lacks a column."""
+        check_dataset(self.corpus.location, self.settings, "settings.corpus.path")
+        if self.decontamination and self.prompts:
+            check_prompts(self.prompts.location)
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
@@ -93,6 +102,7 @@ class Segments(Stage):
             outcomes,
             {
                 "num_files": len(listing.files),
+                **dataset_read(path, "settings.corpus.path"),
                 "mean_characters": round(
                     _sum_of(context.path("rows"), "num_characters") / num_kept
                 ),

@@ -14,6 +14,7 @@ from humpback_ray import tables
 from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus.files import list_files
 from humpback_ray.errors import UserError
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
@@ -24,6 +25,7 @@ from humpback_ray.stages.evaluate import prompts_source
 from humpback_ray.stages.segments import Segments
 from tests.support.archives import page
 from tests.support.duplicates import random_words
+from tests.support.hub_datasets import write_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -223,3 +225,28 @@ def test_every_drop_is_counted_and_every_document_has_its_facts(tmp_path):
     assert {of[row.document_id].file for row in rows} == {"0.warc", "4.warc"}
     assert result.figures["num_older_captures"] == 1
     assert result.figures["opt_out"] == {"tdm-reservation": 1}
+
+
+def test_dataset_gives_the_same_segments_from_any_number_of_tasks(tmp_path, monkeypatch):
+    content = [{"text": f"{TEXT} {' '.join(random_words(n, 20))}.", "n": n} for n in range(40)]
+    location = write_dataset(tmp_path / "set", "parquet", content, num_files=5)
+    num_shards = len(list_files(location))
+    assert num_shards > 8
+    results = []
+    for name, at_least in (("few", 2), ("many", num_shards)):
+        monkeypatch.setattr("humpback_ray.corpus.cut_tasks.MIN_TASKS", at_least)
+        monkeypatch.setattr("humpback_ray.corpus.cut_tasks.BYTES_PER_TASK", 2**40)
+        result, rows, dropped, _ = run(tmp_path / name, location)
+        assert result.figures["num_files"] == num_shards
+        assert result.figures["dataset"] == location
+        results.append(sorted((r.document_id, r.start, r.text) for r in [*rows, *dropped]))
+    assert results[0] == results[1]
+    assert len({document for document, _, _ in results[0]}) == 40
+
+
+def test_dataset_without_the_column_is_refused_before_anything_is_written(tmp_path):
+    location = write_dataset(tmp_path / "set", "parquet", [{"body": TEXT}])
+    settings = CorpusSettings(path=location)
+    stage = Segments(path="segments", corpus=corpus_source(location), settings=settings)
+    with pytest.raises(UserError, match="no column 'text'; it has body"):
+        stage.check(Placement())
