@@ -53,9 +53,7 @@ class Evaluate(GeneratingStage):
     def check(self, placement: Placement) -> None:
         """Refuse a dataset of prompts that is not reached or lacks the column."""
         super().check(placement)
-        if is_dataset(self.prompts.location):
-            address = dataset_address(self.prompts.location)
-            hub_datasets.check_columns(address, [address.column or "instruction"], PROMPTS_KEY)
+        check_prompts(self.prompts.location)
 
     def wording(self) -> dict[str, str]:
         """The turn markers around a prompt."""
@@ -142,7 +140,7 @@ def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
 def prompts_source(path: str, key: str = PROMPTS_KEY) -> Source:
     """The evaluation prompts by their content; with a problem if they are no prompts.
 
-    A dataset's prompts are not read here: `Evaluate.check` looks at it before a run.
+    A dataset's prompts are not read here: `check_prompts` looks at them before a run.
 
     Args:
         key: the setting that names them.
@@ -155,6 +153,17 @@ def prompts_source(path: str, key: str = PROMPTS_KEY) -> Source:
     except UserError as error:
         return replace(source, identity=None, problem=str(error))
     return source
+
+
+def check_prompts(path: str, key: str = PROMPTS_KEY) -> None:
+    """Refuse a dataset that cannot be read as prompts; nothing for files.
+
+    Raises:
+        UserError: it is not reached, or has no such config, split or column.
+    """
+    if is_dataset(path):
+        address = dataset_address(path)
+        hub_datasets.check_columns(address, [address.column or "instruction"], key)
 
 
 def read_prompts(path: str, key: str = PROMPTS_KEY) -> list[dict[str, str]]:
@@ -188,9 +197,9 @@ def read_prompts(path: str, key: str = PROMPTS_KEY) -> list[dict[str, str]]:
 
 
 def _prompts_of_dataset(location: str, key: str) -> list[dict[str, str]]:
+    check_prompts(location, key)
     address = dataset_address(location)
     column = address.column or "instruction"
-    hub_datasets.check_columns(address, [column], key)
     prompts = []
     for number, row in enumerate(hub_datasets.read_rows(location, key)):
         if not isinstance(row[column], str):

@@ -31,7 +31,7 @@ from humpback_ray.execution.tasks import run_tasks
 from humpback_ray.method.blocking import BlockList, entries_of
 from humpback_ray.method.personal_data import REPLACEMENTS
 from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
-from humpback_ray.stages.evaluate import prompt_index
+from humpback_ray.stages.evaluate import check_prompts, prompt_index
 from humpback_ray.stages.searching import WORK, Searched, drop_duplicates, duplicate_figures
 
 BLOCKED_KEY = "settings.corpus.blocked_file"
@@ -62,6 +62,8 @@ class Segments(Stage):
     def check(self, placement: Placement) -> None:
         """Refuse a dataset that is not reached or lacks a column."""
         check_dataset(self.corpus.location, self.settings, "settings.corpus.path")
+        if self.decontamination and self.prompts:
+            check_prompts(self.prompts.location)
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
