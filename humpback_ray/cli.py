@@ -344,13 +344,19 @@ def prompts(
     development: Annotated[
         int | None, typer.Option(min=1, help="So many, without AlpacaEval's. [all]")
     ] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="NAME=PLACE", help="A source's file, URL or dataset://."),
+    ] = None,
 ) -> None:
     """Collect evaluation prompts from the published files of the paper's sources."""
     from humpback_ray.evaluation import prompt_sets
 
-    found = prompt_sets.read_prompt_sets(storage.absolute(folder))
+    folder = storage.absolute(folder)
+    named = prompt_sets.named_sources(sources or [])
+    found = prompt_sets.read_prompt_sets(folder, named)
     if development is not None:
-        of_alpaca = prompt_sets.alpaca_prompts(storage.absolute(folder))
+        of_alpaca = prompt_sets.alpaca_prompts(folder, named)
         found = prompt_sets.development_set(found, development, of_alpaca)
     storage.write_json(storage.absolute(output), found.rows)
     print_prompt_sets(found, output)

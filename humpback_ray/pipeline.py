@@ -36,7 +36,7 @@ from humpback_ray.stages.rate import Rate, rating_template
 from humpback_ray.stages.safety_answers import safety_answers
 from humpback_ray.stages.safety_seed import safety_seed
 from humpback_ray.stages.seed import Seed
-from humpback_ray.stages.segments import Segments
+from humpback_ray.stages.segments import Segments, block_list_source
 
 SEGMENTS = "segments"  # path of the stage that a message names before a recipe is known
 
@@ -90,7 +90,12 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     stages += [safety] if safety else []
     corpus = corpus or corpus_source(s.corpus.path)
     clean = decontaminated(s)
-    segments = declare(Segments(path=SEGMENTS, corpus=corpus, settings=s.corpus, **clean))
+    segments = declare(
+        Segments(
+            path=SEGMENTS, corpus=corpus, settings=s.corpus,
+            blocked_file=block_list_source(s.corpus.blocked_file), **clean,
+        )
+    )  # fmt: skip
     base, made = base_model(s, segments)
     stages += made
 

@@ -64,12 +64,47 @@ class SegmentOutcome(StrEnum):
     TOO_LONG = "too_long"
     REPETITIVE = "repetitive"
     INVALID_CHARACTERS = "invalid_characters"
+    NO_HEADER = "no_header"  # a page without any header
+    OTHER_LANGUAGE = "other_language"
+    # One for each rule of `method.quality`, under the name of its set.
+    GOPHER_WORDS = "gopher_words"
+    GOPHER_WORD_LENGTH = "gopher_word_length"
+    GOPHER_HASHES = "gopher_hashes"
+    GOPHER_ELLIPSES = "gopher_ellipses"
+    GOPHER_BULLET_LINES = "gopher_bullet_lines"
+    GOPHER_ELLIPSIS_LINES = "gopher_ellipsis_lines"
+    GOPHER_ALPHABETIC_WORDS = "gopher_alphabetic_words"
+    GOPHER_STOP_WORDS = "gopher_stop_words"
+    GOPHER_LINES = "gopher_lines"  # repeated ones, as all that follow
+    GOPHER_PARAGRAPHS = "gopher_paragraphs"
+    GOPHER_LINE_CHARACTERS = "gopher_line_characters"
+    GOPHER_PARAGRAPH_CHARACTERS = "gopher_paragraph_characters"
+    GOPHER_TOP_2_GRAM = "gopher_top_2_gram"
+    GOPHER_TOP_3_GRAM = "gopher_top_3_gram"
+    GOPHER_TOP_4_GRAM = "gopher_top_4_gram"
+    GOPHER_5_GRAMS = "gopher_5_grams"
+    GOPHER_6_GRAMS = "gopher_6_grams"
+    GOPHER_7_GRAMS = "gopher_7_grams"
+    GOPHER_8_GRAMS = "gopher_8_grams"
+    GOPHER_9_GRAMS = "gopher_9_grams"
+    GOPHER_10_GRAMS = "gopher_10_grams"
+    C4_LOREM_IPSUM = "c4_lorem_ipsum"
+    C4_CURLY_BRACKET = "c4_curly_bracket"
+    C4_SENTENCES = "c4_sentences"
+    FINEWEB_LINE_ENDS = "fineweb_line_ends"
+    FINEWEB_DUPLICATE_LINES = "fineweb_duplicate_lines"
+    FINEWEB_SHORT_LINES = "fineweb_short_lines"
+    FINEWEB_LINE_BREAKS = "fineweb_line_breaks"
+    FORM_LIST = "form_list"
+    FORM_HOW_TO = "form_how_to"
+    FORM_FIRST_PERSON = "form_first_person"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     OPTED_OUT = "opted_out"  # the page asks not to be used, and `opt_out` is `drop`
     OLDER_CAPTURE = "older_capture"  # the corpus has a newer capture of the document's URL
     CONTAMINATED = "contaminated"  # shares words with a prompt of the evaluation
     SURPLUS = "surplus"  # above the number of segments asked for
+    BLOCKED = "blocked"  # a document of a blocked host or URL; the text names it
     UNREADABLE = "unreadable"  # a document, line or record that could not be parsed at all
     NOT_READ = "not_read"  # a file, link or archive record that is no document; the text says why
 
@@ -84,7 +119,7 @@ class InstructionOutcome(StrEnum):
 
 
 class SeedOutcome(StrEnum):
-    """Outcome of a root message of the seed export: a pair, or the reason against it."""
+    """Outcome of a row or root message of the seed: a pair, or the reason against it."""
 
     KEPT = "kept"
     HELD_OUT = "held_out"
@@ -93,6 +128,8 @@ class SeedOutcome(StrEnum):
     DELETED = "deleted"
     EMPTY_TEXT = "empty_text"
     INVALID_CHARACTERS = "invalid_characters"
+    NO_FIRST_TURN = "no_first_turn"  # a conversation that no person begins
+    REPEATED = "repeated"  # has the texts of an earlier pair
     HELD_OUT_TEXT = "held_out_text"  # shares its instruction or response with a held-out pair
     IN_SEED = "in_seed"  # of the safety file: the seed has the same pair
     SURPLUS = "surplus"  # above the number of pairs asked for
@@ -100,7 +137,7 @@ class SeedOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DroppedSeed:
-    """A root message of the seed export that gave no pair."""
+    """A row or root message of the seed that gave no pair."""
 
     message_id: str
     outcome: SeedOutcome

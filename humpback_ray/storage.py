@@ -52,6 +52,7 @@ def errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
         ("botocore.exceptions", "BotoCoreError"),
         ("google.auth.exceptions", "GoogleAuthError"),
         ("azure.core.exceptions", "AzureError"),
+        ("httpx", "HTTPError"),  # the Hugging Face hub's
     )
     return (
         *more,

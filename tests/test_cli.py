@@ -190,10 +190,10 @@ def test_parquet_corpus_without_the_text_column_is_named(tmp_path, corpus):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"content": ["x"]}), corpus / "rows.parquet")
+    pq.write_table(pa.table({"page": ["x"]}), corpus / "rows.parquet")
     message = mistake(run(tmp_path, f"settings.corpus.path={corpus}"))
     assert message.endswith(
-        "no column 'text'; it has content: set settings.corpus.text_column or url_column"
+        "or 'raw_content'; it has page: set settings.corpus.text_column or url_column"
     )
 
 

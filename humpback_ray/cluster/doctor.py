@@ -15,9 +15,12 @@ from humpback_ray import storage
 from humpback_ray.cluster import capacity, connect, doctor_capacity, doctor_storage, nodes
 from humpback_ray.cluster.findings import CheckVerdict, Finding
 from humpback_ray.cluster.nodes import ClusterReport
+from humpback_ray.config.dataset_address import dataset_address, is_dataset
 from humpback_ray.config.fields import locations
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.recipe import Recipe
+from humpback_ray.corpus import hub_datasets
+from humpback_ray.errors import UserError
 from humpback_ray.models import problems as base_problems
 from humpback_ray.models.files import Problem
 
@@ -41,13 +44,26 @@ def examine(recipe: Recipe, run_folder: str, sources: Sequence[str]) -> list[Fin
     connect.join_cluster(recipe)
     cluster = nodes.inspect_nodes(run_folder, paths_to_see(recipe))
     base = base_problems.find_problems(recipe.settings)
+    sources = [*sources, *unreached_datasets(recipe)]
     return find_problems(recipe, run_folder, cluster, sources, base)
+
+
+def unreached_datasets(recipe: Recipe) -> list[str]:
+    """A line for each dataset of a recipe that cannot be opened from this machine."""
+    problems = []
+    for key, _, value in locations(recipe.settings):
+        if is_dataset(value):
+            try:
+                hub_datasets.open_dataset(dataset_address(value), f"settings.{key}")
+            except UserError as error:
+                problems.append(str(error))
+    return problems
 
 
 def paths_to_see(recipe: Recipe) -> list[str]:
     """Local files and folders of a recipe that exist here and that tasks on every node read."""
     paths = [
-        storage.absolute(value)
+        (is_dataset(value) and dataset_address(value).folder) or storage.absolute(value)
         for _, location, value in locations(recipe.settings)
         if location.is_read_on_nodes
     ]

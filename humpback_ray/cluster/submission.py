@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from humpback_ray.config.dataset_address import dataset_address, is_dataset
 from humpback_ray.config.fields import Location, locations
 from humpback_ray.config.recipe import SHIPPED, Recipe, recipe_names
 from humpback_ray.corpus.documents import CorpusFile
@@ -140,6 +141,12 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[st
     """
     taken: dict[str, str] = {}
     notes: list[str] = []
+    notes += [
+        f"settings.{key}={value} is not packed: every node must reach "
+        + ("that folder" if dataset_address(value).folder else "the hub, or have it in its cache")
+        for key, _, value in locations(loaded.settings)
+        if is_dataset(value)
+    ]
     left = MAX_TRAVELLING_BYTES
     for key, location, path in _local_paths(loaded):
         setting = f"settings.{key}"

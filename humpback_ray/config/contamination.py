@@ -15,9 +15,9 @@ class DecontaminationSettings(Frozen):
     new answers and no new corpus.
     """
 
-    # As evaluation.prompts; null: those. Name the file here to keep a run's segments when the
+    # As evaluation.prompts; null: those. Name the old ones here to keep a run's segments when the
     # evaluation gets other prompts.
-    prompts: Annotated[str | None, Location()] = None
+    prompts: Annotated[str | None, Location(takes_datasets=True)] = None
     # Words. Tülu 3 (arXiv 2411.15124, section 3.2) takes 8 too and asks for n-grams over half of a
     # prompt; here one is enough, because web text is plentiful.
     ngram: PositiveInt = 8

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
 )
@@ -15,6 +16,18 @@ from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _quoted(language: object) -> object:
+    if isinstance(language, bool):
+        raise ValueError(
+            f"a language is a code such as en, and YAML reads no, yes, on and off without quotes "
+            f'as {str(language).lower()}: put it in quotes, as in language: "no"'
+        )
+    return language
+
+
+LanguageCode = Annotated[str, BeforeValidator(_quoted)]
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Location:
     is_read_on_nodes: bool = False  # tasks on every node read it; False: the driver alone
     is_packed: bool = True  # `humpback submit` takes it along, if it is small enough
     suffixes: tuple[str, ...] = ()  # of its files; empty: those of a corpus
+    takes_datasets: bool = False  # `dataset://` names too
 
 
 def marks(field: FieldInfo) -> list[Location]:

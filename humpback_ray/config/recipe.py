@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from humpback_ray.config.dataset_address import dataset_problem
 from humpback_ray.config.fields import Frozen, locations, marks
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import Settings
@@ -35,8 +36,9 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _locations_can_be_opened(self) -> Recipe:
-        for key, _, location in locations(self.settings):
-            if problem := location_problem(location):
+        for key, mark, location in locations(self.settings):
+            problem = dataset_problem(location, takes_datasets=mark.takes_datasets)
+            if problem := problem or location_problem(location):
                 raise ValueError(f"settings.{key}: {problem} (it is {location!r})")
         return self
 

@@ -21,7 +21,8 @@ from pydantic import (
 from humpback_ray.config.benchmarks import BenchmarkSettings
 from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
-from humpback_ray.config.fields import Frozen, Location, PositiveInt, Share
+from humpback_ray.config.fields import Frozen, LanguageCode, Location, PositiveInt, Share
+from humpback_ray.config.segment_rules import SegmentRules
 from humpback_ray.config.urls import http_url
 
 # --- settings -----------------------------------------------------------------------------------
@@ -41,9 +42,12 @@ class ScratchBase(Frozen):
     """A small LLaMA with its own byte-level BPE tokenizer, pretrained on the segments (demo)."""
 
     kind: Literal["scratch"]
-    # Plain text to pretrain on instead, whole and unfiltered: text files, or the column `text` of
-    # JSON and Parquet. A text that fits into sequence_length is one training example.
-    text: Annotated[str | None, Location(has_many_files=True, is_read_on_nodes=True)] = None
+    # Plain text to pretrain on instead, whole and unfiltered: text files, or JSON, Parquet or a
+    # dataset with a column that corpora use for it (corpus/columns.py). A text that fits into
+    # sequence_length is one training example.
+    text: Annotated[
+        str | None, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)
+    ] = None
     vocabulary_size: PositiveInt = 4096
     hidden_size: PositiveInt = 256
     intermediate_size: PositiveInt = 704
@@ -78,32 +82,23 @@ def _kind_of_base(base: Any) -> str:
     return base.get("kind", "pretrained") if isinstance(base, dict) else base.kind
 
 
-def _quoted(language: object) -> object:
-    if isinstance(language, bool):
-        raise ValueError(
-            f"a language is a code such as en, and YAML reads no, yes, on and off without quotes "
-            f'as {str(language).lower()}: put it in quotes, as in language: "no"'
-        )
-    return language
-
-
 class SafetySeedSettings(Frozen):
-    """More human pairs, of answers and refusals to harmful requests, in the seed's format.
+    """More human pairs, of answers and refusals to harmful requests, in a format of the seed.
 
     The paper names them as the remedy for the bias of web text (its section on limitations).
     """
 
-    path: Annotated[str, Location()]
+    path: Annotated[str, Location(takes_datasets=True)]
     # Of the pairs that a forward model is trained on as its seed, these among them; null: all pairs
     # of the file.
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class SeedSettings(Frozen):
-    """The human pairs D: an Open Assistant export of message rows (JSON lines or Parquet)."""
+    """The human pairs D: a file or a dataset in one of the formats of `corpus/seed_formats.py`."""
 
-    path: Annotated[str, Location()]
-    language: Annotated[str, BeforeValidator(_quoted)] = "en"
+    path: Annotated[str, Location(takes_datasets=True)]
+    language: LanguageCode = "en"  # of Open Assistant's messages
     max_pairs: PositiveInt | None = 3200  # the paper's; null: all
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
     # A second file, for the forward models only; null: none.
@@ -114,14 +109,16 @@ class SeedSettings(Frozen):
         return {name: value for name, value in super().identity().items() if name != "safety"}
 
 
-class CorpusSettings(Frozen):
+class CorpusSettings(SegmentRules):
     """The unlabelled text, and the rules that cut it into segments."""
 
-    # A folder, a glob, a file, or `installed-packages`.
-    path: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True)]
-    text_column: str = "text"  # of JSON and Parquet files
+    # A folder, a glob, a file, `installed-packages`, or `dataset://ORG/NAME?split=train`.
+    path: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)]
+    # Of JSON, Parquet and datasets, whose `column=` precedes; a dotted name leads into a nested
+    # column. Null: the first of those that known corpora use (corpus/columns.py).
+    text_column: str | None = None
+    url_column: str | None = None
     text_format: Literal["text", "markdown", "html"] = "text"  # of that column
-    url_column: str | None = None  # of JSON and Parquet files
     min_characters: PositiveInt = 600
     max_characters: PositiveInt = 3000
     # True: a section's header is the first line of its segment. The paper speaks of "portions of
@@ -402,8 +399,9 @@ def _shipped_prompts(safety: object) -> object:
 class EvaluationSettings(Frozen):
     """The evaluation within a run: loss on held-out seed pairs, and answers to prompts."""
 
-    # AlpacaEval's JSON format: a list of {"dataset", "instruction"}.
-    prompts: Annotated[str, Location()]
+    # AlpacaEval's JSON format, a list of {"dataset", "instruction"}, or a dataset with a column
+    # instruction (`column=` names another).
+    prompts: Annotated[str, Location(takes_datasets=True)]
     # The context bounds an answer earlier. The paper's authors allow 2,048 tokens in all at 65B.
     sampling: SamplingSettings = SamplingSettings(max_tokens=2048)
     # null: no games between models.

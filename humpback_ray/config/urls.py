@@ -58,6 +58,22 @@ def location_problem(location: str) -> str:
     return ""
 
 
+def blocked_entry(entry: str) -> str:
+    """An entry of a block list, unchanged.
+
+    Raises:
+        ValueError: it has no host, or one with a character that no host has.
+    """
+    rest = entry.rpartition("://")[2]
+    host = re.split("[/?#]", rest)[0]
+    if not re.fullmatch(r"(?:\*\.)?[\w.@:\[\]-]+", host) or re.search(r"\s", entry):
+        raise ValueError(
+            "an entry of a block list is a host, such as example.com, or a host and a path, such "
+            f"as example.com/forum (it is {entry!r})"
+        )
+    return entry
+
+
 def _problem_of_server(rest: str) -> str:
     """The fault in HOST:PORT/PATH, or empty."""
     if re.search(r"\s", rest):

@@ -15,6 +15,7 @@ from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus.cut import rows_of
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.steps import Figures
+from humpback_ray.method.blocking import BlockList
 from humpback_ray.method.contamination import PromptIndex
 from humpback_ray.rows import DocumentFacts, DroppedSegment, Segment, SegmentOutcome
 
@@ -44,6 +45,7 @@ class Cut:
     Args:
         sections: folder for rows of `DroppedSegment`: kept or dropped, duplicates not yet told.
         documents: folder for rows of `DocumentFacts`, in files of the same names.
+        blocked: hosts and URLs whose documents are left out; None: none are.
         prompts: that must not be in the sections; None: nothing is looked for.
     """
 
@@ -51,11 +53,14 @@ class Cut:
     documents: str
     files: Sequence[Sequence[CorpusFile]]  # of each task
     settings: CorpusSettings
+    blocked: BlockList | None
     prompts: PromptIndex | None
 
     def cut(self, number: int) -> Figures:
         """Write the rows of a task's files, under names that are the same in every attempt."""
-        rows = (row for file in self.files[number] for row in rows_of(file, self.settings))
+        rows = (
+            row for file in self.files[number] for row in rows_of(file, self.settings, self.blocked)
+        )
         names: list[str] = []
         counts: dict[str, Counter[str]] = {fact: Counter() for fact in COUNTED}
         num_documents = num_captures = 0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import re
 from dataclasses import dataclass
 from typing import Literal
-
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 Format = Literal["html", "markdown", "text"]
 
@@ -18,9 +15,11 @@ Format = Literal["html", "markdown", "text"]
 class CorpusFile:
     """One file of a corpus."""
 
-    path: str  # what fsspec opens; `installed-packages:NAME` for a distribution
+    # What fsspec opens; `installed-packages:NAME` for a distribution, and a dataset's address with
+    # the number of a shard.
+    path: str
     name: str  # relative to the corpus: the same wherever the corpus lies
-    size: int  # bytes; characters for a distribution
+    size: int  # bytes; characters for a distribution, and a rough one for a shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +88,12 @@ def is_about_content(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno is None
 
 
-def damaged(file: CorpusFile, index: int, error: Exception) -> Unreadable:
-    """The row for the rest of a file.
+def damaged(file: CorpusFile, index: int, error: Exception, part: str = "file") -> Unreadable:
+    """The row for the rest of a file, or of a part of it.
 
     Raises:
         OSError: the error came from the file system and says nothing about the content.
     """
     if not is_about_content(error):
         raise error
-    return unreadable(file, index, f"the rest of the file is damaged: {error}")
-
-
-def decode_text(data: bytes) -> str:
-    """The characters of plain text: UTF-16 where it begins with that mark, UTF-8 otherwise."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", "replace")
-    return data.decode("utf-8-sig", "replace")
-
-
-def decode_html(data: bytes, declared: str | None = None) -> str:
-    """The characters of a page.
-
-    UTF-8 where the bytes are valid UTF-8: no other encoding gives such bytes by accident, and
-    detection fails on short pages. Otherwise as the HTTP header declares, or byte order mark,
-    meta element or the bytes themselves suggest.
-    """
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        encoding = map_encoding_to_html5(declared, fallback_utf8=False) if declared else None
-        encoding = encoding or detect_encoding(data, from_html_meta=True) or "utf-8"
-        return bytes_to_str(data, encoding, errors="replace", fallback_encodings=())
+    return unreadable(file, index, f"the rest of the {part} is damaged: {error}")

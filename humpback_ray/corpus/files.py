@@ -15,8 +15,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from humpback_ray import storage
+from humpback_ray.config.dataset_address import is_dataset
 from humpback_ray.corpus import documents
 from humpback_ray.corpus.documents import CorpusFile, NotRead
+from humpback_ray.corpus.hub_datasets import list_shards
 from humpback_ray.corpus.installed_packages import (
     INSTALLED_PACKAGES,
     PACKAGE_PREFIX,
@@ -27,16 +29,17 @@ from humpback_ray.corpus.installed_packages import (
 from humpback_ray.corpus.opening import COMPRESSIONS, filesystem_of, open_file
 from humpback_ray.errors import UserError
 
-HTML_SUFFIXES = (".html", ".htm", ".xhtml")
-MARKDOWN_SUFFIXES = (".md", ".markdown")
-TEXT_SUFFIXES = (".txt",)
-JSON_SUFFIXES = tuple(
-    kind + compression for kind in (".jsonl", ".json", ".ndjson") for compression in COMPRESSIONS
-)
+
+def _compressed(*kinds: str) -> tuple[str, ...]:
+    return tuple(kind + compression for kind in kinds for compression in COMPRESSIONS)
+
+
+HTML_SUFFIXES = _compressed(".html", ".htm", ".xhtml")
+MARKDOWN_SUFFIXES = _compressed(".md", ".markdown")
+TEXT_SUFFIXES = _compressed(".txt")
+JSON_SUFFIXES = _compressed(".jsonl", ".json", ".ndjson")
 PARQUET_SUFFIXES = (".parquet",)
-WARC_SUFFIXES = tuple(
-    kind + compression for kind in (".warc", ".wet") for compression in COMPRESSIONS
-)
+WARC_SUFFIXES = _compressed(".warc", ".wet")
 CORPUS_SUFFIXES = (
     *HTML_SUFFIXES, *MARKDOWN_SUFFIXES, *TEXT_SUFFIXES,
     *JSON_SUFFIXES, *PARQUET_SUFFIXES, *WARC_SUFFIXES,
@@ -73,8 +76,8 @@ def list_corpus(
     cycle of links ends.
 
     Args:
-        path: `installed-packages`, or a folder (read recursively), glob or file, local or a URL
-            that fsspec knows.
+        path: `installed-packages`, a dataset, whose shards are its files, or a folder (read
+            recursively), glob or file, local or a URL that fsspec knows.
         suffixes: of the files to take, in lower case.
         setting: that names the path, for messages.
 
@@ -83,7 +86,9 @@ def list_corpus(
     """
     if path == INSTALLED_PACKAGES:
         return Listing([file_of_package(name) for name in package_names()], [])
-    wanted = f"set {setting} to a folder, glob, file, fsspec URL or {INSTALLED_PACKAGES}"
+    if is_dataset(path):
+        return Listing(list_shards(path, setting), [])
+    wanted = f"set {setting} to a folder, glob, file, fsspec URL, dataset or {INSTALLED_PACKAGES}"
     try:
         filesystem, root = filesystem_of(path)
         found, not_read = _entries(filesystem, root)

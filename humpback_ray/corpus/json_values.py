@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from humpback_ray.corpus.opening import DAMAGE, lines_of
+from humpback_ray.corpus.opening import DAMAGE, MAX_LINE, lines_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,29 +22,39 @@ class JsonValue:
     problem: str = ""
 
 
+MAX_WHOLE = 2**29  # bytes of a value over several lines, which is in memory as a whole
+
+
 def json_values(stream: Any) -> Iterator[JsonValue]:
     """Each value of a file: one per line, or the elements of the array that the file is.
 
     A line that is not JSON spoils no other line. A file whose first line begins a longer value is
-    read as a whole, because no line of it means anything alone.
+    read as a whole, because no line of it means anything alone; of one above MAX_WHOLE bytes, only
+    the values that end before.
 
     Raises:
         One of `opening.DAMAGE`: the stream is damaged; the values before it have been given.
     """
     lines = _utf8_lines(lines_of(stream))
     before: list[bytes] = []  # the first line that is not empty, and the one after it
-    for line in lines:
-        before.append(line)
-        if line.strip():
-            before += islice(lines, 1)
-            break
+    damage: Exception | None = None
+    try:
+        for line in lines:
+            before.append(line)
+            if line.strip():
+                before += islice(lines, 1)
+                break
+    except DAMAGE as error:
+        damage = error  # and `lines` has ended
     filled = [line for line in before if line.strip()]
-    if filled and _goes_on(*filled):
+    if filled and damage is None and _goes_on(*filled):
         yield from _values_of_text(before, lines)
         return
     for index, line in enumerate(chain(before, lines)):
         if line.strip():
             yield _value_of_line(index, line)
+    if damage is not None:
+        raise damage
 
 
 def _utf8_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -61,6 +71,8 @@ def _utf8_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 def _value_of_line(index: int, line: bytes) -> JsonValue:
     place = f"line {index + 1}"
+    if len(line) > MAX_LINE:
+        return JsonValue(index, place, problem=f"has more than {MAX_LINE:,} bytes")
     try:
         return JsonValue(index, place, json.loads(line.decode("utf-8", "replace")))
     except json.JSONDecodeError as error:
@@ -85,11 +97,15 @@ def _is_json(line: bytes) -> bool:
 def _values_of_text(before: list[bytes], lines: Iterator[bytes]) -> Iterator[JsonValue]:
     damage: Exception | None = None
     pieces = list(before)
+    num_bytes = sum(map(len, pieces))
     try:
-        for line in lines:
+        while num_bytes <= MAX_WHOLE and (line := next(lines, b"")):
             pieces.append(line)
+            num_bytes += len(line)
     except DAMAGE as error:
         damage = error
+    if num_bytes > MAX_WHOLE:
+        damage = EOFError(f"one value has more than {MAX_WHOLE:,} bytes: write one row a line")
     yield from _scan(b"".join(pieces).decode("utf-8", "replace"), is_whole=damage is None)
     if damage is not None:
         raise damage

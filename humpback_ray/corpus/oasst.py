@@ -5,23 +5,11 @@ The paper keeps first turns only, in English, with the reply that people ranked 
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from humpback_ray.corpus.documents import is_about_content
-from humpback_ray.corpus.json_values import json_values
-from humpback_ray.corpus.opening import (
-    DAMAGE,
-    POINTER_REASON,
-    is_pointer,
-    open_content,
-    open_file,
-)
 from humpback_ray.errors import UserError
 from humpback_ray.method import filters
 from humpback_ray.rows import DroppedSeed, SeedOutcome, SeedPair
@@ -36,80 +24,39 @@ FORMAT = (
 PROMPTER, ASSISTANT = "prompter", "assistant"
 
 
-SETTING = "settings.seed.path"
-
-
-def read_messages(path: str, setting: str = SETTING) -> Iterator[dict[str, Any]]:
-    """Message rows of a JSON file (lines or an array, compressed or not) or a Parquet file.
-
-    Each row has the fields of REQUIRED and NULLABLE; ids are strings, and what is missing is None.
+def check_message(row: dict[str, Any], place: str, setting: str, *, is_of_table: bool) -> None:
+    """Refuse a row that is no message.
 
     Args:
-        path: local path or URL.
+        place: of the row, for a person.
         setting: the one that names the file.
+        is_of_table: the row has every column of its table.
 
     Raises:
-        UserError: no such file, a damaged one, or a row or column that is not the format.
+        UserError: a column is not there, or a field that no message may leave out.
     """
-    try:
-        if is_pointer(path):
-            raise UserError(f"seed file {path} cannot be read: {POINTER_REASON} ({setting})")
-        is_parquet = path.lower().endswith(".parquet")
-        for row in (_parquet_rows if is_parquet else _json_rows)(path, setting):
-            yield _message(row)
-    except FileNotFoundError as error:
-        raise UserError(f"no seed file {path}: set {setting} to {FORMAT}") from error
-    except DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        is_gzip = path.lower().endswith(".gz") and "Not a gzipped file" in reason
-        problem = "ends in .gz and is not gzip" if is_gzip else "is damaged or cut"
-        if not is_about_content(error):
-            problem = "cannot be read"
-        raise UserError(
-            f"seed file {path} {problem}: {reason}; get it again, or set {setting} to another"
-        ) from error
+    # A column of nulls alone may be left out, but not those that say what a pair is.
+    for name in (*REQUIRED, "parent_id", "rank") if is_of_table else ():
+        if name not in row:
+            raise UserError(f"{place} has no column {name}: it must hold {FORMAT} ({setting})")
+    for name in ("message_id", "role"):
+        if row.get(name) is None:
+            raise UserError(f"{place} has no field {name}: it must hold {FORMAT} ({setting})")
 
 
-def _parquet_rows(path: str, setting: str) -> Iterator[dict[str, Any]]:
-    with open_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        names = parquet.schema_arrow.names
-        # A column of nulls alone may be left out, but not those that say what a pair is.
-        for name in (*REQUIRED, "parent_id", "rank"):
-            if name not in names:
-                raise UserError(
-                    f"seed file {path} has no column {name}: it must hold {FORMAT} ({setting})"
-                )
-        columns = [name for name in (*REQUIRED, *NULLABLE) if name in names]
-        for batch in parquet.iter_batches(columns=columns):
-            yield from batch.to_pylist()
-
-
-def _json_rows(path: str, setting: str) -> Iterator[dict[str, Any]]:
-    with open_content(path) as stream:
-        for value in json_values(stream):
-            place = f"seed file {path}, {value.place}"
-            if value.problem:
-                raise UserError(f"{place} {value.problem}: the file must hold {FORMAT} ({setting})")
-            row = value.value if isinstance(value.value, dict) else {}
-            for name in ("message_id", "role"):
-                if row.get(name) is None:
-                    raise UserError(
-                        f"{place} has no field {name}: the file must hold {FORMAT} ({setting})"
-                    )
-            yield row
-
-
-def _message(row: dict[str, Any]) -> dict[str, Any]:
-    message = {name: _known(row.get(name)) for name in (*REQUIRED, *NULLABLE)}
+def message_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A message with the fields of REQUIRED and NULLABLE; ids are strings, what is missing None."""
+    message = {name: row.get(name) for name in (*REQUIRED, *NULLABLE)}
     for name in ("message_id", "parent_id"):
         message[name] = _identifier(message[name])
     return message
 
 
-def _known(value: Any) -> Any:
-    """A value; None also for the NaN that pandas writes for a null."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def messages_of_tree(prompt: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first turn of a tree and the replies to it, as message rows."""
+    replies = [reply for reply in prompt.get("replies") or [] if isinstance(reply, dict)]
+    parent = {"parent_id": prompt["message_id"]}
+    return [{**prompt, "parent_id": None}, *({**reply, **parent} for reply in replies)]
 
 
 def _identifier(value: Any) -> str | None:
@@ -127,6 +74,7 @@ class SeenMessages:
     languages: Counter[str] = field(default_factory=Counter)  # of first turns
     num_best: int = 0  # replies of rank 0
     num_texts: int = 0
+    num_without_root: int = 0  # messages whose parents lead to no first turn, but out or in a cycle
 
     def problem(self, language: str) -> str:
         """The reason why the export gives no pair; empty where the counts do not tell."""
@@ -162,19 +110,26 @@ def pairs_of(
 
     A root message is one without a parent; messages further down the trees are second turns and
     are not looked at. Of several replies of rank 0 the first that can be kept counts.
+
+    Args:
+        seen: takes the counts; among them messages whose parents are not in the export or lead in a
+            circle, which belong to no root and so to no pair.
     """
     seen = seen or SeenMessages()
+    parents: dict[str, str | None] = {}
     roots: dict[str, dict[str, Any]] = {}  # by id: an export that holds a message twice is one
     best_replies: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for message in messages:
         seen.roles[str(message["role"])] += 1
         seen.num_texts += message["text"] is not None
+        parents[message["message_id"]] = message["parent_id"]
         if message["parent_id"] is None and message["role"] == PROMPTER:
             roots[message["message_id"]] = message
             seen.languages[str(message["lang"])] += 1
         elif message["role"] == ASSISTANT and message["rank"] in (0, "0"):
             best_replies[message["parent_id"]].append(message)
             seen.num_best += 1
+    seen.num_without_root = _num_without_root(parents)
     pairs, dropped = [], []
     for identifier, root in roots.items():
         outcome, reply = _best(root, best_replies[identifier], language)
@@ -184,6 +139,20 @@ def pairs_of(
             text = filters.storable(str(root["text"] or ""), 1000)
             dropped.append(DroppedSeed(identifier, outcome, text))
     return pairs, dropped
+
+
+def _num_without_root(parents: dict[str, str | None]) -> int:
+    """Number of messages from which no chain of parents leads to one that has none."""
+    has_root: dict[str, bool] = {}
+    for start in parents:
+        chain: dict[str, None] = {}  # as a set that keeps the order
+        node: str | None = start
+        while node in parents and node not in has_root and node not in chain:
+            chain[node] = None
+            node = parents[node]
+        reached = node is None or has_root.get(node, False)
+        has_root |= dict.fromkeys(chain, reached)
+    return sum(not reached for reached in has_root.values())
 
 
 def _best(

@@ -15,6 +15,8 @@ import pyarrow
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from humpback_ray.corpus.gzip_members import GzipMembers, next_member
+
 # What reading a damaged file raises. OSError is among them because Arrow and bz2 raise it without
 # an errno; with one it comes from the file system.
 DAMAGE = (
@@ -56,12 +58,27 @@ def open_content(path: str) -> Iterator[Any]:
         One of DAMAGE while it is read, also where a compressed file ends too early.
     """
     with open_file(path) as raw:
-        yield _decompressed(raw, path.lower())
+        yield next(decompressed(raw, path))
+
+
+def decompressed(raw: Any, path: str) -> Iterator[Any]:
+    """The content of a file as streams of bytes.
+
+    All but one file has one. Behind a damaged member of a gzip file, the next stream goes on with
+    the next member: ask for it where reading has raised, or ended.
+    """
+    name = path.lower()
+    if not name.endswith(".gz"):
+        yield _decompressed(raw, name)
+        return
+    begin: int | None = 0
+    while begin is not None:
+        members = GzipMembers(raw, begin)
+        yield members
+        begin = next_member(raw, members.member + 1) if members.is_inside else None
 
 
 def _decompressed(raw: Any, name: str) -> Any:
-    if name.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)
     if name.endswith(".xz"):
         return lzma.LZMAFile(raw)
     if name.endswith(".bz2"):
@@ -71,15 +88,34 @@ def _decompressed(raw: Any, name: str) -> Any:
     return raw
 
 
+MAX_LINE = 2**27  # bytes of a line, because one line must not fill the memory
+
+
 def lines_of(stream: Any) -> Iterator[bytes]:
-    """Lines with their ends; a piece of a line before damage is not given."""
-    rest = b""
+    """Lines with their ends; a piece of a line before damage is not given.
+
+    Of a line above MAX_LINE bytes, the first MAX_LINE + 1 are given.
+    """
+    begun: list[bytes] = []  # pieces of a line whose end is still to come
+    num_begun = 0
     while chunk := bytes(_read_some(stream)):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
+        first, *others = chunk.split(b"\n")
+        if num_begun <= MAX_LINE:
+            begun.append(first)
+            num_begun += len(first)
+        if not others:
+            continue
+        yield _line(begun, b"\n")
+        for line in others[:-1]:
             yield line + b"\n"
-    if rest:
-        yield rest
+        begun, num_begun = others[-1:], len(others[-1])
+    if num_begun:
+        yield _line(begun, b"")
+
+
+def _line(pieces: list[bytes], end: bytes) -> bytes:
+    line = b"".join(pieces)
+    return line[: MAX_LINE + 1] if len(line) > MAX_LINE else line + end
 
 
 _CHUNK = 2**16

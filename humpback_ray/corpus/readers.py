@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet
 
+from humpback_ray.config.dataset_address import dataset_address, is_dataset
 from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus import columns, hub_datasets
+from humpback_ray.corpus.decoding import decode_html, decode_text
 from humpback_ray.corpus.documents import (
     CorpusFile,
     Document,
@@ -15,8 +19,6 @@ from humpback_ray.corpus.documents import (
     NotRead,
     Unreadable,
     damaged,
-    decode_html,
-    decode_text,
     document_id,
     is_about_content,
     not_read,
@@ -31,7 +33,14 @@ from humpback_ray.corpus.files import (
 )
 from humpback_ray.corpus.installed_packages import PACKAGE_PREFIX, read_package
 from humpback_ray.corpus.json_values import JsonValue, json_values
-from humpback_ray.corpus.opening import DAMAGE, POINTER_REASON, is_pointer, open_content, open_file
+from humpback_ray.corpus.opening import (
+    DAMAGE,
+    POINTER_REASON,
+    decompressed,
+    is_pointer,
+    open_content,
+    open_file,
+)
 from humpback_ray.corpus.warc import read_warc
 from humpback_ray.errors import UserError
 
@@ -41,13 +50,13 @@ def read_documents(
 ) -> Iterator[Document | Unreadable | NotRead]:
     """The documents of one file, in order.
 
-    One per HTML, Markdown or text file, line or element of JSON, row of Parquet, and archived page
-    or text. An Unreadable stands for each damaged place, a NotRead for each record of an archive
-    that is no page, and for a file without any document.
+    One per HTML, Markdown or text file, line or element of JSON, row of Parquet or of a dataset,
+    and archived page or text. An Unreadable stands for each damaged place, a NotRead for each
+    record of an archive that is no page, and for a file without any document.
 
     Raises:
-        UserError: a Parquet file lacks a column that the settings name, or the file is gone or
-            cannot be reached.
+        UserError: a Parquet file or dataset lacks the columns that the settings name or that
+            corpora use, or the file is gone or cannot be reached.
     """
     try:
         is_empty = True
@@ -71,6 +80,8 @@ def _documents_of(
     name = file.name.lower()
     if file.path.startswith(PACKAGE_PREFIX):
         yield read_package(file)
+    elif is_dataset(file.path):
+        yield from _read_shard(file, settings)
     elif is_pointer(file.path):
         yield unreadable(file, 0, POINTER_REASON)
     elif name.endswith(JSON_SUFFIXES):
@@ -83,51 +94,91 @@ def _documents_of(
         yield _read_single(file)
 
 
-def _read_single(file: CorpusFile) -> Document:
-    with open_file(file.path) as stream:
-        data = stream.read()
-    name = file.name.lower()
-    if name.endswith(HTML_SUFFIXES):
-        return Document(document_id(file, 0), file.name, decode_html(data), "html")
-    kind: Format = "markdown" if name.endswith(MARKDOWN_SUFFIXES) else "text"
-    return Document(document_id(file, 0), file.name, decode_text(data), kind)
+MAX_FILE = 2**28  # bytes of a file that is one document: a larger one is no document
 
 
-# --- JSON and Parquet ---------------------------------------------------------------------------
+def _read_single(file: CorpusFile) -> Document | Unreadable:
+    try:
+        with open_content(file.path) as stream:
+            data = b"".join(_limited(stream))
+        name = file.name.lower()
+        if name.endswith(HTML_SUFFIXES):
+            return Document(document_id(file, 0), file.name, decode_html(data), "html")
+        kind: Format = "markdown" if name.endswith(MARKDOWN_SUFFIXES) else "text"
+        return Document(document_id(file, 0), file.name, decode_text(data), kind)
+    except ValueError as error:
+        return unreadable(file, 0, str(error))
+    except DAMAGE as error:
+        return damaged(file, 0, error)
+
+
+def _limited(stream: Any) -> Iterator[bytes]:
+    """The pieces of a stream.
+
+    Raises:
+        ValueError: they have more than MAX_FILE bytes.
+    """
+    num_bytes = 0
+    while piece := bytes(stream.read(2**20)):
+        num_bytes += len(piece)
+        if num_bytes > MAX_FILE:
+            raise ValueError(f"it has more than {MAX_FILE:,} bytes, too many for one document")
+        yield piece
+
+
+# --- JSON, Parquet and datasets -----------------------------------------------------------------
 
 
 def _read_json(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
     index = 0
-    try:
-        with open_content(file.path) as stream:
-            for value in json_values(stream):
-                yield _document_of_value(file, value, settings)
-                index = value.index + 1
-    except DAMAGE as error:
-        yield damaged(file, index, error)
+    with open_file(file.path) as raw:
+        for stream in decompressed(raw, file.path):
+            begin = index
+            try:
+                for value in json_values(stream):
+                    index = begin + value.index + 1
+                    yield _document_of_value(file, index - 1, value, settings)
+            except DAMAGE as error:
+                part = "gzip member" if file.path.lower().endswith(".gz") else "file"
+                yield damaged(file, index, error, part)
+                index += 1
 
 
 def _document_of_value(
-    file: CorpusFile, value: JsonValue, settings: CorpusSettings
+    file: CorpusFile, index: int, value: JsonValue, settings: CorpusSettings
 ) -> Document | Unreadable:
     if value.problem:
-        return unreadable(file, value.index, f"{value.place} {value.problem}")
+        return unreadable(file, index, f"{value.place} {value.problem}")
     row = value.value
     if not isinstance(row, dict):
-        return unreadable(file, value.index, f"{value.place} is not a JSON object")
-    text = row.get(settings.text_column)
-    url = row.get(settings.url_column) if settings.url_column else None
-    return _document_of_row(file, value.index, text, url, settings)
+        return unreadable(file, index, f"{value.place} is not a JSON object")
+    text = columns.first_of(row, columns.text_columns(settings))
+    url = columns.first_of(row, columns.url_columns(settings))
+    return _document_of_row(file, index, text, url, settings, columns.names_in(row))
 
 
 def _document_of_row(
-    file: CorpusFile, index: int, text: object, url: object, settings: CorpusSettings
+    file: CorpusFile,
+    index: int,
+    text: object,
+    url: object,
+    settings: CorpusSettings,
+    names: Iterable[str],
 ) -> Document | Unreadable:
-    place = url if isinstance(url, str) and url else file.name
+    place = url.strip() if isinstance(url, str) else ""  # ClueWeb22 has a line break behind each
+    if isinstance(text, bytes):  # of Parquet files whose writer gave no type of string
+        try:
+            text = decode_html(text) if settings.text_format == "html" else decode_text(text)
+        except ValueError as error:
+            return unreadable(file, index, f"row {index + 1} is {error}", place)
     if not isinstance(text, str):
-        reason = f"row {index + 1} has no string in {settings.text_column!r}"
+        wanted = " or ".join(columns.text_columns(settings))
+        reason = (
+            f"row {index + 1} has no string in {wanted}; it has {columns.in_words(list(names))}"
+        )
         return unreadable(file, index, reason, place)
-    return Document(document_id(file, index), place, text, settings.text_format, index)
+    url = place or file.name
+    return Document(document_id(file, index), url, text, settings.text_format, index)
 
 
 def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
@@ -135,13 +186,14 @@ def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Docume
     with open_file(file.path) as stream:
         try:
             table = pyarrow.parquet.ParquetFile(stream)
-            columns = _wanted_columns(file, table.schema_arrow.names, settings)
-            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
-                texts = batch.column(settings.text_column)
-                urls = batch.column(settings.url_column or settings.text_column)
+            names = list(columns.names_of(table.schema_arrow))
+            text_column, url_column = _wanted_columns(file, names, settings)
+            wanted = [text_column, url_column] if url_column else [text_column]
+            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=wanted):
+                texts = _column(batch, text_column)
+                urls = _column(batch, url_column) if url_column else [None] * len(batch)
                 for text, url in zip(texts, urls, strict=True):
-                    place = _value(url) if settings.url_column else None
-                    yield _document_of_row(file, index, _value(text), place, settings)
+                    yield _document_of_row(file, index, _value(text), _value(url), settings, names)
                     index += 1
         except DAMAGE as error:
             yield damaged(file, index, error)
@@ -150,19 +202,77 @@ def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Docume
 _ROWS_PER_BATCH = 256  # a row is a whole page, and a batch is in memory
 
 
-def _wanted_columns(file: CorpusFile, names: list[str], settings: CorpusSettings) -> list[str]:
-    wanted = [name for name in (settings.text_column, settings.url_column) if name]
-    for column in wanted:
-        if column not in names:
+def _wanted_columns(
+    file: CorpusFile, names: list[str], settings: CorpusSettings
+) -> tuple[str, str | None]:
+    """The columns of text and URL; None where the settings name no URL and none is known."""
+    wanted = columns.text_columns(settings), columns.url_columns(settings)
+    text, url = (next((name for name in each if name in names), None) for each in wanted)
+    for column, candidates in zip(
+        (text, url if settings.url_column else text), wanted, strict=True
+    ):
+        if column is None:
             raise UserError(
-                f"{file.path} has no column {column!r}; it has {', '.join(names)}: set "
-                f"settings.corpus.text_column or url_column"
+                f"{file.path} has no column {' or '.join(map(repr, candidates))}; it has "
+                f"{columns.in_words(names)}: set {columns.SETTINGS}"
             )
-    return wanted
+    assert text is not None
+    return text, url
+
+
+def _column(batch: Any, name: str) -> Any:
+    """A column of a batch of rows; a dotted name leads into a struct."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    outer, *inner = name.split(".")
+    return pc.struct_field(batch.column(outer), inner)
 
 
 def _value(scalar: Any) -> object:
     try:
-        return scalar.as_py()
+        return scalar.as_py() if scalar is not None else None
     except UnicodeDecodeError:  # Parquet's writers need not check that a string is UTF-8
         return None
+
+
+def check_dataset(location: str, settings: CorpusSettings, setting: str) -> None:
+    """Refuse the address of a dataset that cannot be read as a corpus; nothing for other places.
+
+    Raises:
+        UserError: it is not reached, or has no such config, split or column.
+    """
+    if is_dataset(location):
+        _columns_of_dataset(location, _with_column_of(location, settings), setting)
+
+
+def _with_column_of(location: str, settings: CorpusSettings) -> CorpusSettings:
+    """The settings, with the text's column as a dataset's address names it."""
+    column = dataset_address(location).column or settings.text_column
+    return settings.model_copy(update={"text_column": column})
+
+
+def _columns_of_dataset(location: str, settings: CorpusSettings, setting: str) -> list[str]:
+    """The columns in which a dataset has the text and, where it has one, the URL."""
+    address = dataset_address(location)
+    there = hub_datasets.column_names(address, setting)
+    texts, urls = columns.text_columns(settings), columns.url_columns(settings)
+    text, url = (columns.outer_column(each, there) for each in (texts, urls))
+    if text is None or (url is None and settings.url_column):
+        raise hub_datasets.no_column(address, texts if text is None else urls, setting)
+    return [text, url] if url and url != text else [text]
+
+
+def _read_shard(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
+    location, index = file.path.partition("#")[0], 0
+    settings = _with_column_of(location, settings)
+    wanted = _columns_of_dataset(location, settings, "settings.corpus.path")
+    try:
+        for row in hub_datasets.read_shard(file, wanted, "settings.corpus.path"):
+            text = columns.first_of(row, columns.text_columns(settings))
+            url = columns.first_of(row, columns.url_columns(settings))
+            yield _document_of_row(file, index, text, url, settings, columns.names_in(row))
+            index += 1
+    except UserError:
+        raise
+    except hub_datasets.DAMAGE as error:
+        yield damaged(file, index, error)

@@ -7,21 +7,20 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from humpback_ray.corpus.decoding import decode_html, decode_text
 from humpback_ray.corpus.documents import (
     Capture,
     CorpusFile,
     Document,
     NotRead,
     Unreadable,
-    decode_html,
-    decode_text,
     document_id,
     not_read,
     unreadable,
 )
+from humpback_ray.corpus.http_bodies import decoded_body
 from humpback_ray.corpus.provenance import opt_outs, utc_time
 from humpback_ray.corpus.warc_records import Damage, digest_says, records_of
 
@@ -44,7 +43,7 @@ def read_warc(file: CorpusFile) -> Iterator[Document | Unreadable | NotRead]:
             yield unreadable(file, index, reason, _url_in(content))
             continue
         try:
-            record = next(iter(ArchiveIterator(io.BytesIO(_in_lower_case(content)))))
+            record = _parsed(content)
             yield _document_of_record(file, index, record, piece.offset)
         except (StopIteration, OSError, ValueError) as error:
             reason = str(error) or "no record in it"
@@ -57,9 +56,10 @@ def _document_of_record(
     """The document of a record.
 
     Raises:
-        OSError, ValueError: its body is not encoded as its headers say.
+        OSError, ValueError: its body is not encoded as its headers say, or no text, or too large.
     """
-    url = record.headers.get("WARC-Target-URI") or file.name
+    # wget writes the URL in angle brackets, as an example in the standard does.
+    url = (record.headers.get("WARC-Target-URI") or "").strip(" <>") or file.name
     if reason := _reason_of_other(record):
         return not_read(file, index, reason, url)
     content_type = _content_type(record)
@@ -68,8 +68,11 @@ def _document_of_record(
     if record.record_type == WarcRecordType.conversion:
         text = decode_text(body)
         return Document(document_id(file, index), url, text, "text", index, capture)
-    if record.record_type == WarcRecordType.response:
-        body = _decode_transfer(body, record)
+    is_response = record.record_type == WarcRecordType.response
+    http: Any = record.http_headers if is_response else {}
+    body = decoded_body(
+        body, http.get("Transfer-Encoding") or "", http.get("Content-Encoding") or ""
+    )
     content = decode_html(body, _charset(content_type))
     return Document(document_id(file, index), url, content, "html", index, capture)
 
@@ -118,41 +121,26 @@ def _charset(content_type: str) -> str | None:
 _TYPE_LINE = re.compile(
     rb"(?im)^(?:(WARC-Type):|(Content-Type):(?=[ \t]*application/http))[ \t]*([^\r\n]*)"
 )
+_VERSION = re.compile(rb"\AWARC/[0-9.]+")
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
 
 
-def _in_lower_case(record: bytes) -> bytes:
-    """A record whose type FastWARC knows, which it compares with regard to case."""
-    header, separator, block = record.partition(b"\r\n\r\n")
+def _parsed(record: bytes) -> WarcRecord:
+    """A record whose version and type FastWARC knows: it compares types with regard to case.
+
+    Raises:
+        StopIteration, OSError: it is no record.
+    """
+    end = _HEADER_END.search(record)
+    length = end.start() if end else 0
+    header = _VERSION.sub(b"WARC/1.0", record[:length], count=1)  # ClueWeb09 has WARC/0.18
     header = _TYPE_LINE.sub(
         lambda line: (b"WARC-Type: " if line[1] else b"Content-Type: ") + line[3].lower(), header
     )
-    return header + separator + block
+    stream = io.BytesIO(header + record[length:])
+    return next(iter(ArchiveIterator(stream, quirks_mode=True)))  # also bare line feeds
 
 
 def _url_in(record: bytes) -> str | None:
     found = re.search(rb"(?im)^WARC-Target-URI:\s*(\S+)", record)
     return found.group(1).decode("utf-8", "replace") if found else None
-
-
-_CONTENT_READERS = {
-    "gzip": GzipReader, "x-gzip": GzipReader, "br": BrotliReader, "zstd": ZstdReader,
-}  # fmt: skip
-
-
-def _decode_transfer(body: bytes, record: WarcRecord) -> bytes:
-    """The body without its HTTP transfer and content encodings.
-
-    FastWARC's `auto_decode` does the same, but an undecodable response then ends the archive.
-
-    Raises:
-        OSError, ValueError: the body is not encoded as its headers say.
-    """
-    if "chunked" in (record.http_headers.get("Transfer-Encoding") or "").lower():
-        body = ChunkedReader(io.BytesIO(body)).read()
-    encoding = (record.http_headers.get("Content-Encoding") or "identity").strip().lower()
-    if encoding == "identity":
-        return body
-    if encoding not in _CONTENT_READERS:
-        raise ValueError(f"content encoding {encoding!r}")
-    reader: Any = _CONTENT_READERS[encoding](io.BytesIO(body))
-    return bytes(reader.read())

@@ -1,7 +1,7 @@
 """Records of a WARC archive as bytes, also of those behind a damaged place.
 
 FastWARC stops at the first damaged place. A reader can find the next record, because each begins
-with the line `WARC/1.0` or `WARC/1.1` and most archives compress records one by one.
+with a line such as `WARC/1.0` and most archives compress records one by one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from humpback_ray.corpus.documents import CorpusFile, is_about_content
+from humpback_ray.corpus.gzip_members import next_member
 from humpback_ray.corpus.opening import COMPRESSIONS, DAMAGE, open_content, open_file
 
 MAX_RECORD = 2**28  # bytes; a larger one is no page, and a damaged length may say anything
@@ -81,8 +82,6 @@ def _plain_pieces(file: CorpusFile) -> Iterator[Piece | Damage]:
 
 # --- gzip ---------------------------------------------------------------------------------------
 
-_MEMBER_START = b"\x1f\x8b\x08"
-
 
 def _gzip_pieces(stream: Any) -> Iterator[Piece | Damage]:
     """The content of each gzip member; behind damage, from the next member that holds a record.
@@ -98,7 +97,7 @@ def _gzip_pieces(stream: Any) -> Iterator[Piece | Damage]:
         end, damage = yield from _member(stream, start)
         if damage:
             yield Damage(damage)
-            end = _next_member(stream, start + 1)
+            end = next_member(stream, start + 1, _is_record)
         start = end
 
 
@@ -141,32 +140,8 @@ def _member(stream: Any, start: int) -> Generator[Piece, None, tuple[int | None,
     return start + num_read - len(decompressor.unused_data), damage
 
 
-def _next_member(stream: Any, begin: int) -> int | None:
-    """The position of the next gzip member that begins with a record."""
-    before = b""
-    while True:
-        stream.seek(begin)
-        data = bytes(stream.read(_CHUNK))
-        if not data:
-            return None
-        window = before + data
-        offset = begin - len(before)
-        found = window.find(_MEMBER_START)
-        while found >= 0:
-            if _holds_record(stream, offset + found):
-                return offset + found
-            found = window.find(_MEMBER_START, found + 1)
-        begin += len(data)
-        before = window[1 - len(_MEMBER_START) :]
-
-
-def _holds_record(stream: Any, position: int) -> bool:
-    stream.seek(position)
-    try:
-        content = zlib.decompressobj(wbits=31).decompress(bytes(stream.read(_SLICE)), 64)
-    except zlib.error:
-        return False
-    return content.startswith(b"WARC/")
+def _is_record(beginning: bytes) -> bool:
+    return beginning.startswith(b"WARC/")
 
 
 # --- digests ------------------------------------------------------------------------------------
@@ -207,7 +182,7 @@ def _base64(text: str) -> bytes:
 
 # --- records ------------------------------------------------------------------------------------
 
-_RECORD_START = re.compile(rb"WARC/1\.[0-9]\r?\n[A-Za-z-]+:")
+_RECORD_START = re.compile(rb"WARC/[01]\.[0-9]{1,2}\r?\n[A-Za-z-]+:")
 _MAX_START = 64  # bytes: none is longer
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"(?im)^Content-Length:[ \t]*([0-9]{1,18})[ \t]*\r?$")

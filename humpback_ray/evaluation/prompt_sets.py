@@ -2,8 +2,9 @@
 
 A folder holds one file for each source, JSON or JSON lines as its authors publish it, under the
 name in `SOURCES`. Five of the sources make up AlpacaEval's 805 prompts, so `alpaca_eval.json` alone
-stands in for the files of these five. A file that is not there is named, and the others still
-count. (Self-Alignment with Instruction Backtranslation, arXiv 2308.06259, section 3.)
+stands in for the files of these five. A source may also have its file or dataset elsewhere. One
+that is not there is named, and the others still count. (Self-Alignment with Instruction
+Backtranslation, arXiv 2308.06259, section 3.)
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from humpback_ray import storage
+from humpback_ray.config.dataset_address import dataset_address, dataset_problem, is_dataset
+from humpback_ray.corpus import hub_datasets
 from humpback_ray.errors import UserError
 
 ALPACA_EVAL = "alpaca_eval"
-FOLDER_ARGUMENT = "the folder of prompt files"
+SOURCE_OPTION = "--source"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ SOURCES = (
         "CC BY-NC 4.0", lambda row: row["instruction"],
     ),
 )  # fmt: skip
+ALPACA = SOURCES[-1]
 
 
 # --- a set of prompts -----------------------------------------------------------------------------
@@ -99,9 +103,10 @@ class SourceCount:
     """The prompts of one source."""
 
     source: PromptSource
-    read_from: str  # the file; empty for a source without one
+    read_from: str  # the file or dataset; empty for a source without one
     num_prompts: int
     num_new: int  # prompts that no source before has
+    problem: str = ""  # the reason why a file or dataset is not read
 
 
 @dataclass(frozen=True)
@@ -113,33 +118,60 @@ class PromptSet:
 
     @property
     def missing(self) -> list[str]:
-        """A line for each source without a file."""
+        """A line for each source that is not there."""
         return [
-            f"{count.source.name}: no file {count.source.file}.json or .jsonl"
+            f"{count.source.name}: "
+            + (count.problem or f"no file {count.source.file}.json or .jsonl")
             for count in self.counts
-            if not count.read_from
+            if not count.read_from or count.problem
         ]
 
 
-def read_prompt_sets(folder: str) -> PromptSet:
+def named_sources(options: Sequence[str]) -> dict[str, str]:
+    """The places of sources by their names, out of options NAME=PLACE.
+
+    Raises:
+        UserError: an option has another form.
+    """
+    named = {}
+    for option in options:
+        name, separator, place = option.partition("=")
+        if not separator or not place:
+            raise UserError(
+                f"{SOURCE_OPTION} takes NAME=PLACE, such as lima=dataset://GAIR/lima?split=test, "
+                f"not {option!r}"
+            )
+        named[name] = place if is_dataset(place) else storage.absolute(place)
+        if problem := dataset_problem(place, takes_datasets=True):
+            raise UserError(f"{SOURCE_OPTION} {option}: {problem}")
+    return named
+
+
+def read_prompt_sets(folder: str, named: Mapping[str, str] | None = None) -> PromptSet:
     """All prompts of a folder's files, in the order of `SOURCES`, without repetitions.
 
     Two prompts that differ only in case or in spaces are one; the first of them stays.
 
+    Args:
+        folder: of the sources' files.
+        named: a file, URL or dataset for the name of a source's file, in place of the folder's.
+
     Raises:
-        UserError: no file of any source, or a file in another format.
+        UserError: no source is there, a name is unknown, or a file has another format.
     """
-    files = _files(folder)
-    alpaca = _alpaca_rows(folder, files)
+    files, problems = _read(_places(folder, named or {}))
+    if not files:
+        raise UserError(f"no source of prompts can be read: {'; '.join(problems.values())}")
     seen: set[str] = set()
     rows: list[dict[str, str]] = []
     counts = []
     for source in SOURCES:
-        read_from, found = _prompts_of(source, folder, files, alpaca)
+        read_from, found = _prompts_of(source, files)
         new = [text for text in _unique(found) if _normalised(text) not in seen]
         seen.update(map(_normalised, new))
         rows += [{"dataset": source.file, "instruction": text} for text in new]
-        counts.append(SourceCount(source, read_from, len(found), len(new)))
+        problem = problems.get(source.file, "")
+        counts.append(SourceCount(source, read_from, len(found), len(new), problem))
     return PromptSet(rows, counts)
 
 
@@ -159,19 +191,20 @@ def development_set(prompts: PromptSet, number: int, alpaca_prompts: Iterable[st
     return PromptSet(sorted(left, key=_place)[:number], prompts.counts)
 
 
-def alpaca_prompts(folder: str) -> list[str]:
-    """AlpacaEval's prompts in a folder.
+def alpaca_prompts(folder: str, named: Mapping[str, str] | None = None) -> list[str]:
+    """AlpacaEval's prompts in a folder, or where they are named.
 
     Raises:
-        UserError: the folder has no file of them, so nobody can tell which prompts they are.
+        UserError: they are not there, so nobody can tell which prompts they are.
     """
-    files = _files(folder)
-    if ALPACA_EVAL not in files:
+    place = _places(folder, named or {}).get(ALPACA_EVAL)
+    if place is None:
         raise UserError(
             f"no {ALPACA_EVAL}.json in {folder}: a development set is without its prompts, so the "
             "file is needed to tell them"
         )
-    return [row["instruction"] for row in _alpaca_rows(folder, files)]
+    rows = _rows_of_dataset(place) if is_dataset(place) else _rows(place)
+    return _texts(place, rows, _reader(ALPACA, place))
 
 
 def _place(row: dict[str, str]) -> str:
@@ -181,51 +214,89 @@ def _place(row: dict[str, str]) -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _files(folder: str) -> dict[str, str]:
-    """The files of sources in a folder by the sources' names for them."""
+def _places(folder: str, named: Mapping[str, str]) -> dict[str, str]:
+    """The places of sources by the names of their files."""
+    known = [source.file for source in SOURCES]
+    for name in named:
+        if name not in known:
+            raise UserError(f"no source is called {name!r}: name one of {', '.join(known)}")
     names = storage.names(folder)
-    files = {
-        source.file: name
-        for source in SOURCES
-        for name in (f"{source.file}.json", f"{source.file}.jsonl")
+    places = {
+        file: storage.join(folder, name)
+        for file in known
+        for name in (f"{file}.json", f"{file}.jsonl")
         if name in names
-    }
-    if not files:
-        known = ", ".join(source.file for source in SOURCES)
+    } | dict(named)
+    if not places:
         raise UserError(
-            f"no file of prompts in {folder}: put files named {known}, each with .json or .jsonl, "
-            "there"
+            f"no file of prompts in {folder}: put files named {', '.join(known)}, each with .json "
+            "or .jsonl, there, or name a source's file or dataset"
         )
-    return files
+    return places
 
 
-def _alpaca_rows(folder: str, files: dict[str, str]) -> list[dict[str, Any]]:
-    if ALPACA_EVAL not in files:
-        return []
-    path = storage.join(folder, files[ALPACA_EVAL])
-    rows = _rows(path)
-    _texts(path, rows, lambda row: row["instruction"])
-    return rows
+@dataclass(frozen=True)
+class _File:
+    """The entries of a source's file or dataset."""
+
+    place: str
+    rows: Sequence[Any]
+
+    @property
+    def name(self) -> str:
+        """The place for people."""
+        return self.place if is_dataset(self.place) else storage.name(self.place)
 
 
-def _prompts_of(
-    source: PromptSource, folder: str, files: dict[str, str], alpaca: Sequence[dict[str, Any]]
-) -> tuple[str, list[str]]:
+def _read(places: Mapping[str, str]) -> tuple[dict[str, _File], dict[str, str]]:
+    """The files of sources that are there, and the reasons why others are not, by their names."""
+    files: dict[str, _File] = {}
+    problems: dict[str, str] = {}
+    for name, place in places.items():
+        try:
+            if is_dataset(place):
+                files[name] = _File(place, _rows_of_dataset(place))
+            else:
+                storage.size(place, "file of prompts", SOURCE_OPTION)
+        except UserError as error:
+            problems[name] = str(error)
+            continue
+        if name not in files:
+            files[name] = _File(place, _rows(place))
+    return files, problems
+
+
+def _rows_of_dataset(place: str) -> list[Any]:
+    column = dataset_address(place).column
+    hub_datasets.check_columns(dataset_address(place), [column] if column else [], SOURCE_OPTION)
+    return list(hub_datasets.read_rows(place, SOURCE_OPTION))
+
+
+def _prompts_of(source: PromptSource, files: Mapping[str, _File]) -> tuple[str, list[str]]:
     """The file that a source is read from, or "", and its prompts."""
-    if source.file in files:
-        path = storage.join(folder, files[source.file])
-        return files[source.file], _texts(path, _rows(path), source.to_prompt)
-    of_alpaca = [
-        row["instruction"].strip()
-        for row in alpaca
-        if source.alpaca_dataset and row.get("dataset") == source.alpaca_dataset
+    if file := files.get(source.file):
+        return file.name, _texts(file.place, file.rows, _reader(source, file.place))
+    alpaca = files.get(ALPACA_EVAL)
+    if alpaca is None or not source.alpaca_dataset:
+        return "", []
+    of_source = [
+        row
+        for row in alpaca.rows
+        if isinstance(row, dict) and row.get("dataset") == source.alpaca_dataset
     ]
-    return (files[ALPACA_EVAL] if of_alpaca else ""), of_alpaca
+    texts = _texts(alpaca.place, of_source, _reader(ALPACA, alpaca.place))
+    return (alpaca.name if texts else ""), texts
+
+
+def _reader(source: PromptSource, place: str) -> Callable[[dict[str, Any]], str | None]:
+    """The way to read an entry: as its source publishes it, or the column that is named."""
+    column = dataset_address(place).column if is_dataset(place) else None
+    return source.to_prompt if column is None else lambda row: row[column]
 
 
 def _rows(path: str) -> list[Any]:
     """The entries of a JSON list or of JSON lines."""
-    text = storage.read_text(path, "file of prompts", FOLDER_ARGUMENT).removeprefix("\ufeff")
+    text = storage.read_text(path, "file of prompts", SOURCE_OPTION).removeprefix("\ufeff")
     is_list = text.lstrip().startswith("[")
     try:
         if is_list:

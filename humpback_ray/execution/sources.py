@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from humpback_ray import storage
+from humpback_ray.config.dataset_address import dataset_address, is_dataset
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.errors import UserError
@@ -22,13 +23,16 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 
 
 def file_source(path: str, what: str, key: str) -> Source:
-    """A single file by its content; its name and location do not matter.
+    """A single file by its content, whose name and location do not matter, or a dataset.
 
     Args:
         path: local path or URL.
         what: description of the file, for people.
         key: the setting that names it.
     """
+
+    if is_dataset(path):
+        return dataset_source(path, key)
 
     def identity() -> str:
         return content_identity([CorpusFile(path, what, storage.size(path, what, key))], key)
@@ -43,7 +47,30 @@ def corpus_source(path: str, key: str = "settings.corpus.path") -> Source:
         path: as `list_files` takes it.
         key: the setting that names it.
     """
+    if is_dataset(path):
+        return dataset_source(path, key)
     return _source(path, lambda: content_identity(list_files(path, setting=key), key))
+
+
+def dataset_source(location: str, key: str) -> Source:
+    """A dataset: one of the hub by its name and revision, a folder by its content.
+
+    Nothing is read from the hub here; a stage's `check` does that before it runs.
+
+    Args:
+        location: an address that the recipe has validated.
+        key: the setting that names it.
+    """
+    address = dataset_address(location)
+    part = f"config={address.config} split={address.split or 'train'} column={address.column}"
+    if address.folder is None:
+        return Source(location, f"dataset:{address.name}@{address.revision or 'main'} {part}")
+
+    def identity() -> str:
+        files = list_files(str(address.folder), ("",), key)
+        return f"dataset:{content_identity(files, key)} {part}"
+
+    return _source(location, identity)
 
 
 def model_source(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import pyarrow.compute as pc
 
+from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.pair_sets import RunRows
 from humpback_ray.figures.stage_records import Selected, StageRecords
 from humpback_ray.figures.stage_rows import Hashes, hashes_of, scan
@@ -30,13 +31,9 @@ from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
 
-_WORDS: dict[str, str] = {
-    Finish.LENGTH: "cut at the token limit",
-    RatingOutcome.CUT_INSTRUCTION: "instruction cut at the token limit",
-    SegmentOutcome.SURPLUS: "above the number asked for",
-}
 # Of dropped rows that say something about their whole document; the first reason counts.
 _OF_DOCUMENTS: dict[str, str] = {
+    SegmentOutcome.BLOCKED: "blocked",
     SegmentOutcome.OPTED_OUT: "opted out",
     SegmentOutcome.OLDER_CAPTURE: "older capture",
     SegmentOutcome.NOT_READ: "no document",
@@ -83,11 +80,6 @@ def _step(
 
 def _without(outcomes: Mapping[str, int], kept: str) -> dict[str, int]:
     return {name: count for name, count in outcomes.items() if name != kept}
-
-
-def in_words(outcome: str) -> str:
-    """An outcome as a person reads it."""
-    return _WORDS.get(outcome, outcome.replace("_", " "))
 
 
 def _documents(records: StageRecords, segments: StageFigures) -> FunnelStep:

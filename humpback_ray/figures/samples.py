@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from humpback_ray.figures.funnel import in_words
+from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.pair_sets import WEB_ID, RunRows
 from humpback_ray.figures.stage_rows import Drawn, hashes_of, where
 from humpback_ray.figures.types import Sample, SampleFigures, StageFigures, sample_text

@@ -1,4 +1,4 @@
-"""The paper's corpus rules: the sections that become segments, and an outcome for each rule."""
+"""The corpus rules: the sections that become segments, and an outcome for each rule."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from humpback_ray.method.languages import is_in_language
+from humpback_ray.method.quality import c4, fineweb, forms, gopher
+from humpback_ray.method.quality.rules import Rule, first_broken
 from humpback_ray.rows import SegmentOutcome
 
 if TYPE_CHECKING:
@@ -18,8 +22,9 @@ if TYPE_CHECKING:
 def outcome_of(section: Section, settings: CorpusSettings) -> SegmentOutcome:
     """KEPT, or the first rule that the section breaks.
 
-    The rules in order: characters, header, length, repetition (arXiv 2308.06259, section 3.1 and
-    appendix A). Duplicates need the other sections: see `method.duplicates`.
+    The rules in order: characters, header, length, language, repetition (arXiv 2308.06259, section
+    3.1 and appendix A, but for the language), and the sets of rules that the settings name.
+    Duplicates need the other sections: see `method.duplicates`.
     """
     if has_invalid_characters(section.text):
         return SegmentOutcome.INVALID_CHARACTERS
@@ -29,9 +34,23 @@ def outcome_of(section: Section, settings: CorpusSettings) -> SegmentOutcome:
         return SegmentOutcome.TOO_SHORT
     if len(section.text) > settings.max_characters:
         return SegmentOutcome.TOO_LONG
+    if settings.language is not None and not is_in_language(
+        section.text, settings.language, settings.language_margin
+    ):
+        return SegmentOutcome.OTHER_LANGUAGE
     if _repeats_itself(section.text, settings.repetition_ngram, settings.repetition_jaccard):
         return SegmentOutcome.REPETITIVE
-    return SegmentOutcome.KEPT
+    rules = _rules(settings.quality_rules, settings.form_rules)
+    return first_broken(section.text, rules) or SegmentOutcome.KEPT
+
+
+_QUALITY_RULES = {"gopher": gopher.RULES, "c4": c4.RULES, "fineweb": fineweb.RULES}
+
+
+@lru_cache
+def _rules(quality_rules: tuple[str, ...], form_rules: tuple[str, ...]) -> tuple[Rule, ...]:
+    sets = [_QUALITY_RULES[name] for name in _QUALITY_RULES if name in quality_rules]
+    return (*(rule for rules in sets for rule in rules), *map(forms.RULES.__getitem__, form_rules))
 
 
 def gives_way(section: Section, outcome: SegmentOutcome, settings: CorpusSettings) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
-from resiliparse.parse.html import HTMLTree
-from resiliparse.parse.html.node import ElementNode, Node, TextNode
+
+from humpback_ray.method.html_blocks import Block, blocks_of_html, parseable
+from humpback_ray.method.page_limits import refuse_excess_of_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +46,31 @@ def sections_of_html(html: str, cutting: Cutting) -> Iterator[Section]:
 
     A section ends before the next header of the same or a higher level. Its sub-sections follow
     where it is refused; otherwise it is not taken apart, so sections that are not refused never
-    overlap. Text before the first header is in no section. A page without headers is cut like
-    plain text.
+    overlap. Text before the first header is in no section. A page without any header is one
+    section.
 
     Raises:
         ValueError: the parser refuses the page.
     """
-    parts = _parts_of_blocks(_blocks_of_html(html))
+    parts = _parts_of_blocks(blocks_of_html(html))
     headed = [part for part in parts if part.header is not None]
     if headed:
         yield from _sections_between(headed, 0, len(headed), cutting)
     elif parts:
-        yield from sections_of_text(parts[0].text, cutting)
+        yield Section(None, parts[0].text, start=0)
 
 
 def sections_of_markdown(markdown: str, cutting: Cutting) -> Iterator[Section]:
     """The sections of a CommonMark document with tables, by the rules of `sections_of_html`.
 
     Front matter, comments and images leave no text; a link leaves its words.
+
+    Raises:
+        ValueError: the document is too large to be read in time.
     """
+    refuse_excess_of_markdown(markdown)
     body = _FRONT_MATTER.sub("", _without_line_noise(markdown), count=1)
-    html = MarkdownIt("commonmark").enable("table").render(_parseable(body))
+    html = MarkdownIt("commonmark").enable("table").render(parseable(body))
     return sections_of_html(html, cutting)
 
 
@@ -91,12 +96,6 @@ def _without_line_noise(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _parseable(text: str) -> str:
-    # The parsers drop NULs or fail on lone surrogates. As U+FFFD both reach the filter, which
-    # then names the reason.
-    return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
-
-
 def _grouped(paragraphs: list[str], max_characters: int) -> Iterator[str]:
     group = ""
     for gap, piece in _pieces(paragraphs, max_characters):
@@ -120,13 +119,6 @@ def _pieces(paragraphs: list[str], max_characters: int) -> Iterator[tuple[str, s
 
 
 @dataclass(slots=True)
-class _Block:
-    text: str
-    level: int = 0  # 1 to 6 for a header
-    kind: str = "paragraph"  # neighbours of any other kind stand on adjacent lines
-
-
-@dataclass(slots=True)
 class _Part:
     """A header with the text up to the next header, or the text before the first one."""
 
@@ -139,16 +131,16 @@ class _Part:
         return "\n\n".join(filter(None, [self.header, self.text]))
 
 
-def _parts_of_blocks(blocks: list[_Block]) -> list[_Part]:
+def _parts_of_blocks(blocks: list[Block]) -> list[_Part]:
     begins = [i for i, block in enumerate(blocks) if i == 0 or block.level]
     ends = [*begins[1:], len(blocks)]
     return [_part(blocks[begin:end]) for begin, end in zip(begins, ends, strict=False)]
 
 
-def _part(blocks: list[_Block]) -> _Part:
+def _part(blocks: list[Block]) -> _Part:
     header = blocks[0] if blocks[0].level else None
     lines: list[str] = []
-    previous = _Block("")
+    previous = Block("")
     for block in blocks[1:] if header else blocks:
         if lines:
             adjacent = block.kind == previous.kind != "paragraph"
@@ -173,299 +165,3 @@ def _sections_between(
         if cutting.is_refused(section):
             yield from _sections_between(parts, begin + 1, after, cutting)
         begin = after
-
-
-# --- from HTML to blocks ------------------------------------------------------------------------
-
-# What a reader of the page's content does not read. `extract_plain_text` of resiliparse is not
-# used: it leaves out empty headers, which the paper's rules count, and runs code into paragraphs.
-_NOT_CONTENT = ", ".join([
-    "script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "audio",
-    "video", "button", "input", "select", "textarea", "dialog", "nav", "aside", "footer",
-    "[hidden]", "[aria-hidden=true]", "[role=navigation]", "[role=search]", "[role=contentinfo]",
-    '[style*="display:none"]', '[style*="display: none"]',
-    # The pilcrows and line numbers of documentation generators, highlighters and code hosts.
-    "a.headerlink", ".linenos", ".lineno", ".linenumber", ".line-numbers-rows", "td.gutter",
-    ".rouge-gutter", ".hljs-ln-numbers", ".blob-num",
-])  # fmt: skip
-
-_BLOCK_TAGS = frozenset([
-    "address", "article", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl",
-    "dir", "dt", "fieldset", "figcaption", "figure", "form", "header", "hr", "li", "main", "menu",
-    "ol", "p", "pre", "section", "summary", "table", "td", "th", "tr", "ul",
-])  # fmt: skip
-_LIST_TAGS = frozenset(["ul", "ol", "menu", "dir", "dl"])
-_CODE_TAGS = frozenset(["code", "kbd", "samp", "tt"])
-_HEADER_LEVELS = {f"h{level}": level for level in range(1, 7)}
-_HEADERS = ", ".join(_HEADER_LEVELS)
-
-# A table that holds one of these arranges the page or is a listing; any other table is data.
-_LAYOUT_CONTENT = f"{_HEADERS}, pre, table, td.code"
-
-
-def _blocks_of_html(html: str) -> list[_Block]:
-    body = HTMLTree.parse(_parseable(html)).body
-    if body is None:
-        return []
-    for element in body.query_selector_all(_NOT_CONTENT):
-        if not _words_a_header(element):
-            element.decompose()
-    writer = _BlockWriter()
-    for node, entering in _walk(body):
-        if isinstance(node, ElementNode):
-            writer.enter(node) if entering else writer.leave(node)
-        elif isinstance(node, TextNode) and entering:
-            writer.write(node.node_value or "")
-    writer.end_block()
-    return writer.blocks
-
-
-def _words_a_header(element: ElementNode) -> bool:
-    """True for a button or link that holds a header, or all the text of one (accordions)."""
-    if element.tag not in ("button", "a"):
-        return False
-    header = element.closest(_HEADERS)
-    if header is None:
-        return element.query_selector(_HEADERS) is not None
-    text = element.text or ""
-    others = (header.text or "").replace(text, "", 1)
-    return not _has_words(others) and _has_words(text)
-
-
-def _has_words(text: str) -> bool:
-    return any(character.isalnum() for character in text)
-
-
-def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
-    """Every node under `root` in document order: (node, True), and (node, False) on the way out."""
-    # A stack instead of recursion: pages nest deeper than Python's calls may.
-    stack = [(root, True)]
-    while stack:
-        node, entering = stack.pop()
-        yield node, entering
-        if entering:
-            stack.append((node, False))
-            child = node.last_child
-            while child is not None:
-                stack.append((child, True))
-                child = child.previous_sibling
-
-
-@dataclass(slots=True)
-class _Table:
-    """An open table: where the next cell stands among cells that span columns or rows."""
-
-    is_data: bool  # not layout
-    column: int = 0
-    rows_left: dict[int, int] = field(default_factory=dict)  # of cells above, by column
-    gap: int = 0  # columns behind the last cell that it spans too
-
-    def columns_before(self, cell: ElementNode) -> int:
-        """The number of columns that begin behind the last cell, up to the first of this one."""
-        num_columns = self.gap + self._spanned() + 1
-        width = min(_number(cell, "colspan", 1) or 1, _MAX_SPAN)
-        height = min(_number(cell, "rowspan", 1) or 1, _MAX_SPAN)
-        for column in range(self.column, self.column + width):
-            self.rows_left[column] = height - 1
-        self.column += width
-        self.gap = width - 1
-        return num_columns
-
-    def end_row(self) -> int:
-        """The number of columns behind the last cell of the row."""
-        num_columns = self.gap + self._spanned()
-        self.column = self.gap = 0
-        return num_columns
-
-    def _spanned(self) -> int:
-        begin = self.column
-        while self.rows_left.get(self.column, 0) > 0:
-            self.rows_left[self.column] -= 1
-            self.column += 1
-        return self.column - begin
-
-
-@dataclass(slots=True)
-class _BlockWriter:
-    """Collects the text between block boundaries, with the state that nested elements need."""
-
-    blocks: list[_Block] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)  # of the block that is being written
-    level: int = 0  # of the header that is open
-    num_preformatted: int = 0  # open <pre> elements
-    num_code: int = 0  # open <code> elements and the like
-    is_code: bool = True  # all words of the block stand in <code>
-    line_begins: list[int] = field(default_factory=list)  # lengths of `words`: open lines of <pre>
-    at_line_edge: bool = False  # a line of <pre> has just been opened or closed
-    lists: list[int | None] = field(default_factory=list)  # open ones: next number, None for ul
-    marker: str = ""  # of the list item whose first block is still to come
-    is_term: bool = False  # the open item of the innermost list is a <dt>
-    tables: list[_Table] = field(default_factory=list)  # open ones
-    num_tables: int = 0  # opened so far: rows of different tables are not adjacent
-
-    def write(self, text: str) -> None:
-        if self._verbatim:
-            if self.at_line_edge and not text.strip():
-                text = "\n" * (text.count("\n") - 1)  # the source's break between two elements
-            self.at_line_edge = self.at_line_edge and not text
-        else:
-            text = re.sub(r"\s+", " ", text)
-            self.is_code = self.is_code and (bool(self.num_code) or not text.strip())
-        self.words.append(text)
-
-    def enter(self, node: ElementNode) -> None:
-        tag = node.tag
-        if tag == "br":
-            self.words.append(" " if self._one_line else "\n")
-            self.at_line_edge = False
-        elif tag in _HEADER_LEVELS:
-            self.end_block()
-            self.level = _HEADER_LEVELS[tag]
-        elif tag in _CODE_TAGS:
-            self.num_code += 1
-        elif self._verbatim:
-            if tag in _LINE_TAGS:
-                self._begin_line()
-            elif tag == "pre":
-                self.num_preformatted += 1
-        elif tag == "table":
-            self.end_block()
-            self.tables.append(_Table(is_data=node.query_selector(_LAYOUT_CONTENT) is None))
-            self.num_tables += 1
-        elif tag in ("td", "th") and self._in_data_table:
-            self.words += [_CELL_BREAK] * self.tables[-1].columns_before(node)
-        elif tag in _BLOCK_TAGS:
-            self._break_block(tag)
-            self._open(node)
-
-    def _open(self, node: ElementNode) -> None:
-        tag = node.tag
-        if tag == "pre":
-            self.num_preformatted += 1
-        elif tag in _LIST_TAGS:
-            self.lists.append(_number(node, "start", 1) if tag == "ol" else None)
-        elif tag in ("dt", "dd"):
-            self.is_term = tag == "dt"
-        elif tag == "li" and self.lists:
-            number = self.lists[-1]
-            if number is None:
-                self.marker = "- "
-                return
-            number = _number(node, "value", number)
-            self.marker = f"{number}. "
-            self.lists[-1] = number + 1
-
-    def leave(self, node: ElementNode) -> None:
-        tag = node.tag
-        if tag in _HEADER_LEVELS:
-            self.end_block()
-        elif tag in _CODE_TAGS:
-            self.num_code -= 1
-        elif self._verbatim and (tag != "pre" or self.num_preformatted > 1):
-            if tag in _LINE_TAGS:
-                self._end_line()
-            elif tag == "pre":
-                self.num_preformatted -= 1
-        elif tag in ("td", "th") and self._in_data_table:
-            self.words.append(" ")
-        elif tag in _BLOCK_TAGS:
-            if tag == "tr" and self._in_data_table:
-                self.words += [_CELL_BREAK] * self.tables[-1].end_row()
-            self._break_block(tag)
-            if tag == "pre":
-                self.num_preformatted -= 1
-            elif tag in _LIST_TAGS:
-                self.lists.pop()
-            elif tag == "li":
-                self.marker = ""
-            elif tag == "dt":
-                self.is_term = False
-            elif tag == "table":
-                self.tables.pop()
-
-    def _break_block(self, tag: str) -> None:
-        if self._one_line and tag not in ("tr", "caption", "table"):
-            self.words.append(" ")
-        else:
-            self.end_block()
-
-    def _begin_line(self) -> None:
-        if self._last_character not in ("", "\n"):
-            self.words.append("\n")
-        self.line_begins.append(len(self.words))
-        self.at_line_edge = True
-
-    def _end_line(self) -> None:
-        written = self.words[self.line_begins.pop() :] if self.line_begins else []
-        if not "".join(written[-1:]).endswith("\n"):
-            self.words.append("\n")
-        self.at_line_edge = True
-
-    @property
-    def _last_character(self) -> str:
-        return next((word[-1] for word in reversed(self.words) if word), "")
-
-    @property
-    def _in_data_table(self) -> bool:
-        return bool(self.tables) and self.tables[-1].is_data
-
-    @property
-    def _one_line(self) -> bool:
-        """True in a header or row, which is one line whatever elements it holds."""
-        return bool(self.level) or self._in_data_table
-
-    @property
-    def _verbatim(self) -> bool:
-        return bool(self.num_preformatted) and not self._one_line
-
-    def end_block(self) -> None:
-        """Append what was written since the last block; a header even if it is empty."""
-        text, self.words = "".join(self.words), []
-        is_code, self.is_code = self.is_code, True
-        if self.level:
-            self.blocks.append(_Block(_line(text), level=self.level))
-            self.level = 0
-        elif self._verbatim:
-            self._append(_Block(text.strip("\n").rstrip()))
-        elif _CELL_BREAK in text:
-            cells = [_line(cell) for cell in text.split(_CELL_BREAK)[1:]]
-            row = " | ".join(cells) if any(cells) else ""
-            self._append(_Block(row, kind=f"row of table {self.num_tables}"))
-        else:
-            # Blocks of nothing but code are the lines of a listing.
-            lines = [_line(line) for line in text.split("\n")]
-            self._append(
-                _Block("\n".join(lines).strip("\n"), kind="code" if is_code else "paragraph")
-            )
-
-    def _append(self, block: _Block) -> None:
-        if not block.text.strip():
-            return
-        if self.lists and not block.kind.startswith("row"):
-            block.kind = "item"
-            indent = "  " * min(len(self.lists) - 1, _MAX_INDENTS)
-            # A term stands where its list stands, and its definitions are indented below it.
-            hang = "" if self.is_term and not self.marker else "  "
-            rest = re.sub(r"\n(?=[^\n])", f"\n{indent}{hang}", block.text)
-            block.text = indent + (self.marker or hang) + rest
-            self.marker = ""
-        self.blocks.append(block)
-
-
-def _number(node: ElementNode, attribute: str, default: int) -> int:
-    value = node.getattr(attribute) or ""
-    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else default
-
-
-# Elements that are lines where highlighters put them into <pre>; cells are parts of such a line.
-_LINE_TAGS = _BLOCK_TAGS - {"pre", "td", "th"}
-
-_MAX_SPAN = 100  # HTML allows a thousand columns
-
-_MAX_INDENTS = 8  # pages with thousands of nested lists exist; their indents would fill the memory
-
-_CELL_BREAK = "\x1f"  # the unit separator of ASCII; whitespace to `write`, so no page brings one
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

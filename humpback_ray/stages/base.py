@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from humpback_ray import storage, tables
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import (
     CorpusSettings,
     GgufBase,
@@ -15,7 +16,7 @@ from humpback_ray.config.settings import (
 )
 from humpback_ray.corpus.documents import Document
 from humpback_ray.corpus.files import list_files
-from humpback_ray.corpus.readers import read_documents
+from humpback_ray.corpus.readers import check_dataset, read_documents
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import corpus_source, gguf_source, model_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -38,6 +39,11 @@ class BaseText(Stage):
 
     corpus: Source
 
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached or lacks a column of text."""
+        location = self.corpus.location
+        check_dataset(location, CorpusSettings(path=location), TEXT_SETTING)
+
     def run(self, context: Context) -> Result:
         """Write every document that is plain text.
 
@@ -57,8 +63,8 @@ class BaseText(Stage):
         ]
         if not texts:
             raise UserError(
-                f"no plain text in {path} ({TEXT_SETTING}): give text files, or JSON or Parquet "
-                "with a column text"
+                f"no plain text in {path} ({TEXT_SETTING}): give text files, or JSON, Parquet or "
+                "a dataset with a column text"
             )
         storage.delete(context.path("rows"))
         tables.write_rows(context.path("rows"), texts, PlainText)

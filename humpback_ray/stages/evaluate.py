@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from humpback_ray import storage, tables
+from humpback_ray.config.dataset_address import dataset_address, is_dataset
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SamplingSettings
+from humpback_ray.corpus import hub_datasets
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -26,6 +29,8 @@ from humpback_ray.stages.generating import GeneratingStage
 # A prompt that leaves less room for its answer is not asked. With half of the context instead, as
 # for other requests, the default of 2,048 tokens would refuse long prompts that have room enough.
 NEEDED_TOKENS = 512
+
+PROMPTS_KEY = "settings.evaluation.prompts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,11 @@ class Evaluate(GeneratingStage):
     sampling: SamplingSettings
     seed_tag: str
     web_tag: str
+
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset of prompts that is not reached or lacks the column."""
+        super().check(placement)
+        check_prompts(self.prompts.location)
 
     def wording(self) -> dict[str, str]:
         """The turn markers around a prompt."""
@@ -127,14 +137,16 @@ def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
     }
 
 
-def prompts_source(path: str, key: str = "settings.evaluation.prompts") -> Source:
+def prompts_source(path: str, key: str = PROMPTS_KEY) -> Source:
     """The evaluation prompts by their content; with a problem if they are no prompts.
+
+    A dataset's prompts are not read here: `check_prompts` looks at them before a run.
 
     Args:
         key: the setting that names them.
     """
     source = file_source(path, "evaluation prompts", key)
-    if source.problem:
+    if source.problem or is_dataset(path):
         return source
     try:
         read_prompts(path, key)
@@ -143,15 +155,29 @@ def prompts_source(path: str, key: str = "settings.evaluation.prompts") -> Sourc
     return source
 
 
-def read_prompts(path: str, key: str = "settings.evaluation.prompts") -> list[dict[str, str]]:
-    """Evaluation prompts in AlpacaEval's format.
+def check_prompts(path: str, key: str = PROMPTS_KEY) -> None:
+    """Refuse a dataset that cannot be read as prompts; nothing for files.
+
+    Raises:
+        UserError: it is not reached, or has no such config, split or column.
+    """
+    if is_dataset(path):
+        address = dataset_address(path)
+        hub_datasets.check_columns(address, [address.column or "instruction"], key)
+
+
+def read_prompts(path: str, key: str = PROMPTS_KEY) -> list[dict[str, str]]:
+    """Evaluation prompts in AlpacaEval's format, or of a dataset.
 
     Args:
         key: the setting that names them, for messages.
 
     Raises:
-        UserError: no such file, not JSON, or not a list of objects with an instruction.
+        UserError: no such file, not JSON, or not a list of objects with an instruction; or the
+            dataset cannot be read, lacks the column, or has another value than a text in it.
     """
+    if is_dataset(path):
+        return _prompts_of_dataset(path, key)
     wanted = f'set {key} to a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
     text = storage.read_text(path, "evaluation prompts", key).removeprefix("\ufeff")
     try:
@@ -170,13 +196,33 @@ def read_prompts(path: str, key: str = "settings.evaluation.prompts") -> list[di
     ]
 
 
+def _prompts_of_dataset(location: str, key: str) -> list[dict[str, str]]:
+    check_prompts(location, key)
+    address = dataset_address(location)
+    column = address.column or "instruction"
+    prompts = []
+    for number, row in enumerate(hub_datasets.read_rows(location, key)):
+        if not isinstance(row[column], str):
+            raise UserError(
+                f"evaluation prompts {location}: row {number} has no text as {column}: set "
+                f"{key} to a dataset with one, or name another column with column="
+            )
+        prompts.append(
+            {
+                "dataset": str(row.get("dataset") or storage.name(address.name)),
+                "instruction": row[column],
+            }
+        )
+    return prompts
+
+
 def prompt_id(number: int) -> str:
-    """The id of a file's prompt, wherever rows name it."""
+    """The id of a prompt by its place, wherever rows name it."""
     return f"prompt-{number:05}"
 
 
 def prompt_index(path: str, ngram: int) -> PromptIndex:
-    """The n-grams of the prompts in a file, which must not be trained on."""
+    """The n-grams of the prompts in a file or dataset, which must not be trained on."""
     rows = enumerate(read_prompts(path))
     return PromptIndex({prompt_id(number): row["instruction"] for number, row in rows}, ngram)
 

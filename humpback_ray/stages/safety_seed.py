@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from humpback_ray import tables
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SafetySeedSettings, Settings
-from humpback_ray.corpus.oasst import SeenMessages, pairs_of, read_messages
+from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.seed_formats import read_seed
+from humpback_ray.corpus.seed_rows import check_seed
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -38,11 +41,15 @@ class SafetySeed(Stage):
     language: str
     random_seed: int
 
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached."""
+        check_seed(self.safety_file.location, f"{KEY}.path")
+
     def run(self, context: Context) -> Result:
         """Write `rows` (trained on) and `dropped`."""
-        path, seen = context.of(self.safety_file), SeenMessages()
-        messages = read_messages(path, f"{KEY}.path")
-        pairs, dropped = pairs_of(messages, self.language, seen)
+        path = context.of(self.safety_file)
+        content = read_seed(path, self.language, f"{KEY}.path")
+        pairs, dropped = content.pairs, content.dropped
         trained, held_out = (
             tables.read_rows(context.of(self.seed, name), SeedPair) for name in ("rows", "held_out")
         )
@@ -50,7 +57,7 @@ class SafetySeed(Stage):
         known = set(map(_texts, trained))
         new = [pair for pair in apart if _texts(pair) not in known]
         if not new:
-            reason = seen.problem(self.language) or "each is in the seed or held out"
+            reason = content.problem or "each is in the seed or held out"
             raise UserError(f"{path} ({KEY}.path) has no pair to train on: {reason}")
         new.sort(key=lambda pair: shuffle_key(self.random_seed, pair.pair_id))
         number = self._number(len(trained), len(new), path)
@@ -66,7 +73,8 @@ class SafetySeed(Stage):
         outcomes = Counter(row.outcome.value for row in dropped)
         outcomes[SeedOutcome.KEPT.value] = number
         share = number / (number + len(trained))
-        return Result(outcomes.total(), outcomes, {"share": round(share, 4)})
+        figures = {**content.figures, **dataset_read(path, f"{KEY}.path")}
+        return Result(outcomes.total(), outcomes, {"share": round(share, 4), **figures})
 
     def _number(self, num_seed: int, num_there: int, path: str) -> int:
         """Pairs that make up the share of all human pairs, one at least."""

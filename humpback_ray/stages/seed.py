@@ -1,6 +1,7 @@
-"""The seed D: (instruction, output) pairs out of an Open Assistant export.
+"""The seed D: (instruction, output) pairs of people, out of a file or a dataset.
 
-The paper keeps first turns only, in English, with the reply that people ranked best (rank 0).
+The paper takes an Open Assistant export, and of it first turns only, in English, with the reply
+that people ranked best (rank 0).
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from humpback_ray import tables
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SeedSettings
-from humpback_ray.corpus.oasst import SeenMessages, pairs_of, read_messages
+from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.seed_formats import SETTING, read_seed
+from humpback_ray.corpus.seed_rows import check_seed
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.method import filters
@@ -31,11 +35,15 @@ class Seed(Stage):
     settings: SeedSettings
     random_seed: int
 
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached."""
+        check_seed(self.file.location, SETTING)
+
     def run(self, context: Context) -> Result:
         """Write `rows` (trained on), `held_out` (kept for the held-out loss) and `dropped`."""
         settings, path = self.settings, context.of(self.file)
-        seen = SeenMessages()
-        pairs, dropped = pairs_of(read_messages(path), settings.language, seen)
+        content = read_seed(path, settings.language)
+        pairs, dropped = content.pairs, content.dropped
         pairs.sort(key=lambda pair: shuffle_key(self.random_seed, pair.pair_id))
         held_out, rest = pairs[: settings.num_held_out], pairs[settings.num_held_out :]
         kept, shared = without_texts_of(held_out, rest)
@@ -48,7 +56,7 @@ class Seed(Stage):
         if not kept:
             raise UserError(
                 f"the seed file {path} (settings.seed.path) has no pair left to train on: "
-                + (seen.problem(settings.language) or _counts(dropped, held_out))
+                + (content.problem or _counts(dropped, held_out))
             )
         tables.write_rows(context.path("rows"), kept, SeedPair)
         tables.write_rows(context.path("held_out"), held_out, SeedPair)
@@ -56,7 +64,13 @@ class Seed(Stage):
         outcomes = Counter(row.outcome.value for row in dropped)
         outcomes[SeedOutcome.KEPT.value] = len(kept)
         outcomes[SeedOutcome.HELD_OUT.value] = len(held_out)
-        return Result(outcomes.total(), outcomes)
+        if content.num_without_root:
+            context.progress.note(
+                f"{content.num_without_root} messages belong to no first turn: their parents are "
+                "not in the export, or lead in a circle"
+            )
+        figures = {**content.figures, **dataset_read(path, SETTING)}
+        return Result(outcomes.total(), outcomes, figures)
 
 
 def shuffle_key(random_seed: int, pair_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 
 from humpback_ray import storage, tables
 from humpback_ray.config.contamination import DecontaminationSettings
+from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus import cut, cut_tasks
 from humpback_ray.corpus.captures import Captures, mark_older_captures
@@ -19,13 +21,20 @@ from humpback_ray.corpus.cut_tasks import Cut
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
+from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.readers import check_dataset
 from humpback_ray.corpus.steps import Figures, run_once
 from humpback_ray.errors import UserError
+from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.execution.tasks import run_tasks
+from humpback_ray.method.blocking import BlockList, entries_of
+from humpback_ray.method.personal_data import REPLACEMENTS
 from humpback_ray.rows import DroppedSegment, Segment, SegmentOutcome
-from humpback_ray.stages.evaluate import prompt_index
+from humpback_ray.stages.evaluate import check_prompts, prompt_index
 from humpback_ray.stages.searching import WORK, Searched, drop_duplicates, duplicate_figures
+
+BLOCKED_KEY = "settings.corpus.blocked_file"
 
 MAX_REASONS = 20  # in the record: the media types that servers name are without number
 CAPTURES = "captures"  # folder below `WORK`
@@ -37,11 +46,12 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 5  # older captures of a page go, and documents have a table
+    version: ClassVar[int] = 6  # more rules, columns of known corpora, other charsets
     part: ClassVar[Part] = "prepare"
 
     corpus: Source
     settings: CorpusSettings
+    blocked_file: Source | None = None  # more entries of settings.blocked
     decontamination: DecontaminationSettings | None = None
     prompts: Source | None = None  # that must not be in the segments
 
@@ -49,13 +59,19 @@ class Segments(Stage):
         """The prompts where nothing is looked for."""
         return set() if self.decontamination else {"decontamination", "prompts"}
 
+    def check(self, placement: Placement) -> None:
+        """Refuse a dataset that is not reached or lacks a column."""
+        check_dataset(self.corpus.location, self.settings, "settings.corpus.path")
+        if self.decontamination and self.prompts:
+            check_prompts(self.prompts.location)
+
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
 
-        `dropped` also has a row for each file, link and archive record that is no document, and
-        `documents` one for each that is. Tasks cut and filter sections in parallel into a working
-        folder, mark those of older captures, and then look for duplicates. A stage that was killed
-        goes on with the finished tasks.
+        `dropped` also has a row for each blocked document, and for each file, link and archive
+        record that is no document; `documents` has one for each other document. Tasks cut and
+        filter sections in parallel into a working folder, mark those of older captures, and then
+        look for duplicates. A stage that was killed goes on with the finished tasks.
         """
         path = context.of(self.corpus)
         listing = list_corpus(path)
@@ -93,12 +109,14 @@ class Segments(Stage):
             outcomes,
             {
                 "num_files": len(listing.files),
+                **dataset_read(path, "settings.corpus.path"),
                 "mean_characters": round(
                     _sum_of(context.path("rows"), "num_characters") / num_kept
                 ),
                 "not_read": dict(reasons.most_common(MAX_REASONS)),
                 **found_documents,
                 **duplicate_figures(found),
+                **self._replacements(context),
             },
         )
 
@@ -109,7 +127,7 @@ class Segments(Stage):
         if self.decontamination and self.prompts:
             prompts = prompt_index(context.of(self.prompts), self.decontamination.ngram)
         divided = cut_tasks.divided(files)
-        corpus = Cut(sections, documents, divided, self.settings, prompts)
+        corpus = Cut(sections, documents, divided, self.settings, self._blocked(context), prompts)
         tasks = partial(run_tasks, context.progress)
 
         def run(label: str, step: str, items: list[tuple[Any, ...]]) -> list[Figures]:
@@ -128,6 +146,33 @@ class Segments(Stage):
             "num_older_captures": mark_older_captures(search, tasks) if num_captures else 0,
             **{fact: _most_common(found, fact) for fact in cut_tasks.COUNTED},
         }
+
+    def _replacements(self, context: Context) -> dict[str, Any]:
+        """The number of replaced addresses in the kept rows, where they are replaced."""
+        if not self.settings.replace_personal_data:
+            return {}
+        totals = dict.fromkeys(REPLACEMENTS, 0)
+        for batch in tables.scan(context.path("rows"), ["text"]):
+            for kind, address in REPLACEMENTS.items():
+                counts = pc.count_substring_regex(batch["text"], rf"\b{re.escape(address)}\b")
+                totals[kind] += pc.sum(counts).as_py() or 0
+        return {"num_replaced": totals}
+
+    def _blocked(self, context: Context) -> BlockList | None:
+        """The hosts and URLs that are blocked; None if there are none."""
+        entries = list(self.settings.blocked)
+        if self.blocked_file is not None:
+            path = context.of(self.blocked_file)
+            try:
+                entries += entries_of(storage.read_text(path, "block list", BLOCKED_KEY))
+            except ValueError as error:
+                raise UserError(f"{path} ({BLOCKED_KEY}): {error}") from error
+        return BlockList(entries) if entries else None
+
+
+def block_list_source(path: str | None) -> Source | None:
+    """The file of blocked hosts and URLs."""
+    return file_source(path, "block list", BLOCKED_KEY) if path else None
 
 
 def _most_common(found: list[Figures], fact: str) -> dict[str, int]:

@@ -20,6 +20,7 @@ from humpback_ray.cluster.nodes import (
 )
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.models.files import Problem, ProblemKind
+from tests.support.hub_datasets import write_dataset
 
 GIB = 2**30
 VERSIONS = {
@@ -229,6 +230,19 @@ def test_paths_to_see_are_those_that_every_node_reads(tmp_path):
     overrides = [f"settings.corpus.path={tmp_path}/corpus"]
     assert doctor.paths_to_see(load_recipe("llama-7b", overrides)) == [f"{tmp_path}/corpus"]
     assert doctor.paths_to_see(load_recipe("tiny")) == []
+    overrides = [f"settings.corpus.path=dataset://{tmp_path}/corpus?split=train"]
+    assert doctor.paths_to_see(load_recipe("llama-7b", overrides)) == [f"{tmp_path}/corpus"]
+
+
+def test_doctor_names_datasets_that_are_not_reached(tmp_path):
+    there = write_dataset(tmp_path / "set", "json", [{"text": "x"}])
+    overrides = [f"settings.corpus.path={there}", "settings.seed.path=dataset://no/such"]
+    [line] = doctor.unreached_datasets(load_recipe("tiny", overrides))
+    [found] = doctor.missing_sources([line])
+    assert (found.found, found.verdict) == (
+        "the dataset dataset://no/such cannot be read", CheckVerdict.MISSING,
+    )  # fmt: skip
+    assert "settings.seed.path" in found.way_out
 
 
 def test_doctor_reports_full_disks():

@@ -150,6 +150,17 @@ def test_submission_leaves_paths_of_the_cluster_unchanged(here, tmp_path_factory
     assert arguments(submission)[1][:2] == overrides
 
 
+def test_submission_leaves_datasets_unchanged_and_says_who_must_reach_them(here, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    overrides = ["settings.corpus.path=dataset:///data/set", "settings.seed.path=dataset://o/n"]
+    submission = prepared(folder, "mine.yaml", *overrides)
+    assert arguments(submission)[1][:2] == overrides
+    assert [note.partition(" is ")[2] for note in submission.notes if "dataset" in note] == [
+        "not packed: every node must reach the hub, or have it in its cache",
+        "not packed: every node must reach that folder",
+    ]
+
+
 def test_submission_has_equal_settings_only_if_it_is_the_same(here, tmp_path_factory):
     def settings(*overrides: str) -> str:
         return prepared(tmp_path_factory.mktemp("packed"), "mine.yaml", *overrides).settings

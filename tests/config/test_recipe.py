@@ -48,6 +48,12 @@ def test_the_llama_recipes_keep_the_papers_values(name):
         ("settings.rating.metod=text", r"unknown key .*metod \(did you mean 'method'\?\)"),
         ("settings.base.hiden_size=8", r"unknown key .*hiden_size \(did you mean 'hidden_size'"),
         ("placement.engine.gpus=1", r"unknown key placement\.engine\.gpus \(valid: .*max_engines"),
+        (
+            "settings.corpus.quality_rules=[goph]",
+            r"quality_rules\.0: .*'gopher', 'c4' or 'fineweb'",
+        ),
+        ("settings.corpus.quality_rules=[c4, c4]", r"quality_rules: each name may stand here once"),
+        ("settings.corpus.blocked=[a b]", r"blocked\.0: an entry .* such as .*'a b'"),
         ("settings.selection.k=7", r"settings\.selection\.k: .*less than or equal to 5"),
         ("settings.selection.k=0.5", r"settings\.selection\.k: .*greater than or equal to 1"),
         ("settings.selection.k=high", r"settings\.selection\.k: .*valid number.*'high'"),

@@ -35,7 +35,7 @@ def search(folder, num_parts=1):
     files = divided(list_files(str(folder)))
     settings = CorpusSettings(path=str(folder), min_characters=40)
     work = folder.parent / f"{folder.name}-work"
-    cut = Cut(str(work / "sections"), str(work / "documents"), files, settings, None)
+    cut = Cut(str(work / "sections"), str(work / "documents"), files, settings, None, None)
     found = [cut.cut(number) for number in range(len(files))]
     names = [figures["names"] for figures in found]
     captures = Captures(str(work / "steps"), cut.sections, cut.documents, names, num_parts)
@@ -127,7 +127,9 @@ def test_tables_of_documents_are_the_same_whatever_the_tasks(tmp_path, monkeypat
     files, whole = list_files(str(tmp_path / "in")), []
     for name, tasks in (("one", [files]), ("many", [[file] for file in files])):
         settings = CorpusSettings(path="", min_characters=40)
-        cut = Cut(*(str(tmp_path / name / part) for part in ("s", "d")), tasks, settings, None)
+        cut = Cut(
+            *(str(tmp_path / name / part) for part in ("s", "d")), tasks, settings, None, None
+        )
         found = [cut.cut(number) for number in range(len(tasks))]
         folder = str(tmp_path / name / "documents")
         for number, names in enumerate(gathered(found)):

@@ -23,9 +23,12 @@ from humpback_ray.corpus.cut import segment_without_text, segments_of
 from humpback_ray.corpus.documents import CorpusFile, Document, NotRead, Unreadable
 from humpback_ray.corpus.files import content_identity, list_corpus, list_files
 from humpback_ray.corpus.readers import read_documents
+from humpback_ray.method.blocking import BlockList
 from humpback_ray.rows import SegmentOutcome
 
 WHALES = "Whales sing long songs. The songs change a little every year, and nobody knows why. "
+WALE = "Die Wale singen lange Lieder, und niemand weiß, warum sich die Lieder jedes Jahr ändern. "
+TEXT_COLUMNS = "text or Clean-Text or content or raw_content"
 PAGE = f"<html><body><h1>Whales</h1><p>{WHALES}</p></body></html>"
 
 
@@ -191,9 +194,8 @@ def test_suffix_decides_the_format(tmp_path, name, kind):
 
 
 def test_text_with_invalid_characters_is_dropped_with_its_reason(tmp_path):
-    write(
-        tmp_path, {"a.txt": WHALES.encode() + b"\xff", "b.md": b"# A\n" + b"\0" + WHALES.encode()}
-    )
+    cut = "Wale singen länger, höher, für Jahre, draußen.".encode() + b"\xff"
+    write(tmp_path, {"a.txt": cut, "b.md": b"# A\n" + b"\0" + WHALES.encode()})
     segments = [s for f in list_files(str(tmp_path)) for s in segments_of(f, settings(tmp_path))]
     assert [s.outcome for s in segments] == [SegmentOutcome.INVALID_CHARACTERS] * 2
 
@@ -328,9 +330,9 @@ ARCHIVE = [
     record("http://request/", b"", kind="request"),
     record("http://latin/", b"<p>\xa3\xf3d\xbc", content_type="text/html; charset=ISO-8859-2"),
     record("http://gzip/", gzip.compress(b"<p>zip"), headers="Content-Encoding: gzip\r\n"),
-    record("http://not-gzip/", b"<p>zip", headers="Content-Encoding: gzip\r\n"),
+    record("http://not-gzip/", b"zip", headers="Content-Encoding: gzip\r\n"),
     record("http://brotli/", brotli(b"<p>bro"), headers="Content-Encoding: br\r\n"),
-    record("http://other/", b"<p>?", headers="Content-Encoding: lzma\r\n"),
+    record("http://other/", b"?", headers="Content-Encoding: lzma\r\n"),
     record("http://chunked/", b"6\r\n<p>chu\r\n3\r\nnks\r\n0\r\n\r\n",
            headers="Transfer-Encoding: chunked\r\n"),
     record("http://nothing/", b"", status="", content_type=""),
@@ -395,10 +397,18 @@ def test_segments_of_a_folder_have_every_outcome(tmp_path):
             "f.jsonl": "{",
             "g.txt": WHALES + "\0",
             "h.jsonl": "",
+            "i.html": f"<p>{WHALES}</p>",
+            "j.md": f"# Wale\n{WALE}",
+            "blocked.html": PAGE,
         },
     )
-    segments = [s for f in list_files(str(tmp_path)) for s in segments_of(f, settings(tmp_path))]
-    # Those that need other documents, prompts or pages that opt out.
+    blocked = BlockList(["blocked.html"])
+    segments = [
+        segment
+        for file in list_files(str(tmp_path))
+        for segment in segments_of(file, settings(tmp_path, language="en"), blocked)
+    ]
+    # Those that need other documents, prompts, pages that opt out or rules that are off.
     others = [
         SegmentOutcome.EXACT_DUPLICATE,
         SegmentOutcome.NEAR_DUPLICATE,
@@ -406,6 +416,7 @@ def test_segments_of_a_folder_have_every_outcome(tmp_path):
         SegmentOutcome.OPTED_OUT,
         SegmentOutcome.OLDER_CAPTURE,
         SegmentOutcome.CONTAMINATED,
+        *(o for o in SegmentOutcome if o.startswith(("gopher", "c4", "fineweb", "form"))),
     ]
     expected = Counter(dict.fromkeys(SegmentOutcome, 1)) - Counter(others)
     expected[SegmentOutcome.TOO_SHORT] = 2  # the section, and the document without any
@@ -429,7 +440,7 @@ def test_unreadable_row_says_why(tmp_path):
     [file] = list_files(str(write(tmp_path, {"a.jsonl": '{"body": "x"}'})))
     [segment] = segments_of(file, settings(tmp_path))
     assert segment.outcome is SegmentOutcome.UNREADABLE
-    assert segment.text == "row 1 has no string in 'text'"
+    assert segment.text == (f"row 1 has no string in {TEXT_COLUMNS}; it has body")
 
 
 # --- installed packages -------------------------------------------------------------------------
@@ -789,7 +800,74 @@ def test_page_whose_first_header_is_refused_keeps_its_subsections(tmp_path, head
     assert [s.start for s in segments] == [0, 1, 2]
 
 
+def test_page_that_repeats_itself_gives_way_to_its_subsections(tmp_path):
+    repeated = "Our shop sells the very best blue whales in the whole town today. "
+    page = f"<h1>Whales</h1><p>{repeated}{repeated}</p><h2>Songs</h2><p>{WHALES}</p>"
+    [file] = list_files(str(write(tmp_path, {"a.html": page})))
+    segments = list(segments_of(file, settings(tmp_path)))
+    assert [(s.header, s.outcome, s.start) for s in segments] == [
+        ("Whales", SegmentOutcome.REPETITIVE, 0),
+        ("Songs", SegmentOutcome.KEPT, 1),
+    ]
+
+
+def test_page_in_another_language_gives_way_to_its_subsections(tmp_path):
+    page = f"<h1>Wale</h1><p>{WALE * 2}</p><h2>Whales</h2><p>{WHALES}</p>"
+    [file] = list_files(str(write(tmp_path, {"a.html": page})))
+    segments = list(segments_of(file, settings(tmp_path, language="en")))
+    assert [s.outcome for s in segments] == [SegmentOutcome.OTHER_LANGUAGE, SegmentOutcome.KEPT]
+
+
 def test_segment_without_keep_header_has_no_header_in_its_text(tmp_path):
     [file] = list_files(str(write(tmp_path, {"a.html": PAGE})))
     [segment] = segments_of(file, settings(tmp_path, keep_header=False))
     assert (segment.header, segment.text) == ("Whales", WHALES.strip())
+
+
+# --- rules beside the paper's -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "page"), [("a.html", f"<p>{WHALES}</p>"), ("a.md", WHALES)])
+def test_page_without_headers_is_a_segment_if_whole_pages_are_asked_for(tmp_path, name, page):
+    [file] = list_files(str(write(tmp_path, {name: page})))
+    for whole_pages, expected in (
+        (False, SegmentOutcome.NO_HEADER),
+        (True, SegmentOutcome.KEPT),
+    ):
+        [segment] = segments_of(file, settings(tmp_path, whole_pages=whole_pages))
+        assert (segment.outcome, segment.text) == (expected, WHALES.strip())
+
+
+def test_whole_page_keeps_the_rule_of_length(tmp_path):
+    [file] = list_files(str(write(tmp_path, {"a.html": f"<p>{WHALES * 6}</p>"})))
+    [segment] = segments_of(file, settings(tmp_path, whole_pages=True))
+    assert (segment.outcome, segment.header) == (SegmentOutcome.TOO_LONG, "")
+
+
+def test_blocked_document_is_one_row_with_the_entry_that_blocks_it(tmp_path):
+    rows = [
+        {"text": WHALES, "url": url}
+        for url in ("http://www.Shop.example/a", "https://sea.example/forum/1", "sea.example/a")
+    ]
+    lines = "\n".join(map(json.dumps, [*rows, {"url": "http://shop.example"}]))
+    [file] = list_files(str(write(tmp_path, {"a.jsonl": lines})))
+    blocked = BlockList(["shop.example", "sea.example/forum"])
+    segments = list(segments_of(file, settings(tmp_path, url_column="url"), blocked))
+    assert [(s.outcome, s.text, s.num_characters) for s in segments] == [
+        (SegmentOutcome.BLOCKED, "shop.example", 0),
+        (SegmentOutcome.BLOCKED, "sea.example/forum", 0),
+        (SegmentOutcome.KEPT, WHALES.strip(), len(WHALES.strip())),
+        (SegmentOutcome.UNREADABLE, f"row 4 has no string in {TEXT_COLUMNS}; it has url", 0),
+    ]
+
+
+def test_personal_data_are_replaced_before_the_rules_see_the_text(tmp_path):
+    page = f"<h1>Ask a.long.name@whales.example.org</h1><p>{WHALES} Or 8.8.8.8.</p>"
+    [file] = list_files(str(write(tmp_path, {"a.html": page})))
+    [as_it_is] = segments_of(file, settings(tmp_path))
+    [replaced] = segments_of(file, settings(tmp_path, replace_personal_data=True))
+    assert as_it_is.header == "Ask a.long.name@whales.example.org"
+    assert replaced.header == "Ask email@example.com"
+    assert replaced.text == f"Ask email@example.com\n\n{WHALES} Or 192.0.2.1.".replace("  ", " ")
+    assert replaced.num_characters == len(replaced.text)
+    assert replaced.segment_id != as_it_is.segment_id

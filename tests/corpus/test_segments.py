@@ -13,17 +13,21 @@ from rich.console import Console
 from humpback_ray import tables
 from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.placement import Placement
+from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import CorpusSettings
+from humpback_ray.corpus.files import list_files
 from humpback_ray.errors import UserError
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.sources import corpus_source
 from humpback_ray.execution.stage import Context
+from humpback_ray.pipeline import stages_of
 from humpback_ray.rows import DocumentFacts, DroppedSegment, Segment, SegmentOutcome
 from humpback_ray.stages.evaluate import prompts_source
-from humpback_ray.stages.segments import Segments
+from humpback_ray.stages.segments import Segments, block_list_source
 from tests.support.archives import page
 from tests.support.duplicates import random_words
+from tests.support.hub_datasets import write_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -39,7 +43,10 @@ class InterruptedProgress(StageProgress):
         super().update(done, total, detail)
 
 
-def run(tmp_path, corpus, rows_per_task=None, progress=StageProgress, prompts=None, **changes):
+def run(
+    tmp_path, corpus, rows_per_task=None, progress=StageProgress, prompts=None, blocked_file=None,
+    **changes,
+):  # fmt: skip
     """The stage's result, its kept and its dropped rows, and what it printed."""
     placed = {"corpus": {"rows_per_task": rows_per_task}} if rows_per_task else {}
     settings = CorpusSettings(path=str(corpus), min_characters=40, max_characters=400, **changes)
@@ -53,7 +60,10 @@ def run(tmp_path, corpus, rows_per_task=None, progress=StageProgress, prompts=No
         if prompts
         else {}
     )
-    stage = Segments(path="segments", corpus=corpus_source(str(corpus)), settings=settings, **clean)
+    stage = Segments(
+        path="segments", corpus=corpus_source(str(corpus)), settings=settings,
+        blocked_file=block_list_source(blocked_file), **clean,
+    )  # fmt: skip
     result = stage.run(context)
     rows, dropped = (
         tables.read_rows(str(tmp_path / "run/segments" / name), row_type)
@@ -223,3 +233,87 @@ def test_every_drop_is_counted_and_every_document_has_its_facts(tmp_path):
     assert {of[row.document_id].file for row in rows} == {"0.warc", "4.warc"}
     assert result.figures["num_older_captures"] == 1
     assert result.figures["opt_out"] == {"tdm-reservation": 1}
+
+
+def write_pages(folder, pages):
+    """JSON lines with a page for each pair of a URL and a text."""
+    folder.mkdir()
+    rows = [{"url": url, "text": f"# Whales\n\n{text}"} for url, text in pages]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {"text_format": "markdown", "url_column": "url"}
+
+
+def test_optional_rules_drop_count_and_keep_rows_beside(tmp_path):
+    corpus = tmp_path / "corpus"
+    block_list = tmp_path / "blocked.txt"
+    block_list.write_text("# shops\nshop.example\n")
+    german = "Niemand weiß, warum sich die Lieder der Wale in jedem Jahr ein wenig ändern. "
+    columns = write_pages(corpus, [
+        ("http://sea.example/1", TEXT + "They live on krill alone."),
+        ("http://www.shop.example/2", TEXT + "Buy."),
+        ("http://sea.example/forum/3", TEXT + "Hello."),
+        ("http://sea.example/4", german * 2),
+        ("http://sea.example/5", TEXT + "{} Krill is eaten by whales."),
+        ("http://sea.example/6", TEXT + "Ask a@whales.example or b@whales.example or 8.8.8.8."),
+    ])  # fmt: skip
+    result, rows, dropped, _ = run(
+        tmp_path, corpus, blocked_file=str(block_list), blocked=("sea.example/forum",),
+        language="en", quality_rules=("c4",), replace_personal_data=True, **columns,
+    )  # fmt: skip
+    assert [(row.outcome, row.url[-1]) for row in sorted(dropped, key=lambda row: row.url[-1])] == [
+        (SegmentOutcome.BLOCKED, "2"),
+        (SegmentOutcome.BLOCKED, "3"),
+        (SegmentOutcome.OTHER_LANGUAGE, "4"),
+        (SegmentOutcome.C4_CURLY_BRACKET, "5"),
+    ]
+    assert {row.url[-1] for row in rows} == {"1", "6"}
+    assert result.outcomes == {
+        "kept": 2, "blocked": 2, "other_language": 1, "c4_curly_bracket": 1
+    }  # fmt: skip
+    assert result.figures["num_replaced"] == {"email": 2, "ip_address": 1}
+
+
+def test_block_list_that_is_no_list_is_refused_in_one_line(tmp_path):
+    block_list = tmp_path / "hosts"
+    block_list.write_text("0.0.0.0 shop.example\n")
+    columns = write_pages(tmp_path / "corpus", [("http://sea.example", TEXT)])
+    with pytest.raises(UserError, match=r"hosts \(settings.corpus.blocked_file\): line 1") as error:
+        run(tmp_path, tmp_path / "corpus", blocked_file=str(block_list), **columns)
+    assert "\n" not in str(error.value)
+
+
+def test_content_of_a_block_list_and_not_its_path_is_in_the_identity(tmp_path):
+    def identity(name, content):
+        (tmp_path / name).write_text(content)
+        recipe = load_recipe("tiny", [f"settings.corpus.blocked_file={tmp_path / name}"])
+        [stage] = [stage for stage in stages_of(recipe) if isinstance(stage, Segments)]
+        assert not stage.problems
+        return stage.fingerprint
+
+    assert identity("a", "shop.example\n") == identity("b", "shop.example\n")
+    assert identity("a", "shop.example\n") != identity("b", "sea.example\n")
+
+
+def test_dataset_gives_the_same_segments_from_any_number_of_tasks(tmp_path, monkeypatch):
+    content = [{"text": f"{TEXT} {' '.join(random_words(n, 20))}.", "n": n} for n in range(40)]
+    location = write_dataset(tmp_path / "set", "parquet", content, num_files=5)
+    num_shards = len(list_files(location))
+    assert num_shards > 8
+    results = []
+    for name, at_least in (("few", 2), ("many", num_shards)):
+        monkeypatch.setattr("humpback_ray.corpus.cut_tasks.MIN_TASKS", at_least)
+        monkeypatch.setattr("humpback_ray.corpus.cut_tasks.BYTES_PER_TASK", 2**40)
+        result, rows, dropped, _ = run(tmp_path / name, location)
+        assert result.figures["num_files"] == num_shards
+        assert result.figures["dataset"] == location
+        results.append(sorted((r.document_id, r.start, r.text) for r in [*rows, *dropped]))
+    assert results[0] == results[1]
+    assert len({document for document, _, _ in results[0]}) == 40
+
+
+def test_dataset_without_the_column_is_refused_before_anything_is_written(tmp_path):
+    location = write_dataset(tmp_path / "set", "parquet", [{"body": TEXT}])
+    settings = CorpusSettings(path=location)
+    stage = Segments(path="segments", corpus=corpus_source(location), settings=settings)
+    with pytest.raises(UserError, match=r"no column 'text' or .*; it has body"):
+        stage.check(Placement())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from humpback_ray.errors import UserError
 from humpback_ray.evaluation import prompt_sets
 from humpback_ray.evaluation.prompt_sets import SOURCES
 from humpback_ray.stages.evaluate import read_prompts
+from tests.support.hub_datasets import write_dataset
 
 VICUNA = [
     {"question_id": 1, "text": "How can I improve?", "category": "generic"},
@@ -160,3 +162,79 @@ def test_written_set_is_a_file_of_evaluation_prompts(tmp_path):
     rows = prompt_sets.read_prompt_sets(str(tmp_path)).rows
     (tmp_path / "prompts.json").write_text(json.dumps(rows))
     assert read_prompts(str(tmp_path / "prompts.json")) == rows
+
+
+# --- sources that are named -----------------------------------------------------------------------
+
+
+def test_dataset_and_file_elsewhere_are_read_as_their_source_publishes_them(tmp_path):
+    (tmp_path / "prompts").mkdir()
+    write(tmp_path / "prompts", "own", "lima")
+    write(tmp_path, "koala")
+    lima = write_dataset(tmp_path / "lima", "parquet", [{"conversations": ["From a set.", "A."]}])
+    oasst = write_dataset(tmp_path / "oasst", "saved", OPEN_ASSISTANT[:3])
+    options = [f"lima={lima}", f"open_assistant={oasst}", f"koala={tmp_path}/koala.jsonl"]
+    found = prompt_sets.read_prompt_sets(
+        str(tmp_path / "prompts"), prompt_sets.named_sources(options)
+    )
+    assert [row["instruction"] for row in found.rows] == [
+        "Why?", "Write a poem.", "From a set.", "Mine.",
+    ]  # fmt: skip
+    by_file = {count.source.file: count.read_from for count in found.counts}
+    assert (by_file["lima"], by_file["koala"]) == (lima, "koala.jsonl")
+
+
+def test_column_of_a_dataset_is_its_prompt(tmp_path):
+    rows = [{"category": "x", "prompt": "Name a fruit."}]
+    location = write_dataset(tmp_path / "set", "json", rows) + "&column=prompt"
+    found = prompt_sets.read_prompt_sets(str(tmp_path), {"own": location})
+    assert found.rows == [{"dataset": "own", "instruction": "Name a fruit."}]
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (
+            "dataset://no/such",
+            r"LIMA: the dataset dataset://no/such cannot be read: Couldn't reach",
+        ),
+        ("dataset://{}/set?split=test", r"LIMA: .*Available splits: \['train'\]"),
+        ("dataset://{}/set?column=body", "LIMA: .*has no column 'body'; it has conversations"),
+        ("{}/gone.jsonl", "LIMA: no file of prompts .*gone.jsonl"),
+    ],
+)
+def test_named_source_that_is_not_there_is_named_and_the_others_count(tmp_path, place, reason):
+    write(tmp_path, "own")
+    write_dataset(tmp_path / "set", "parquet", LIMA)
+    named = prompt_sets.named_sources([f"lima={place.format(tmp_path)}"])
+    found = prompt_sets.read_prompt_sets(str(tmp_path), named)
+    assert [row["instruction"] for row in found.rows] == ["Mine."]
+    assert len(found.missing) == len(SOURCES) - 1
+    assert any(re.match(reason, line) for line in found.missing)
+    (tmp_path / "own.json").unlink()
+    with pytest.raises(UserError, match="no source of prompts can be read"):
+        prompt_sets.read_prompt_sets(str(tmp_path), named)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["lima"], "takes NAME=PLACE"),
+        (["lima=dataset://a/b/c"], "a dataset is ORG/NAME"),
+        (["vicunja=x.json"], "no source is called 'vicunja': name one of vicuna"),
+    ],
+)
+def test_wrong_option_of_a_source_is_refused(tmp_path, options, reason):
+    with pytest.raises(UserError, match=reason):
+        prompt_sets.read_prompt_sets(str(tmp_path), prompt_sets.named_sources(options))
+
+
+def test_alpaca_eval_of_a_dataset_stands_in_for_its_sources_and_for_development(tmp_path):
+    write(tmp_path, "own")
+    named = {"alpaca_eval": write_dataset(tmp_path / "set", "parquet", ALPACA)}
+    found = prompt_sets.read_prompt_sets(str(tmp_path), named)
+    assert counts(found)["vicuna"] == (1, 1)
+    of_alpaca = prompt_sets.alpaca_prompts(str(tmp_path), named)
+    assert [r["instruction"] for r in prompt_sets.development_set(found, 1, of_alpaca).rows] == [
+        "Mine."
+    ]

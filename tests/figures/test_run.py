@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
 from humpback_ray.figures.models import thinned
+from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.run import figures_of
 from humpback_ray.figures.types import FunnelStep, RunFigures
 from humpback_ray.report.sections import sections_of
@@ -47,6 +48,28 @@ def test_funnel_counts_add_up_from_documents_to_examples(finished):
     assert steps["Selection, iteration 2"].reasons == {"score too low": 56 - NUM_SELECTED}
     assert steps["Examples of M_2"].num_kept == 20 + NUM_SELECTED
     assert figures.problems == []
+
+
+def test_blocked_documents_have_a_reason_of_their_own_in_the_funnel(tmp_path):
+    folder = write_run(str(tmp_path / "run"))
+    dropped = f"{folder}/segments/dropped"
+    rows = tables.read_rows(dropped, Segment)
+    blocked = [replace(rows[0], document_id=f"blocked {n}", outcome=SegmentOutcome.BLOCKED)
+               for n in range(2)]  # fmt: skip
+    storage.delete(dropped)
+    tables.write_rows(dropped, rows + blocked, Segment)
+    [step] = [step for step in figures_of(folder).funnel if step.name == "Documents"]
+    assert step.reasons == {"no section kept": 9, "blocked": 2, "no document": 1}
+    assert (step.num_in, step.num_kept) == (42, 30)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "words"), [("gopher_", "Gopher: "), ("c4_", "C4: "), ("fineweb_", "FineWeb: ")]
+)
+def test_outcomes_of_published_rules_name_their_source_in_words(beginning, words):
+    outcomes = [outcome for outcome in SegmentOutcome if outcome.startswith(beginning)]
+    assert outcomes
+    assert all(in_words(outcome).startswith(words) for outcome in outcomes)
 
 
 def test_funnel_step_whose_counts_do_not_add_up_is_refused():

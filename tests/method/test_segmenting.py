@@ -107,11 +107,9 @@ def test_headers_at_any_place_begin_sections(html, expected):
     assert outline(sections_of_html(html, LONG)) == expected
 
 
-def test_page_without_headers_is_cut_like_text():
-    assert list(sections_of_html("<p>one</p><p>two</p>", Cutting(7))) == [
-        Section(None, "one", 0),
-        Section(None, "two", 1),
-    ]
+def test_page_without_headers_is_one_section():
+    page = "<nav>Menu</nav><p>one</p><p>two</p><footer>Imprint</footer>"
+    assert list(sections_of_html(page, Cutting(7))) == [Section(None, "one\n\ntwo", 0)]
 
 
 @pytest.mark.parametrize("html", ["", "<html></html>", "<p> </p>", "<script>x</script>"])

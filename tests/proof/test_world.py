@@ -22,7 +22,7 @@ from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
 from humpback_ray.config.settings import CorpusSettings, SeedSettings
 from humpback_ray.corpus.cut import segments_of
 from humpback_ray.corpus.files import list_files
-from humpback_ray.corpus.oasst import SeenMessages, pairs_of, read_messages
+from humpback_ray.corpus.seed_formats import read_seed
 from humpback_ray.method import prompts
 from humpback_ray.rows import SegmentOutcome
 from tests.support import duplicates
@@ -108,7 +108,8 @@ def test_shares_of_good_and_wrong_sections_are_those_of_the_readme():
 
 def test_seed_pairs_are_read_by_the_product_and_cover_half_of_the_kinds(inputs):
     path = str(inputs / "seed.jsonl")
-    pairs, dropped = pairs_of(read_messages(path), SeedSettings(path=path).language, SeenMessages())
+    content = read_seed(path, SeedSettings(path=path).language)
+    pairs, dropped = content.pairs, content.dropped
     assert (len(pairs), dropped) == (SIZES.num_seed_pairs, [])
     kinds = Counter(read_instruction(pair.instruction).kind for pair in pairs)
     assert kinds == dict.fromkeys(COVERED, SIZES.num_seed_pairs // len(COVERED))

@@ -7,7 +7,8 @@ import pytest
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.errors import UserError
 from humpback_ray.pipeline import stages_of
-from humpback_ray.stages.evaluate import prompts_source, read_prompts
+from humpback_ray.stages.evaluate import Evaluate, prompts_source, read_prompts
+from tests.support.hub_datasets import write_dataset
 
 LINE = '{"dataset": "x", "instruction": "Name a fruit."}'
 
@@ -50,3 +51,40 @@ def test_prompts_in_alpacaevals_format_are_read(tmp_path, mark):
     source = prompts_source(str(path))
     assert source.identity
     assert not source.problem
+
+
+def test_prompts_of_a_dataset_are_read_by_their_column(tmp_path):
+    rows = [
+        {"dataset": "x", "prompt": "Name a fruit."},
+        {"dataset": None, "prompt": "Name a tree."},
+    ]
+    location = write_dataset(tmp_path / "set", "parquet", rows) + "&column=prompt"
+    assert read_prompts(location) == [
+        {"dataset": "x", "instruction": "Name a fruit."},
+        {"dataset": "set", "instruction": "Name a tree."},
+    ]
+    assert prompts_source(location).identity
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("dataset://no/such", r"Couldn't reach .*settings\.evaluation\.prompts"),
+        ("dataset://{}/set", "no column 'instruction'; it has prompt, number"),
+        ("dataset://{}/set?split=test", r"Available splits: \['train'\]"),
+    ],
+)
+def test_dataset_of_prompts_that_cannot_be_used_is_refused_by_the_check(tmp_path, location, reason):
+    write_dataset(tmp_path / "set", "parquet", [{"prompt": "Name a fruit.", "number": 7}])
+    location = location.format(tmp_path)
+    recipe = load_recipe("tiny", [f"settings.evaluation.prompts={location}"])
+    stage = next(stage for stage in stages_of(recipe) if isinstance(stage, Evaluate))
+    assert not [line for line in stage.problems if "prompts" in line]
+    with pytest.raises(UserError, match=reason):
+        stage.check(recipe.placement)
+
+
+def test_value_that_is_no_text_is_refused_with_its_row(tmp_path):
+    location = write_dataset(tmp_path / "set", "json", [{"prompt": "x", "number": 7}])
+    with pytest.raises(UserError, match="row 0 has no text as number"):
+        read_prompts(f"{location}&column=number")

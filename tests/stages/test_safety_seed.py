@@ -106,7 +106,7 @@ def test_every_message_that_gives_no_pair_has_a_reason(tmp_path):
         (many(range(2, 5)), 0.5, r"share=0\.5 needs 12 pairs beside the seed's 12, and .*"
          r"safety\.jsonl has 3: add pairs, lower the share to 0\.2, or"),
         (messages(2, lang="de"), None, r"has no pair to train on: .*language 'en'"),
-        ([{"instruction": "x"}], None, r"no field message_id.*\(settings\.seed\.safety\.path\)"),
+        ([{"instruction": "x"}], None, r"the keys 'instruction'.*\(settings\.seed\.safety\.path\)"),
     ],
 )  # fmt: skip
 def test_safety_file_that_cannot_give_its_share_is_refused_in_one_line(

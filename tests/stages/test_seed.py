@@ -18,7 +18,8 @@ from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import SeedSettings
-from humpback_ray.corpus.oasst import SeenMessages, pairs_of, read_messages
+from humpback_ray.corpus.oasst import SeenMessages, pairs_of
+from humpback_ray.corpus.seed_formats import read_seed
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.sources import file_source
@@ -69,13 +70,14 @@ def test_first_turns_with_the_best_reply_are_kept_and_the_rest_has_reasons():
 
 
 def test_the_shipped_seed_has_many_pairs_and_every_kind_of_distractor(seed_file):
-    messages = list(read_messages(str(seed_file)))
-    pairs, dropped = pairs_of(messages, "en")
+    messages = [json.loads(line) for line in seed_file.read_text("utf-8").splitlines()]
+    content = read_seed(str(seed_file), "en")
+    pairs, dropped = content.pairs, content.dropped
     assert len(pairs) >= 150
     assert len({pair.instruction for pair in pairs}) == len(pairs)
     assert {row.outcome for row in dropped} == {SeedOutcome.OTHER_LANGUAGE}
-    assert sum(m["rank"] == 1 for m in messages) >= 5
-    assert sum(m["role"] == "prompter" and m["parent_id"] is not None for m in messages) >= 5
+    assert sum(m.get("rank") == 1 for m in messages) >= 5
+    assert sum(m["role"] == "prompter" and m.get("parent_id") is not None for m in messages) >= 5
     assert all(pair.response and len(pair.instruction) < 1000 for pair in pairs)
 
 
@@ -91,7 +93,7 @@ def test_export_in_every_container_gives_the_same_pairs(tmp_path, kind):
     else:
         columns = ("message_id", "parent_id", "role", "text", "lang", "rank", "deleted")
         pq.write_table(pa.table({c: [row.get(c) for row in rows] for c in columns}), path)
-    pairs, _ = pairs_of(read_messages(str(path)), "en")
+    pairs = read_seed(str(path), "en").pairs
     assert {pair.pair_id for pair in pairs} == {"q1", "q7"}
 
 
@@ -99,26 +101,27 @@ def test_export_in_every_container_gives_the_same_pairs(tmp_path, kind):
     ("name", "content", "problem"),
     [
         ("seed.jsonl", b"not json\n", "line 1 is not JSON"),
-        ("seed.jsonl", b'{"instruction": "x", "output": "y"}\n', "line 1 has no field message_id"),
-        ("seed.jsonl", b"[1, 2]\n", "line 1 has no field message_id"),
+        ("seed.jsonl", b'{"title": "x", "body": "y"}\n', "line 1 has the keys 'title', 'body'"),
+        ("seed.jsonl", b"[1, 2]\n", "line 1 has no keys"),
+        ("seed.jsonl", b'{"message_id": null, "role": "x"}\n', "line 1 has no field message_id"),
         ("seed.jsonl.gz", b"plain", "is not gzip"),
     ],
 )
 def test_seed_in_another_format_is_refused_with_the_line(tmp_path, name, content, problem):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=problem):
-        list(read_messages(str(tmp_path / name)))
+        read_seed(str(tmp_path / name), "en")
 
 
-def test_parquet_seed_with_other_columns_is_refused_with_the_missing_one(tmp_path):
-    pq.write_table(pa.table({"instruction": ["x"]}), tmp_path / "seed.parquet")
-    with pytest.raises(ValueError, match="no column message_id"):
-        list(read_messages(str(tmp_path / "seed.parquet")))
+def test_parquet_seed_without_a_column_of_messages_is_refused_with_its_name(tmp_path):
+    pq.write_table(pa.table({"message_id": ["x"], "role": ["y"]}), tmp_path / "seed.parquet")
+    with pytest.raises(ValueError, match="row 1 has no column text"):
+        read_seed(str(tmp_path / "seed.parquet"), "en")
 
 
 def test_missing_seed_is_refused_with_its_setting(tmp_path):
     with pytest.raises(ValueError, match=r"no seed file .*settings\.seed\.path"):
-        list(read_messages(str(tmp_path / "nothing.jsonl")))
+        read_seed(str(tmp_path / "nothing.jsonl"), "en")
 
 
 # --- exports as people have them ----------------------------------------------------------------
@@ -136,7 +139,7 @@ def lines(rows):
 def pairs_in(path, content=None, language="en"):
     if content is not None:
         path.write_bytes(content)
-    pairs, _ = pairs_of(read_messages(str(path)), language)
+    pairs = read_seed(str(path), language).pairs
     return [(pair.pair_id, pair.instruction, pair.response) for pair in pairs]
 
 
@@ -214,7 +217,7 @@ def test_damaged_seed_is_refused_in_one_line_with_file_and_setting(
 ):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=problem) as error:
-        list(read_messages(str(tmp_path / name)))
+        read_seed(str(tmp_path / name), "en")
     assert "\n" not in str(error.value)
     assert str(tmp_path / name) in str(error.value)
     assert "settings.seed.path" in str(error.value)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from humpback_ray.execution.clock import duration
-from humpback_ray.figures.funnel import in_words
+from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.types import RunFigures, StageFigures
 from humpback_ray.report.document import Block, Cell, Paragraph, Row, Table
 from humpback_ray.report.foreign_text import cut

@@ -1,0 +1,86 @@
+"""Bodies of archived HTTP responses without their transfer and content encodings."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import Any
+
+from fastwarc.stream_io import BrotliReader, ChunkedReader, ZstdReader
+
+# Bytes of a page. Common Crawl cuts pages at 5 MiB, and a few kilobytes can decode to gigabytes.
+MAX_PAGE = 2**24
+MAX_ENCODINGS = 3  # one inside another: more than any server sends
+
+_PIECE = 2**18
+
+
+def decoded_body(body: bytes, transfer_encoding: str, content_encoding: str) -> bytes:
+    """A body as the server had it before it encoded it for transport.
+
+    Many archives hold bodies that their writer has decoded under headers that it has left as they
+    were. So a body that is HTML already is taken as it is.
+
+    Args:
+        body: as the archive has it.
+        transfer_encoding, content_encoding: the response's headers, or "".
+
+    Raises:
+        OSError, ValueError: the body is not encoded as its headers say, or is above MAX_PAGE.
+    """
+    encodings = [name.strip().lower() for name in content_encoding.split(",")]
+    encodings = [name for name in encodings if name not in ("", "identity", "none")]
+    if len(encodings) > MAX_ENCODINGS:
+        raise ValueError(
+            f"{len(encodings)} content encodings, and at most {MAX_ENCODINGS} are read"
+        )
+    try:
+        if "chunked" in transfer_encoding.lower():
+            body = ChunkedReader(io.BytesIO(body)).read()
+        for name in reversed(encodings):
+            body = _decoded(body, name)
+    except (OSError, ValueError):
+        if not _is_html(body):
+            raise
+    if len(body) > MAX_PAGE:
+        raise ValueError(f"a page of {len(body):,} bytes, and at most {MAX_PAGE:,} are read")
+    return body
+
+
+def _is_html(body: bytes) -> bool:
+    return body[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    if encoding in ("gzip", "x-gzip"):
+        return _inflated(body, wbits=31)
+    if encoding == "deflate":
+        # The standard means the zlib format, and some servers send what is inside it.
+        is_zlib = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
+        return _inflated(body, wbits=15 if is_zlib else -15)
+    if encoding == "br":
+        return _limited(BrotliReader(io.BytesIO(body)))
+    if encoding == "zstd":
+        return _limited(ZstdReader(io.BytesIO(body)))
+    raise ValueError(f"content encoding {encoding!r}")
+
+
+def _inflated(body: bytes, wbits: int) -> bytes:
+    try:
+        content = zlib.decompressobj(wbits).decompress(body, MAX_PAGE + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    return _within_limit(content)
+
+
+def _limited(reader: Any) -> bytes:
+    content = b""
+    while len(content) <= MAX_PAGE and (piece := reader.read(_PIECE)):
+        content += bytes(piece)
+    return _within_limit(content)
+
+
+def _within_limit(content: bytes) -> bytes:
+    if len(content) > MAX_PAGE:
+        raise ValueError(f"it decodes to more than {MAX_PAGE:,} bytes")
+    return content

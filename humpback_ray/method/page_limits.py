@@ -1,0 +1,54 @@
+"""Limits of a page and of a Markdown document, so that none takes seconds or much memory.
+
+Times are of one core without other work. What is above a limit is refused and counted.
+"""
+
+from __future__ import annotations
+
+import re
+
+# A page is a tree in memory, of about twenty times its bytes where it is nothing but tags.
+MAX_CHARACTERS = 2**24
+# Elements are visited one by one, about 5 µs each. A page of 1 MiB, at which Common Crawl cut most
+# of its archives, has so many if a tag stands at every tenth character.
+MAX_TAGS = 100_000
+# The parser compares each attribute of an element with all others, and it goes through a <select>
+# for each of its options: 5,000 take 0.05 s and 0.1 s, and 50,000 a hundred times as much.
+MAX_ATTRIBUTES = MAX_OPTIONS = 5_000
+# The Markdown parser is written in Python: 250,000 characters take a second, and it looks for the
+# end of each bracket again.
+MAX_MARKDOWN = 250_000
+MAX_BRACKETS = 10_000
+
+_TAG = re.compile("<[a-zA-Z]")
+_QUOTED = re.compile(r""""[^"]*(?:"|\Z)|'[^']*(?:'|\Z)""")
+_OPTION = re.compile("<option", re.IGNORECASE)
+
+
+def refuse_excess(html: str) -> None:
+    """Check a page before it is parsed.
+
+    Raises:
+        ValueError: it is above one of the limits.
+    """
+    _refuse("characters", len(html), MAX_CHARACTERS)
+    num_tags = html.count("<")
+    _refuse("tags", num_tags, MAX_TAGS)
+    if num_tags > MAX_OPTIONS:
+        _refuse("options", sum(1 for _ in _OPTION.finditer(html)), MAX_OPTIONS)
+    for piece in html.split(">"):
+        tag = _TAG.search(piece) if len(piece) > 2 * MAX_ATTRIBUTES else None
+        if tag is not None:
+            num_attributes = len(_QUOTED.sub(" ", piece[tag.start() :]).split())
+            _refuse("attributes in one tag", num_attributes, MAX_ATTRIBUTES)
+
+
+def refuse_excess_of_markdown(markdown: str) -> None:
+    """Check a Markdown document before it is parsed; errors as in `refuse_excess`."""
+    _refuse("characters of Markdown", len(markdown), MAX_MARKDOWN)
+    _refuse("brackets in Markdown", markdown.count("["), MAX_BRACKETS)
+
+
+def _refuse(what: str, number: int, limit: int) -> None:
+    if number > limit:
+        raise ValueError(f"too large a page: {number:,} {what}, and at most {limit:,} are read")
