@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resiliparse.parse.html.node import ElementNode
+from resiliparse.parse.html.node import ElementNode, Node
 
 _TAGS = frozenset([
     "script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "audio",
@@ -34,7 +34,7 @@ class PageContent:
 
     def has(self, element: ElementNode) -> bool:
         """True for an element that is read."""
-        tag = element.tag
+        tag = element.tag or ""
         if tag not in _TAGS and not _is_marked(element, tag):
             return True
         if tag not in ("button", "a") or self._num_asked == _MAX_ASKED:
@@ -62,9 +62,9 @@ def _is_marked(element: ElementNode, tag: str) -> bool:
 
 def _words_a_header(element: ElementNode) -> bool:
     """True for a button or link that holds a header, or all the text of one (accordions)."""
-    header = element
+    header: Node | None = element
     for _ in range(_MAX_STEPS):
-        header = header.parent
+        header = header.parent if header is not None else None
         if not isinstance(header, ElementNode) or header.tag in HEADER_LEVELS:
             break
     if not isinstance(header, ElementNode) or header.tag not in HEADER_LEVELS:

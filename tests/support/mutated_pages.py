@@ -5,19 +5,22 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import zlib
 from collections.abc import Callable
 
+import pyarrow as pa
 from fastwarc.stream_io import BrotliWriter
 
-WORDS = (
-    "whale song ocean krill ship harbour Größe café Москва 日本語 naïve x<y &amp; &#x2603; "
-    "&nbsp; 1,000 don’t"
-).split()
-TAGS = (
-    "p div span h1 h2 h3 ul ol li dl dt dd table tr td th pre code a b i font button select option "
-    "form input svg object article section nav header footer blockquote br hr img template math "
-    "ruby rt details summary iframe noscript textarea"
-).split()
+WORDS = [
+    "whale", "song", "ocean", "krill", "Größe", "café", "Москва", "日本語", "naïve", "x<y", "&amp;",
+    "&#x2603;", "&nbsp;", "1,000", "don’t",
+]  # fmt: skip
+TAGS = [
+    "p", "div", "span", "h1", "h2", "h3", "ul", "ol", "li", "dl", "dt", "dd", "table", "tr", "td",
+    "th", "pre", "code", "a", "b", "i", "font", "button", "select", "option", "form", "input",
+    "svg", "object", "article", "section", "nav", "header", "footer", "blockquote", "br", "hr",
+    "template", "math", "ruby", "rt", "details", "summary", "iframe", "noscript", "textarea",
+]  # fmt: skip
 ATTRIBUTES = (
     'class="linenos"', "hidden", 'style="display:none"', "colspan=9007199254740992", "rowspan=0",
     "start=-1", "value=99999999999", 'role="navigation"', "href='#'", "class=headerlink", 'a"b=1',
@@ -116,6 +119,10 @@ def _encoded(data: bytes, encoding: str | None, choose: random.Random) -> bytes:
         with BrotliWriter(buffer) as writer:
             writer.write(data)
         return buffer.getvalue()
+    if encoding == "deflate":
+        return zlib.compress(data)
+    if encoding == "zstd":
+        return pa.compress(data, codec="zstd", asbytes=True)
     if encoding == "chunked":
         size = choose.randrange(1, 1000)
         chunks = [data[begin : begin + size] for begin in range(0, len(data), size)]
@@ -123,6 +130,8 @@ def _encoded(data: bytes, encoding: str | None, choose: random.Random) -> bytes:
     return data
 
 
-def gzip_bomb(num_bytes: int) -> bytes:
-    """A body of a thousandth of the bytes that it decodes to."""
-    return gzip.compress(b"<p>" + bytes(num_bytes), mtime=0)
+def gzip_bomb(num_mib: int) -> bytes:
+    """A body of a thousandth of the MiB that it decodes to."""
+    compressor = zlib.compressobj(wbits=31)
+    pieces = [compressor.compress(bytes(2**20)) for _ in range(num_mib)]
+    return b"".join([*pieces, compressor.flush()])
