@@ -36,6 +36,7 @@ from humpback_ray.method.segmenting import Cutting, sections_of_html
 OURS, BARE, DATATROVE = "ours", "FastWARC and Resiliparse", "datatrove and Trafilatura"
 VARIABLE = "HUMPBACK_DATATROVE_PYTHON"
 NUM_PAGES = 2000
+MIN_READ = 0.9  # of the pages that datatrove must read: it takes a second at most for each
 WHOLE = Cutting(2**40)  # a page as few sections: for the texts, not for the times
 
 SITE = """<!DOCTYPE html><html><head><meta charset="utf-8"><title>{name}</title>
@@ -129,12 +130,19 @@ def datatrove(python: str, archive: Path, num_pages: int) -> tuple[float, list[s
     """Seconds of datatrove's pipeline without its start, and the text of each page.
 
     Raises:
+        SystemExit: it gave no text of most pages, as where a library that it needs is absent: it
+            goes on then, and its rate would mean nothing.
         CalledProcessError: it failed; its output says why.
     """
     output = archive.parent.parent / "datatrove.json"
     command = [python, "-c", _DATATROVE, str(archive.parent), str(output)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = json.loads(output.read_text())
+    if len(found["texts"]) < MIN_READ * num_pages:
+        raise SystemExit(
+            f"datatrove read {len(found['texts'])} of {num_pages} pages: see its warnings above, "
+            f"and mend the environment of {VARIABLE}"
+        )
     urls = (f"http://host{number % 100}.example/{number}" for number in range(num_pages))
     return found["seconds"], [found["texts"].get(url, "") for url in urls]
 

@@ -130,6 +130,8 @@ def _encoded(data: bytes, encoding: str | None, choose: random.Random) -> bytes:
     return data
 
 
-def gzip_bomb(num_bytes: int) -> bytes:
-    """A body of a thousandth of the bytes that it decodes to."""
-    return gzip.compress(b"<p>" + bytes(num_bytes), mtime=0)
+def gzip_bomb(num_mib: int) -> bytes:
+    """A body of a thousandth of the MiB that it decodes to."""
+    compressor = zlib.compressobj(wbits=31)
+    pieces = [compressor.compress(bytes(2**20)) for _ in range(num_mib)]
+    return b"".join([*pieces, compressor.flush()])
