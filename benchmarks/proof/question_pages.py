@@ -2,7 +2,7 @@
 
 A model of this size otherwise learns to find the one that is asked about only at the place where it
 always stood. The remarks between a question and its answer matter most: the method's prompts have
-tags there (README.md, "What it took").
+tags there (README.md, "Results").
 """
 
 from __future__ import annotations
