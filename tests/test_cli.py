@@ -125,9 +125,10 @@ def test_rating_template_without_its_fields_is_a_user_error(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_seed_file_of_another_format_leaves_nothing_behind(tmp_path, corpus):
-    (tmp_path / "seed.jsonl").write_text(json.dumps({"instruction": "x", "output": "y"}) + "\n")
+    (tmp_path / "seed.jsonl").write_text(json.dumps({"asked": "x", "told": "y"}) + "\n")
     overrides = [f"settings.seed.path={tmp_path}/seed.jsonl", f"settings.corpus.path={corpus}"]
-    assert "line 1 has no field message_id" in mistake(run(tmp_path, *overrides))
+    refusal = mistake(run(tmp_path, *overrides))
+    assert "line 1 has the keys 'asked', 'told': it must hold" in refusal
     assert not (tmp_path / "run" / "seed").exists()
 
 
