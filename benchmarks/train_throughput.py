@@ -7,8 +7,8 @@ deviations, in characters of real text. The figures leave out the start and the 
 sides run in turns, each in a separate process.
 
 `bare PyTorch` has our micro-batches of the same steps and our loss, and neither Ray nor DeepSpeed
-nor our settings for CPUs (large pages, attention by example). In bf16 it keeps no fp32 copy of the
-weights, and on a CPU without bf16 instructions it takes minutes for a step.
+nor our settings for CPUs (a heap that is kept, attention by example). In bf16 it keeps no fp32
+copy of the weights, and on a CPU without bf16 instructions it takes minutes for a step.
 
 `TRL, packing` fills rows of `max_length` as TRL does; `TRL, no packing` pads micro-batches of 8
 examples. TRL is no dependency of the project; without it the script leaves these two out.

@@ -303,10 +303,14 @@ def worker_environment(placement: TrainingPlacement) -> dict[str, str]:
         # Ray would give each worker as many threads as logical CPUs it reserved.
         num_threads = max((os.cpu_count() or 1) // placement.num_workers, 1)
         environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(num_threads)}
-        # Large tensors take pages of 2 MiB from the system. With pages of 4 KiB, which glibc gives
-        # back with each freed tensor, the page faults of DeepSpeed's optimizer step take longer
-        # than its arithmetic (benchmarks/LOG.md, "Page faults").
-        environment["THP_MEM_ALLOC_ENABLE"] = "1"
+        # Freed tensors stay in one heap for all threads. glibc would give large ones back to the
+        # system, and the next one would fault for every 4 KiB: half of DeepSpeed's optimizer step
+        # (benchmarks/LOG.md, "Page faults").
+        environment |= {
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(2**62),
+            "MALLOC_ARENA_MAX": "1",
+        }
     return environment
 
 
