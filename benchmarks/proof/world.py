@@ -22,7 +22,7 @@ RATING_TEMPLATE = Path(__file__).parent / "rating_template.txt"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much there is of everything."""
+    """Sizes of a world and of its inputs."""
 
     num_entities: int = NUM_ENTITIES
     num_windows: int = 12800  # of the base's training; the recipe's steps read each of them once

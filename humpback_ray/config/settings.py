@@ -301,7 +301,7 @@ class SelectionSettings(Frozen):
 
 
 class LastIterationSettings(Frozen):
-    """What the last iteration does otherwise than those before it.
+    """Settings in which the last iteration differs from those before it.
 
     Runs that differ here alone have all ratings and all earlier models in common, so they show what
     a selection or the tags do to a model with the same rater (`humpback ablate`).

@@ -67,7 +67,7 @@ class Captures:
         return {}
 
     def compare(self, part: int) -> Figures:
-        """Of the captures of each URL, the newest stays; of equally old ones the first id."""
+        """Keep each URL's newest capture; of equally old ones that with the first id."""
         numbers = range(len(self.sources))
         captures = pa.concat_tables(read_part(self._path("spread", n), part) for n in numbers)
         order = [("url", "ascending"), ("time", "descending"), ("document_id", "ascending")]

@@ -24,7 +24,7 @@ class CorpusFile:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What an archive says about a document beside its text."""
+    """Facts that an archive states about a document, beside its text."""
 
     offset: int | None = None  # bytes before the record, or before its gzip member
     captured_at: str | None = None  # in UTC, ISO 8601

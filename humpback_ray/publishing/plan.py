@@ -30,7 +30,7 @@ Kind = Literal["model", "dataset"]
 
 @dataclass(frozen=True)
 class PushRequest:
-    """What a user asks for."""
+    """The user's choices for a push."""
 
     run_folder: str  # absolute path or URL
     owner: str | None = None  # user or organisation on the hub

@@ -10,7 +10,7 @@ from humpback_ray.method.filters import outcome_of
 from humpback_ray.method.languages import is_in_language
 from humpback_ray.method.segmenting import Section
 from humpback_ray.rows import SegmentOutcome
-from tests.method.quality.test_rules import PROSE
+from tests.support.rule_texts import PROSE
 
 GERMAN = """\
 Ein Wal atmet Luft und muss deshalb an die Oberfläche des Meeres kommen. Bevor er taucht, holt er

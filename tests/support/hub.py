@@ -17,7 +17,7 @@ COMMIT = "c" * 40
 
 @dataclass
 class Hub:
-    """What the hub has been told."""
+    """The requests that the hub has received."""
 
     endpoint: str = ""
     created: list[dict[str, Any]] = field(default_factory=list)

@@ -5,6 +5,21 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
+# Prose that no rule drops.
+PROSE = """\
+Whales
+
+A whale breathes air, so it has to come to the surface of the sea. Before it dives, it takes
+several breaths that last only a second or two. Some species then stay below for more than an hour.
+
+Their songs carry over hundreds of kilometres, because sound travels well in cold water. Nobody has
+shown what each phrase says. Males sing most in the season when calves are born, and every group
+has a melody that its neighbours do not share. In some years a new one spreads from west to east
+until all of them have learnt it!
+
+People hunted these animals for oil, which lit lamps in many towns. Most countries have stopped.
+Since then the numbers of humpbacks have risen, while those of right whales remain very low."""
+
 
 def words(number: int, length: int = 5, first: str = "") -> list[str]:
     """Different words of one length, all of letters, none of them a stop word."""

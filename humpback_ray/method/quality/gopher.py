@@ -24,34 +24,42 @@ _ELLIPSES = ("...", "…")
 
 
 def num_words(text: Text) -> int:
+    """Pieces between white space."""
     return len(text.words)
 
 
 def mean_word_length(text: Text) -> float:
+    """Characters of a word, on average."""
     return text.per_word(text.num_word_characters)
 
 
 def hashes_per_word(text: Text) -> float:
+    """Number signs for each word."""
     return text.per_word(text.text.count("#"))
 
 
 def ellipses_per_word(text: Text) -> float:
+    """Ellipses, of one character or three dots, for each word."""
     return text.per_word(sum(map(text.text.count, _ELLIPSES)))
 
 
 def share_of_bullet_lines(text: Text) -> float:
+    """Share of the lines that begin with a bullet."""
     return text.share_of_lines(sum(line.startswith(_BULLETS) for line in text.lines))
 
 
 def share_of_ellipsis_lines(text: Text) -> float:
+    """Share of the lines that end in an ellipsis."""
     return text.share_of_lines(sum(line.endswith(_ELLIPSES) for line in text.lines))
 
 
 def share_of_alphabetic_words(text: Text) -> float:
+    """Share of the words that have a letter."""
     return text.per_word(sum(word.isalpha() or any(map(str.isalpha, word)) for word in text.words))
 
 
 def num_different_stop_words(text: Text) -> int:
+    """Different ones among the eight stop words."""
     return len(_STOP_WORDS & text.different_words)
 
 

@@ -9,7 +9,7 @@ from humpback_ray.method.quality.rules import first_broken
 from humpback_ray.method.quality.text import Text
 from humpback_ray.method.segmenting import Section
 from humpback_ray.rows import SegmentOutcome as Outcome
-from tests.support.rule_texts import lines, repeated, words
+from tests.support.rule_texts import PROSE, lines, repeated, words
 
 RULES = {
     rule.outcome: rule for rule in (*gopher.RULES, *c4.RULES, *fineweb.RULES, *forms.RULES.values())
@@ -162,21 +162,6 @@ def test_no_set_is_on_by_default():
 def test_named_sets_give_the_outcome_of_their_first_broken_rule(rules, expected):
     text = GOOD + " {}" + "\n- # whale." * 60
     assert outcome(text, **rules) is expected
-
-
-PROSE = """\
-Whales
-
-A whale breathes air, so it has to come to the surface of the sea. Before it dives, it takes
-several breaths that last only a second or two. Some species then stay below for more than an hour.
-
-Their songs carry over hundreds of kilometres, because sound travels well in cold water. Nobody has
-shown what each phrase says. Males sing most in the season when calves are born, and every group
-has a melody that its neighbours do not share. In some years a new one spreads from west to east
-until all of them have learnt it!
-
-People hunted these animals for oil, which lit lamps in many towns. Most countries have stopped.
-Since then the numbers of humpbacks have risen, while those of right whales remain very low."""
 
 
 def test_prose_breaks_no_rule_of_any_set():
