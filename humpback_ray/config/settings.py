@@ -118,7 +118,8 @@ class CorpusSettings(SegmentRules):
     # column. Null: the first of those that known corpora use (corpus/columns.py).
     text_column: str | None = None
     url_column: str | None = None
-    text_format: Literal["text", "markdown", "html"] = "text"  # of that column
+    # Of that column.
+    text_format: Literal["text", "markdown", "restructuredtext", "html"] = "text"
     min_characters: PositiveInt = 600
     max_characters: PositiveInt = 3000
     # True: a section's header is the first line of its segment. The paper speaks of "portions of

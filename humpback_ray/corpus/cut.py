@@ -18,6 +18,7 @@ from humpback_ray.method.segmenting import (
     Section,
     sections_of_html,
     sections_of_markdown,
+    sections_of_restructuredtext,
     sections_of_text,
 )
 from humpback_ray.rows import DocumentFacts, Segment, SegmentOutcome
@@ -84,6 +85,7 @@ def _sections_of(
     cut = {
         "html": sections_of_html,
         "markdown": sections_of_markdown,
+        "restructuredtext": sections_of_restructuredtext,
         "text": sections_of_text,
     }[document.format]
     cutting = Cutting(

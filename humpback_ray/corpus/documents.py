@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["html", "markdown", "text"]
+Format = Literal["html", "markdown", "restructuredtext", "text"]
 
 
 @dataclass(frozen=True, slots=True)

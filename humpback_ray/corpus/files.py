@@ -36,12 +36,13 @@ def _compressed(*kinds: str) -> tuple[str, ...]:
 
 HTML_SUFFIXES = _compressed(".html", ".htm", ".xhtml")
 MARKDOWN_SUFFIXES = _compressed(".md", ".markdown")
+RESTRUCTUREDTEXT_SUFFIXES = _compressed(".rst")
 TEXT_SUFFIXES = _compressed(".txt")
 JSON_SUFFIXES = _compressed(".jsonl", ".json", ".ndjson")
 PARQUET_SUFFIXES = (".parquet",)
 WARC_SUFFIXES = _compressed(".warc", ".wet")
 CORPUS_SUFFIXES = (
-    *HTML_SUFFIXES, *MARKDOWN_SUFFIXES, *TEXT_SUFFIXES,
+    *HTML_SUFFIXES, *MARKDOWN_SUFFIXES, *RESTRUCTUREDTEXT_SUFFIXES, *TEXT_SUFFIXES,
     *JSON_SUFFIXES, *PARQUET_SUFFIXES, *WARC_SUFFIXES,
 )  # fmt: skip
 

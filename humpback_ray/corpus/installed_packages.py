@@ -12,6 +12,7 @@ from humpback_ray.errors import UserError
 INSTALLED_PACKAGES = "installed-packages"
 PACKAGE_PREFIX = f"{INSTALLED_PACKAGES}:"
 _THIS_PACKAGE = "humpback-ray"
+_FORMATS: dict[str, Format] = {"text/markdown": "markdown", "text/x-rst": "restructuredtext"}
 
 
 def package_names() -> list[str]:
@@ -32,7 +33,9 @@ def file_of_package(name: str) -> CorpusFile:
 
 
 def read_package(file: CorpusFile) -> Document:
-    """The long description (README) of a distribution; reStructuredText counts as plain text.
+    """The long description (README) of a distribution.
+
+    One that states no content type is reStructuredText, as PyPI reads it.
 
     Raises:
         UserError: the distribution is not installed here.
@@ -45,8 +48,8 @@ def read_package(file: CorpusFile) -> Document:
             f"{name} is not installed on this machine: {error}; "
             f"settings.corpus.path={INSTALLED_PACKAGES} reads what each machine has"
         ) from error
-    content_types = metadata.get_all("Description-Content-Type") or [""]
-    kind: Format = "markdown" if content_types[0].lower().startswith("text/markdown") else "text"
+    content_types = metadata.get_all("Description-Content-Type") or ["text/x-rst"]
+    kind = _FORMATS.get(content_types[0].partition(";")[0].strip().lower(), "text")
     # The body of METADATA, or its Description field: importlib.metadata joins the two.
     descriptions = metadata.get_all("Description") or [""]
     return Document(document_id(file, 0), file.name, descriptions[-1], kind)

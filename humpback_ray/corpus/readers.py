@@ -29,6 +29,7 @@ from humpback_ray.corpus.files import (
     JSON_SUFFIXES,
     MARKDOWN_SUFFIXES,
     PARQUET_SUFFIXES,
+    RESTRUCTUREDTEXT_SUFFIXES,
     WARC_SUFFIXES,
 )
 from humpback_ray.corpus.installed_packages import PACKAGE_PREFIX, read_package
@@ -50,8 +51,8 @@ def read_documents(
 ) -> Iterator[Document | Unreadable | NotRead]:
     """The documents of one file, in order.
 
-    One per HTML, Markdown or text file, line or element of JSON, row of Parquet or of a dataset,
-    and archived page or text. An Unreadable stands for each damaged place, a NotRead for each
+    One per HTML, Markdown, reStructuredText or text file, line or element of JSON, row of Parquet
+    or of a dataset, and archived page or text. An Unreadable stands for each damaged place, a NotRead for each
     record of an archive that is no page, and for a file without any document.
 
     Raises:
@@ -94,6 +95,12 @@ def _documents_of(
         yield _read_single(file)
 
 
+def _format_of(name: str) -> Format:
+    if name.endswith(MARKDOWN_SUFFIXES):
+        return "markdown"
+    return "restructuredtext" if name.endswith(RESTRUCTUREDTEXT_SUFFIXES) else "text"
+
+
 MAX_FILE = 2**28  # bytes of a file that is one document: a larger one is no document
 
 
@@ -104,8 +111,7 @@ def _read_single(file: CorpusFile) -> Document | Unreadable:
         name = file.name.lower()
         if name.endswith(HTML_SUFFIXES):
             return Document(document_id(file, 0), file.name, decode_html(data), "html")
-        kind: Format = "markdown" if name.endswith(MARKDOWN_SUFFIXES) else "text"
-        return Document(document_id(file, 0), file.name, decode_text(data), kind)
+        return Document(document_id(file, 0), file.name, decode_text(data), _format_of(name))
     except ValueError as error:
         return unreadable(file, 0, str(error))
     except DAMAGE as error:

@@ -19,6 +19,8 @@ MAX_ATTRIBUTES = MAX_OPTIONS = 5_000
 # end of each bracket again.
 MAX_MARKDOWN = 250_000
 MAX_BRACKETS = 10_000
+# docutils is written in Python too: 100,000 characters take a quarter of a second.
+MAX_RESTRUCTUREDTEXT = 250_000
 
 _TAG = re.compile("<[a-zA-Z]")
 _QUOTED = re.compile(r""""[^"]*(?:"|\Z)|'[^']*(?:'|\Z)""")
@@ -47,6 +49,11 @@ def refuse_excess_of_markdown(markdown: str) -> None:
     """Check a Markdown document before it is parsed; errors as in `refuse_excess`."""
     _refuse("characters of Markdown", len(markdown), MAX_MARKDOWN)
     _refuse("brackets in Markdown", markdown.count("["), MAX_BRACKETS)
+
+
+def refuse_excess_of_restructuredtext(text: str) -> None:
+    """Check a text before docutils reads it; errors as in `refuse_excess`."""
+    _refuse("characters of reStructuredText", len(text), MAX_RESTRUCTUREDTEXT)
 
 
 def _refuse(what: str, number: int, limit: int) -> None:

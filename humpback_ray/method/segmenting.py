@@ -1,8 +1,9 @@
 """Documents cut into sections: the trees under their header nodes, as plain text.
 
 The paper's rule for web pages (arXiv 2308.06259, section 3.1): a candidate segment is the tree
-under a header node, lower headers included. Markdown is rendered to HTML and follows the same
-rule; plain text has no headers and is cut at blank lines, and at line breaks where it must be.
+under a header node, lower headers included. Markdown and reStructuredText are rendered to HTML and
+follow the same rule; plain text has no headers and is cut at blank lines, and at line breaks where
+it must be.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from markdown_it import MarkdownIt
 
 from humpback_ray.method.html_blocks import Block, blocks_of_html, parseable
 from humpback_ray.method.page_limits import refuse_excess_of_markdown
+from humpback_ray.method.restructuredtext import html_of_restructuredtext
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,17 @@ def sections_of_markdown(markdown: str, cutting: Cutting) -> Iterator[Section]:
     body = _FRONT_MATTER.sub("", _without_line_noise(markdown), count=1)
     html = MarkdownIt("commonmark").enable("table").render(parseable(body))
     return sections_of_html(html, cutting)
+
+
+def sections_of_restructuredtext(text: str, cutting: Cutting) -> Iterator[Section]:
+    """The sections of a reStructuredText document, by the rules of `sections_of_html`.
+
+    Files that it includes, raw HTML, comments and images leave no text.
+
+    Raises:
+        ValueError: the document is too large to be read in time, or docutils cannot read it.
+    """
+    return sections_of_html(html_of_restructuredtext(_without_line_noise(text)), cutting)
 
 
 def sections_of_text(text: str, cutting: Cutting) -> Iterator[Section]:

@@ -46,7 +46,7 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 6  # more rules, columns of known corpora, other charsets
+    version: ClassVar[int] = 7  # reStructuredText
     part: ClassVar[Part] = "prepare"
 
     corpus: Source

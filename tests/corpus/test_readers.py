@@ -454,7 +454,7 @@ def test_installed_packages_are_listed_and_read():
     assert not any(name.startswith("humpback") for name in names(files))
     documents = [d for file in files for d in read_documents(file, settings("installed-packages"))]
     assert [len(d.content) for d in documents] == [file.size for file in files]
-    assert {d.format for d in documents} == {"markdown", "text"}
+    assert {d.format for d in documents} == {"markdown", "restructuredtext"}
     assert sum(len(d.content) > 600 for d in documents) > 10
     assert content_identity(files) == content_identity(list_files("installed-packages"))
     assert content_identity(files) != content_identity(files[1:])
