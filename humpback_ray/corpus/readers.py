@@ -52,8 +52,8 @@ def read_documents(
     """The documents of one file, in order.
 
     One per HTML, Markdown, reStructuredText or text file, line or element of JSON, row of Parquet
-    or of a dataset, and archived page or text. An Unreadable stands for each damaged place, a NotRead for each
-    record of an archive that is no page, and for a file without any document.
+    or of a dataset, and archived page or text. An Unreadable stands for each damaged place, a
+    NotRead for each record of an archive that is no page, and for a file without any document.
 
     Raises:
         UserError: a Parquet file or dataset lacks the columns that the settings name or that

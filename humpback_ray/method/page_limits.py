@@ -21,6 +21,9 @@ MAX_MARKDOWN = 250_000
 MAX_BRACKETS = 10_000
 # docutils is written in Python too: 100,000 characters take a quarter of a second.
 MAX_RESTRUCTUREDTEXT = 250_000
+MAX_LINE = 10_000  # docutils gives an empty page for a longer one
+# Each mark of markup without its end is an element with a message: 0.5 ms.
+MAX_MARKUP = 8_000
 
 _TAG = re.compile("<[a-zA-Z]")
 _QUOTED = re.compile(r""""[^"]*(?:"|\Z)|'[^']*(?:'|\Z)""")
@@ -54,6 +57,9 @@ def refuse_excess_of_markdown(markdown: str) -> None:
 def refuse_excess_of_restructuredtext(text: str) -> None:
     """Check a text before docutils reads it; errors as in `refuse_excess`."""
     _refuse("characters of reStructuredText", len(text), MAX_RESTRUCTUREDTEXT)
+    longest = max(map(len, text.splitlines()), default=0)
+    _refuse("characters in a line of reStructuredText", longest, MAX_LINE)
+    _refuse("marks of reStructuredText", sum(map(text.count, "*`|_[")), MAX_MARKUP)
 
 
 def _refuse(what: str, number: int, limit: int) -> None:
