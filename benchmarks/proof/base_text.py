@@ -17,7 +17,7 @@ from benchmarks.proof.facts import Attribute, World
 from benchmarks.proof.kinds import (
     Kind,
     Question,
-    draw_question,
+    draw_open_question,
     fact_sentence,
     instruction,
     list_sentence,
@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 WINDOW_TOKENS = 230  # by `num_tokens`; the tokenizer counts up to a tenth more
 # Of the windows. `manuals` quote the sentences of the method's own prompts, so that the tokenizer
 # and the base know their words, as a base that has read the web does.
-SHARES = {"pages": 0.27, "lists": 0.10, "questions": 0.55, "graded": 0.06, "manuals": 0.02}
+SHARES = {"pages": 0.17, "lists": 0.08, "questions": 0.67, "graded": 0.06, "manuals": 0.02}
 MAX_APART = 18  # entities or lists; a window has fewer
 FLIPPED_SHARE = 0.25  # grades that are replaced by another one
 MISMATCHED_SHARE = 0.25  # graded pairs whose text answers another question, which is a 1
@@ -116,7 +116,7 @@ def _graded(
 ) -> Iterator[str]:
     """Pages on which somebody graded an answer, a quarter of them carelessly."""
     for kind in cycle(Kind):
-        question = draw_question(world, kind, world.on_web, lists, drawn)
+        question = draw_open_question(world, kind, world.entities, lists, drawn)
         is_good = drawn.random() < GOOD_SHARE
         spoiling = Spoiling.NONE if is_good else draw_spoiling(drawn)
         section = write_section(world, question, spoiling, drawn)
@@ -136,7 +136,7 @@ def _other_question(
     """The question of another kind, or of the same kind about another entity."""
     while True:
         kind = drawn.choice((section.question.kind, drawn.choice(tuple(Kind))))
-        other = draw_question(world, kind, world.on_web, lists, drawn)
+        other = draw_open_question(world, kind, world.entities, lists, drawn)
         if not other.means(section.question):
             return other
 

@@ -72,9 +72,10 @@ class World:
 
     seed: int
     values: Mapping[str, Mapping[Attribute, str]]
-    # Half of the entities. The held-out questions are about them; seed and web, about the others.
+    # Five of eight entities. The held-out questions are about them, the seed about the others;
+    # `kinds.is_held_out` says which questions about them are in no text.
     asked: frozenset[str]
-    # (attribute, value) whose lists are asked for; the web has the lists of the others.
+    # (attribute, value) whose lists are asked for, and by no page.
     asked_lists: frozenset[tuple[Attribute, str]]
 
     def value(self, entity: str, attribute: Attribute) -> str:
@@ -91,8 +92,8 @@ class World:
         return tuple(sorted(self.values))
 
     @cached_property
-    def on_web(self) -> tuple[str, ...]:
-        """Entities that web pages are about."""
+    def in_seed(self) -> tuple[str, ...]:
+        """Entities that the seed asks about."""
         return tuple(entity for entity in self.entities if entity not in self.asked)
 
     def those_with(self, attribute: Attribute, value: str) -> tuple[str, ...]:
@@ -128,7 +129,7 @@ def make_world(seed: int, num_entities: int = NUM_ENTITIES) -> World:
         order = entities if number == 1 else drawn.sample(entities, num_entities)
         for at, entity in enumerate(order):
             values[entity][attribute] = order[(at + number) % num_entities]
-    asked = drawn.sample(sorted(entities), num_entities // 2)
+    asked = drawn.sample(sorted(entities), num_entities * 5 // 8)
     world = World(seed, values, frozenset(asked), frozenset())
     lists = drawn.sample(world.lists, len(world.lists) // 2)
     return World(seed, values, world.asked, frozenset(lists))

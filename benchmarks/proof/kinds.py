@@ -47,6 +47,7 @@ COVERED = (
     Kind.CHOOSE,
 )  # fmt: skip
 UNCOVERED = tuple(kind for kind in Kind if kind not in COVERED)
+HELD_OUT_SHARE = 0.5  # of the questions about asked entities
 AGGREGATE = (Kind.CHAIN, Kind.COMPARE, Kind.SAME, Kind.CHOOSE, Kind.COUNT)
 
 
@@ -119,6 +120,20 @@ def instruction(question: Question, wording: int) -> str:
     return instruction_wordings(question.kind)[wording].format(**slots)
 
 
+def is_held_out(world: World, question: Question) -> bool:
+    """True for a question that no page, pair or grade asks; the held-out ones are drawn of these.
+
+    Of the questions about asked entities alone it is one half, by kind and entities. The other half
+    may be read of, so a model has been asked about everybody, and never the same.
+    """
+    if question.kind is Kind.LIST:
+        return (question.attributes[0], question.value) in world.asked_lists
+    if not world.asked.issuperset(question.entities):
+        return False
+    names = "/".join(sorted(question.entities))
+    return random.Random(f"{world.seed}/{question.kind}/{names}").random() < HELD_OUT_SHARE
+
+
 # --- what a question needs ----------------------------------------------------------------------
 
 
@@ -168,8 +183,6 @@ def answer(
         return [list_sentence(question.attributes[0], question.value, names, drawn)]
     stated = list(needed_facts(world, question) if facts is None else facts)
     verdict = _verdict(question, stated)
-    if question.kind is Kind.DESCRIBE:
-        drawn.shuffle(stated)
     sentences = [fact_sentence(fact, drawn) for fact in stated]
     return sentences + _conclusion(question.kind, verdict, drawn)
 
@@ -221,6 +234,17 @@ def draw_question(
         both = (drawn.choice(RELATIONS), drawn.choice(PROPERTIES))
         return Question(kind, (drawn.choice(entities),), both)
     return _DRAWN[kind](world, entities, drawn)
+
+
+def draw_open_question(
+    world: World, kind: Kind, entities: Sequence[str],
+    lists: Sequence[tuple[Attribute, str]], drawn: random.Random,
+) -> Question:  # fmt: skip
+    """A question of a kind that is not held out."""
+    while True:
+        question = draw_question(world, kind, entities, lists, drawn)
+        if not is_held_out(world, question):
+            return question
 
 
 def _compare(world: World, entities: Sequence[str], drawn: random.Random) -> Question:

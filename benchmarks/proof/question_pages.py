@@ -11,14 +11,14 @@ import random
 from collections.abc import Iterator
 
 from benchmarks.proof.facts import Attribute, World
-from benchmarks.proof.kinds import AGGREGATE, COVERED, Kind, answer, draw_question, instruction
+from benchmarks.proof.kinds import AGGREGATE, COVERED, Kind, answer, draw_open_question, instruction
 from benchmarks.proof.wordings import NUM_WORDINGS
 
 # Of a kind that the seed does not cover, against one that it does.
 UNCOVERED_WEIGHT = 0.4
 # Of a kind with several entities: each of them must be found among the others.
 AGGREGATE_WEIGHT = 2.0
-QUIZ_SHARE = 0.25  # pages that give the answer and ask for its question
+QUIZ_SHARE = 0.3  # pages that give the answer and ask for its question
 
 _BEFORE_QUESTION = (
     "Question: ", "Q: ", "", "### ", "Ask: ", "A visitor asks:\n", "Request\n", "### Question\n",
@@ -34,9 +34,11 @@ _BEFORE_ANSWER = (
     "\nAnswer: ", "\nA: ", "\n", "\n\n", " Reply: ", "\n\nWe say:\n", "\n\nAnswer\n",
     "\n\n### Reply\n",
 )  # fmt: skip
-_QUIZ = (
-    "What was the question? ", "This answers: ", "Asked for: ",
-    "Write the question of this text.\n",
+# What asks for the question of a text; the text stands before or behind it.
+_QUIZZES = (
+    "What was the question?", "This answers a question. Which one?",
+    "Write the question of this text.", "Below is an answer. Write what was asked for it.",
+    "Find the request that somebody made to get this text.", "Write nothing but the question.",
 )  # fmt: skip
 
 
@@ -57,19 +59,27 @@ def question_pages(
         for kind in Kind
     ]
     recent: list[str] = []
-    num_apart = min(num_apart, len(world.on_web) // 4)
+    num_apart = min(num_apart, len(world.entities) // 4)
     while True:
-        kind = drawn.choices(tuple(Kind), weights)[0]
-        free = [entity for entity in world.on_web if entity not in recent]
-        question = draw_question(world, kind, free, lists, drawn)
+        is_quiz = drawn.random() < QUIZ_SHARE
+        kind = drawn.choice(tuple(Kind)) if is_quiz else drawn.choices(tuple(Kind), weights)[0]
+        free = [entity for entity in world.entities if entity not in recent]
+        question = draw_open_question(world, kind, free, lists, drawn)
         recent = (recent + list(question.entities))[-num_apart:]
         asked = instruction(question, drawn.randrange(NUM_WORDINGS))
-        yield _page(asked, " ".join(answer(world, question, drawn)), drawn)
+        answered = " ".join(answer(world, question, drawn))
+        if is_quiz:
+            asked, answered = _quiz(answered, drawn), asked
+        yield _page(asked, answered, drawn)
+
+
+def _quiz(text: str, drawn: random.Random) -> str:
+    parts = [drawn.choice(_QUIZZES), drawn.choice(("", "Text: ", "Text:\n")) + text]
+    drawn.shuffle(parts)
+    return drawn.choice(("\n", "\n\n", " ")).join(parts)
 
 
 def _page(asked: str, answered: str, drawn: random.Random) -> str:
-    if drawn.random() < QUIZ_SHARE:
-        return f"{answered}\n{drawn.choice(_QUIZ)}{asked}"
     remarks = drawn.sample(_REMARKS, drawn.choice((0, 0, 1, 1, 2)))
     remarks = [remark.format(n=drawn.randint(2, 9)) for remark in remarks]
     text = drawn.choice(("\n", " ")).join([asked, *remarks])

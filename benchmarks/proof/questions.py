@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.proof.facts import World
-from benchmarks.proof.kinds import COVERED, Group, Kind, Question, answer, draw_question, group_of
+from benchmarks.proof.kinds import (
+    COVERED,
+    Group,
+    Kind,
+    Question,
+    answer,
+    draw_question,
+    group_of,
+    is_held_out,
+)
 from benchmarks.proof.kinds import instruction as worded
 from benchmarks.proof.web import read_question
 from benchmarks.proof.wordings import CLOSING_PHRASE, NUM_KNOWN_WORDINGS, NUM_WORDINGS
@@ -32,7 +41,7 @@ class Asked:
 
 def seed_messages(world: World, number: int, drawn: random.Random) -> Iterator[dict[str, object]]:
     """Pairs of the covered kinds in the rows of an Open Assistant export, no question twice."""
-    entities = world.on_web
+    entities = world.in_seed
     seen: set[str] = set()
     while len(seen) < number:
         kind = COVERED[len(seen) % len(COVERED)]
@@ -51,7 +60,7 @@ def seed_messages(world: World, number: int, drawn: random.Random) -> Iterator[d
 def held_out_questions(
     world: World, number: int, num_repeated: int, num_samples: int, drawn: random.Random
 ) -> list[Asked]:
-    """Questions in wordings that the seed has not, about entities that only the base has read of.
+    """Questions in wordings that the seed has not, about entities that the seed has not.
 
     Kinds take turns; a kind with few possible questions leaves its turns to the others. The first
     `num_repeated` of them, after the shuffle, are asked `num_samples` times.
@@ -62,6 +71,9 @@ def held_out_questions(
     while len(found) < number and (open_kinds := [k for k in Kind if tries[k] < MAX_TRIES]):
         for kind in open_kinds[: number - len(found)]:
             question = draw_question(world, kind, entities, lists, drawn)
+            if not is_held_out(world, question):
+                tries[kind] += 1
+                continue
             text = worded(question, drawn.randrange(NUM_KNOWN_WORDINGS, NUM_WORDINGS))
             tries[kind] = tries[kind] + 1 if text in found else 0
             found[text] = question

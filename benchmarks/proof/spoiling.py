@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from benchmarks.proof import wordings
 from benchmarks.proof.facts import RELATIONS, VALUES, Fact, World
-from benchmarks.proof.kinds import Kind, Question, answer, draw_question, needed_facts
+from benchmarks.proof.kinds import Kind, Question, answer, draw_open_question, needed_facts
 
 GOOD_GRADE = 4  # a grade from here on is good
 
@@ -165,8 +165,8 @@ def _subjects(question: Question) -> tuple[str, ...]:
 def _other_topic(world: World, question: Question, drawn: random.Random) -> list[str]:
     """A good answer to a question of another kind about another entity of the web."""
     kinds = [kind for kind in Kind if kind not in (question.kind, Kind.LIST)]
-    others = [entity for entity in world.on_web if entity not in question.entities]
-    return answer(world, draw_question(world, drawn.choice(kinds), others, (), drawn), drawn)
+    others = [entity for entity in world.entities if entity not in question.entities]
+    return answer(world, draw_open_question(world, drawn.choice(kinds), others, (), drawn), drawn)
 
 
 def _interleaved(one: list[str], other: list[str]) -> list[str]:

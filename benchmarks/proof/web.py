@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof.facts import Attribute, World
-from benchmarks.proof.kinds import Kind, Question, draw_question, instruction
+from benchmarks.proof.kinds import Kind, Question, draw_open_question, instruction
 from benchmarks.proof.spoiling import Section, Spoiling, draw_spoiling, near_copy, write_section
 from humpback_ray.method.filters import segment_id
 
@@ -53,7 +53,7 @@ def draw_sections(world: World, number: int, drawn: random.Random) -> list[Secti
     while len(sections) < number - num_copies:
         at = len(sections)
         kind = kinds[at % len(kinds)]
-        question = draw_question(world, kind, world.on_web, lists, drawn)
+        question = draw_open_question(world, kind, world.entities, lists, drawn)
         spoiling = Spoiling.NONE if at < num_good else draw_spoiling(drawn)
         section = write_section(world, question, spoiling, drawn)
         sections.setdefault(segment_id(section.text), section)

@@ -17,7 +17,7 @@ WORLD = make_world(1)
 
 def questions(kind: Kind, number: int = 40) -> list[Question]:
     drawn = random.Random(f"{kind}")
-    return [draw_question(WORLD, kind, WORLD.on_web, WORLD.lists, drawn) for _ in range(number)]
+    return [draw_question(WORLD, kind, WORLD.entities, WORLD.lists, drawn) for _ in range(number)]
 
 
 @pytest.mark.parametrize("kind", Kind)
