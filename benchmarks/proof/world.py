@@ -25,7 +25,7 @@ class Sizes:
     """Sizes of a world and of its inputs."""
 
     num_entities: int = NUM_ENTITIES
-    num_windows: int = 12800  # of the base's training; the recipe's steps read each of them once
+    num_windows: int = 32000  # of the base's training; the recipe's steps read each of them once
     num_sections: int = 4000
     num_seed_pairs: int = 176  # 16 of them held out for the loss
     num_questions: int = 2000
@@ -34,7 +34,7 @@ class Sizes:
 
 
 SHORT = Sizes(
-    num_entities=48, num_windows=6400, num_sections=1500, num_questions=500, num_repeated=0
+    num_entities=48, num_windows=17600, num_sections=1500, num_questions=500, num_repeated=0
 )
 
 
