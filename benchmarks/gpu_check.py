@@ -2,10 +2,11 @@
 
     python benchmarks/gpu_check.py [PART ...] [--json FILE] [--tiny]
 
-It needs an NVIDIA GPU of 40 GB or more and no network, and takes at most eight minutes. Models have
-random weights. Each part runs in a process with a time limit, so a part that hangs costs its share
-only; what the installed packages do not allow is left out by name with the reason. `--tiny` tries
-the same code on CPUs: its figures say nothing about a GPU.
+It needs an NVIDIA GPU of 40 GB or more, 30 GB of disk in TMPDIR and no network, and takes at most
+eight minutes. Models have random weights. Each part runs in a process with a time limit: one that
+hangs takes time that others left over, and never a later part's share. The check names what the
+installed packages do not allow, and what the time does not, with the reason. It exits with 1 if a
+part failed or none ran. `--tiny` tries the same code on CPUs: its figures say nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import importlib.util
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +55,8 @@ from humpback_ray.sizing import memory
 from humpback_ray.sizing.architecture import PUBLISHED, Architecture
 
 TOTAL_SECONDS = 480
+SMALLEST_GPU, SMALLEST_DISK = 40, 30  # GB
+FILE_WIDTH = 160  # columns of a table that no terminal shows
 TRAINING = ("torch", "transformers", "deepspeed")
 SERVING = ("torch", "transformers", "vllm")
 RAY = ("ray", "pyarrow")  # ray.data and ray.train import pyarrow
@@ -94,9 +99,7 @@ class Check:
         folder = self.folder / "served"
         if not (folder / "config.json").exists():
             write_config(architecture, precision, folder)
-        return ServedModel(
-            str(folder), 2048, dtype, quantization=quantization, load_format="dummy"
-        )
+        return ServedModel(str(folder), 2048, dtype, quantization=quantization, load_format="dummy")
 
 
 # --- parts --------------------------------------------------------------------------------------
@@ -259,8 +262,8 @@ PARTS = {
     "ray-train": Part(ray_train, 36, (*TRAINING, *RAY), over="plain"),
     "generate-bare": Part(generate_bare, 50, SERVING),
     "generate-pool": Part(generate_pool, 36, (*SERVING, *RAY), over="generate-bare"),
-    "rate-text": Part(rate_text, 24, SERVING),
-    "rate-expected": Part(rate_expected, 22, SERVING, over="rate-text"),
+    "rate-text": Part(rate_text, 24, SERVING, unit="pairs/s"),
+    "rate-expected": Part(rate_expected, 22, SERVING, over="rate-text", unit="pairs/s"),
     "generate-fp8": Part(
         partial(generate_bare, quantization="fp8"), 24, SERVING, "fp8 weights need a GPU",
         over="generate-bare",
@@ -276,10 +279,13 @@ def main() -> None:
     options = parsed()
     # Lines appear at once in a pipe too, and SIGTERM keeps what has been measured.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if not harness.console.is_terminal:
+        harness.console.width = FILE_WIDTH
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(harness.QUIET)
     with harness.scratch_folder() as folder:
         check = Check(options.tiny, folder)
+        say_what_is_small(check)
         if options.tiny:
             prepare_cpu(check)
         outcomes = run(options.parts or list(PARTS), check, options.seconds)
@@ -287,7 +293,8 @@ def main() -> None:
     harness.console.print(table(outcomes, PARTS))
     parts = {name: asdict(outcome) for name, outcome in outcomes.items()}
     harness.finish(comparisons(outcomes), options.json, parts=parts, gpu=gpu(), tiny=options.tiny)
-    sys.exit(any(outcome.state == "failed" for outcome in outcomes.values()))
+    states = {outcome.state for outcome in outcomes.values()}
+    sys.exit("failed" in states or "ran" not in states)
 
 
 def parsed() -> argparse.Namespace:
@@ -339,6 +346,19 @@ def prepare_cpu(check: Check) -> None:
     wanted = ("deepspeed", "transformers.models.llama.modeling_llama", "vllm.entrypoints.llm")
     there = [name for name in wanted if importlib.util.find_spec(name.split(".")[0])]
     multiprocessing.get_context("forkserver").set_forkserver_preload(there)
+
+
+def say_what_is_small(check: Check) -> None:
+    """Warn of memory and disk that may end a part for another reason than our code."""
+    memory_mib = re.search(r"([0-9]+) MiB", gpu())
+    if not check.tiny and memory_mib and int(memory_mib[1]) < 1000 * SMALLEST_GPU:
+        harness.console.print(f"this GPU has less than {SMALLEST_GPU} GB: parts may run out of it")
+    free = shutil.disk_usage(check.folder).free / 1e9
+    if not check.tiny and free < SMALLEST_DISK:
+        harness.console.print(
+            f"{check.folder.parent} has {free:.0f} GB free, and the models and checkpoints need "
+            f"{SMALLEST_DISK}: set TMPDIR to a larger disk"
+        )
 
 
 def gpu() -> str:

@@ -33,6 +33,7 @@ class Part:
     needs: tuple[str, ...]  # packages
     only_gpu: str = ""  # the reason why a CPU cannot run it
     over: str = ""  # the part that its value is divided by
+    unit: str = "tokens/s"  # of its value
 
     def reason_against(self, device: str) -> str:
         """The reason why this machine cannot run it; empty if it can."""
@@ -99,8 +100,9 @@ class RunningPart:
             self._process.join()
             outcome = Outcome("failed", self._last_words())
         finally:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # it has ended, or has not yet made its group
                 os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
             self._process.join(10)
             self.answer.close()
         outcome.seconds = time.monotonic() - self._began

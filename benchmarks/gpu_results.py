@@ -96,7 +96,7 @@ def table(outcomes: Mapping[str, Outcome], parts: Mapping[str, Part]) -> Table:
                 ("loss_difference", ".4f"),
             )
         ]
-        rate = f"{figures['value']:,.4g}" if "value" in figures else ""
+        rate = f"{figures['value']:,.4g} {parts[name].unit}" if "value" in figures else ""
         note = outcome.reason or figures.get("note", "")
         lines.add_row(name, outcome.state, f"{outcome.seconds:.0f}", rate, ratio, *shown, note)
     return lines

@@ -145,7 +145,7 @@ def write_model(architecture: Architecture, precision: str, device: str, folder:
 
 
 def write_config(architecture: Architecture, precision: str, folder: Path) -> Any:
-    """What an engine with dummy weights reads: the configuration, which it returns, and a tokenizer."""
+    """Write and return the configuration, with a tokenizer: all that dummy weights need."""
     import torch
     from transformers import LlamaConfig
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+# The benchmarks are scripts and import each other as such.
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 from gpu_check import PARTS, TOTAL_SECONDS
@@ -54,6 +56,16 @@ def hang(inputs: Inputs) -> dict[str, Any]:
         time.sleep(60)
 
 
+class HangsWhenRead:
+    """A part that hangs while its process still imports, before it has a group."""
+
+    def __call__(self, inputs: Inputs) -> dict[str, Any]:
+        return {}
+
+    def __reduce__(self) -> Any:
+        return time.sleep, (3600,)
+
+
 def refuse(inputs: Inputs) -> dict[str, Any]:
     print("a warning of some library")
     raise ValueError("the widths do not fit")
@@ -67,7 +79,7 @@ def die(inputs: Inputs) -> dict[str, Any]:
 
 def is_alive(pid: int) -> bool:
     try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -110,6 +122,14 @@ def test_hanging_part_is_killed_with_its_processes_and_the_next_one_runs(tmp_pat
     pids = [int(pid) for pid in (tmp_path / "hanging").read_text().split()]
     assert len(pids) == 2
     assert not any(is_alive(pid) for pid in pids)
+
+
+def test_part_that_hangs_in_its_imports_is_killed(tmp_path: Path) -> None:
+    before = {process.pid for process in psutil.Process().children()}
+    found = run_one_lane(tmp_path, 600, imports=Part(HangsWhenRead(), SMALLEST_LIMIT // 3, ()))
+    assert found["imports"].reason == f"no answer within {SMALLEST_LIMIT} s"
+    after = [process for process in psutil.Process().children() if process.pid not in before]
+    assert not [process for process in after if "spawn_main" in " ".join(process.cmdline())]
 
 
 def test_failures_are_told_by_their_last_words(tmp_path: Path) -> None:
