@@ -308,8 +308,11 @@ def parsed() -> argparse.Namespace:
         parser.error(f"no part {', '.join(unknown)}: the parts are {', '.join(PARTS)}")
     if not options.tiny and not gpu():
         parser.error("nvidia-smi finds no GPU here: --tiny tries the same code on CPUs")
-    if options.json and not os.access(Path(options.json).absolute().parent, os.W_OK):
-        parser.error(f"--json {options.json}: its folder is missing or cannot be written")
+    if options.json:
+        try:
+            Path(options.json).absolute().parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--json {options.json}: its folder cannot be made: {error.strerror}")
     return options
 
 

@@ -86,7 +86,10 @@ def test_tiny_check_without_time_leaves_parts_out(tmp_path: Path) -> None:
     ("arguments", "line"),
     [
         (["--tiny", "zero9"], "no part zero9: the parts are curves, plain, zero1"),
-        (["--tiny", "--json", "/no/such/folder/found.json"], "its folder is missing"),
+        (
+            ["--tiny", "--json", "/dev/null/a/found.json"],
+            "its folder cannot be made: Not a directory",
+        ),
         ([], "nvidia-smi finds no GPU here: --tiny tries the same code on CPUs"),
     ],
 )
