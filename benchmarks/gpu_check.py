@@ -97,7 +97,7 @@ class Check:
         )
         # Writing and reading the weights of 7B would take a tenth of the time.
         folder = self.folder / "served"
-        if not (folder / "config.json").exists():
+        if not folder.exists():
             write_config(architecture, precision, folder)
         return ServedModel(str(folder), 2048, dtype, quantization=quantization, load_format="dummy")
 
@@ -240,8 +240,8 @@ def rate_text(check: Check) -> dict[str, Any]:
 
 # --- the check ----------------------------------------------------------------------------------
 
-# In the order of importance. The shares are what an H100 may need, with the imports; together they
-# stay below TOTAL_SECONDS, so a part that hangs takes none of a later one's.
+# In the order of importance. The shares are guesses of what an H100 needs, with the imports;
+# together they stay below TOTAL_SECONDS, so a part that hangs takes none of a later one's.
 PARTS = {
     "curves": Part(curves, 28, TRAINING),
     "plain": Part(plain, 34, TRAINING),

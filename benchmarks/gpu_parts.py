@@ -76,8 +76,8 @@ class RunningPart:
         context: Any = multiprocessing.get_context(start_method)
         self.answer, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_child, args=(part.run, inputs, self._log, sender))
+        self._process.start()  # waits for the first imports, which are nobody's
         self._began = time.monotonic()
-        self._process.start()
         sender.close()
 
     @property

@@ -137,15 +137,21 @@ def write_model(architecture: Architecture, precision: str, device: str, folder:
     torch.manual_seed(SEED)
     # Under its name only when it is whole: a part that its time limit kills may leave a piece.
     partial = Path(tempfile.mkdtemp(dir=folder.parent))
-    config = write_config(architecture, precision, partial)
+    config = _write_config(architecture, precision, partial)
     with torch.device("cuda" if device == "gpu" else "cpu"):
         model = LlamaForCausalLM(config).to(config.dtype)
     model.save_pretrained(partial)
     partial.rename(folder)
 
 
-def write_config(architecture: Architecture, precision: str, folder: Path) -> Any:
-    """Write and return the configuration, with a tokenizer: all that dummy weights need."""
+def write_config(architecture: Architecture, precision: str, folder: Path) -> None:
+    """A configuration and a tokenizer: all that an engine with dummy weights reads."""
+    partial = Path(tempfile.mkdtemp(dir=folder.parent))
+    _write_config(architecture, precision, partial)
+    partial.rename(folder)
+
+
+def _write_config(architecture: Architecture, precision: str, folder: Path) -> Any:
     import torch
     from transformers import LlamaConfig
 
