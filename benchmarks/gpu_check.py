@@ -2,30 +2,40 @@
 
     python benchmarks/gpu_check.py [PART ...] [--json FILE] [--tiny]
 
-It needs an NVIDIA GPU of 40 GB or more and no network, and takes at most eight minutes. Models have
-random weights. Each part runs in a process with a time limit, so a part that hangs costs its share
-only; what the installed packages do not allow is left out by name with the reason. `--tiny` tries
-the same code on CPUs: its figures say nothing about a GPU.
+It needs an NVIDIA GPU of 40 GB or more, 30 GB of disk in TMPDIR and no network, and takes at most
+eight minutes. Models have random weights. Each part runs in a process with a time limit: one that
+hangs takes time that others left over, and never a later part's share. The check names what the
+installed packages do not allow, and what the time does not, with the reason. It exits with 1 if a
+part failed or none ran. `--tiny` tries the same code on CPUs: its figures say nothing about a GPU.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import harness
+from gpu_parts import Outcome, Part, run_lanes
+from gpu_results import (
+    TOLERANCE,
+    check_losses,
+    compare_losses,
+    comparisons,
+    largest_difference,
+    table,
+)
 from gpu_training import (
     SEED,
     PlainEngine,
@@ -36,9 +46,8 @@ from gpu_training import (
     text,
     train,
     with_ray_train,
-    write_model,
+    write_config,
 )
-from rich.table import Table
 
 from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.config.settings import SamplingSettings
@@ -46,11 +55,11 @@ from humpback_ray.sizing import memory
 from humpback_ray.sizing.architecture import PUBLISHED, Architecture
 
 TOTAL_SECONDS = 480
-SMALLEST_SHARE = 15  # seconds; with less left no part can say anything
+SMALLEST_GPU, SMALLEST_DISK = 40, 30  # GB
+FILE_WIDTH = 160  # columns of a table that no terminal shows
 TRAINING = ("torch", "transformers", "deepspeed")
 SERVING = ("torch", "transformers", "vllm")
-# The largest difference of a step's loss between two ways to compute the same step, in nats.
-TOLERANCE = {"bf16": 0.05, "fp32": 2e-3}
+RAY = ("ray", "pyarrow")  # ray.data and ray.train import pyarrow
 PUBLIC_PAIRS = 0.49  # pairs/s on one GPU, of the public reimplementation's rating
 # About 1.1B parameters, as TinyLlama has them; and what CPUs train in a second.
 ARCHITECTURE = Architecture(2048, 5632, 22, 32, 4, 32_000, 64)
@@ -83,12 +92,14 @@ class Check:
     def served(self, quantization: str | None = None) -> Any:
         from humpback_ray.serving.requests import ServedModel
 
-        name, architecture = ("tiny-served", TINY) if self.tiny else ("7B", WIDTHS_7B)
-        folder, precision = self.folder / name, "fp32" if self.tiny else "bf16"
+        architecture, precision, dtype = (
+            (TINY, "fp32", "float32") if self.tiny else (WIDTHS_7B, "bf16", "bfloat16")
+        )
+        # Writing and reading the weights of 7B would take a tenth of the time.
+        folder = self.folder / "served"
         if not folder.exists():
-            write_model(architecture, precision, self.device, folder)
-        dtype = "float32" if self.tiny else "bfloat16"
-        return ServedModel(str(folder), 2048, dtype, quantization=quantization)
+            write_config(architecture, precision, folder)
+        return ServedModel(str(folder), 2048, dtype, quantization=quantization, load_format="dummy")
 
 
 # --- parts --------------------------------------------------------------------------------------
@@ -227,213 +238,67 @@ def rate_text(check: Check) -> dict[str, Any]:
     return found | {"note": f"the public reimplementation: {PUBLIC_PAIRS} pairs/s on one GPU"}
 
 
-# --- processes ----------------------------------------------------------------------------------
+# --- the check ----------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Part:
-    """One question, in the order of importance."""
-
-    run: Callable[[Check], dict[str, Any]]
-    seconds: int  # at most
-    needs: tuple[str, ...] = TRAINING
-    only_gpu: str = ""  # the reason why a CPU cannot run it
-    over: str = ""  # the part that its value is divided by
-
-
+# In the order of importance. The shares are guesses of what an H100 needs, with the imports;
+# together they stay below TOTAL_SECONDS, so a part that hangs takes none of a later one's.
 PARTS = {
-    "curves": Part(curves, 60),
-    "plain": Part(plain, 75),
-    "zero1": Part(partial(ours, zero_stage=1), 60, over="plain"),
-    "zero2": Part(partial(ours, zero_stage=2), 60, over="plain"),
-    "zero3": Part(partial(ours, zero_stage=3), 60, over="plain"),
-    "7b-widths": Part(widths_7b, 90),
-    "checkpointing": Part(partial(ours, gradient_checkpointing=True), 60, over="zero1"),
+    "curves": Part(curves, 28, TRAINING),
+    "plain": Part(plain, 34, TRAINING),
+    "zero1": Part(partial(ours, zero_stage=1), 20, TRAINING, over="plain"),
+    "zero2": Part(partial(ours, zero_stage=2), 20, TRAINING, over="plain"),
+    "zero3": Part(partial(ours, zero_stage=3), 22, TRAINING, over="plain"),
+    "7b-widths": Part(widths_7b, 30, TRAINING),
+    "checkpointing": Part(
+        partial(ours, gradient_checkpointing=True), 18, TRAINING, over="zero1"
+    ),
     "liger": Part(
-        partial(ours, kernels="liger"), 60, (*TRAINING, "liger_kernel"),
+        partial(ours, kernels="liger"), 20, (*TRAINING, "liger_kernel"),
         "Liger's kernels are for GPUs", over="zero1",
     ),
     "sdpa": Part(
-        plain_sdpa, 60, (*TRAINING, "flash_attn"), "FlashAttention 2 is for GPUs", over="plain"
+        plain_sdpa, 18, (*TRAINING, "flash_attn"), "FlashAttention 2 is for GPUs", over="plain"
     ),
-    "ray-train": Part(ray_train, 120, (*TRAINING, "ray"), over="plain"),
-    "generate-bare": Part(generate_bare, 150, SERVING),
-    "generate-pool": Part(generate_pool, 150, (*SERVING, "ray"), over="generate-bare"),
-    "rate-text": Part(rate_text, 120, SERVING),
-    "rate-expected": Part(rate_expected, 120, SERVING, over="rate-text"),
+    "ray-train": Part(ray_train, 36, (*TRAINING, *RAY), over="plain"),
+    "generate-bare": Part(generate_bare, 50, SERVING),
+    "generate-pool": Part(generate_pool, 36, (*SERVING, *RAY), over="generate-bare"),
+    "rate-text": Part(rate_text, 24, SERVING, unit="pairs/s"),
+    "rate-expected": Part(rate_expected, 22, SERVING, over="rate-text", unit="pairs/s"),
     "generate-fp8": Part(
-        partial(generate_bare, quantization="fp8"), 120, SERVING, "fp8 weights need a GPU",
+        partial(generate_bare, quantization="fp8"), 24, SERVING, "fp8 weights need a GPU",
         over="generate-bare",
     ),
     "offload": Part(
-        partial(ours, zero_stage=2, offload_optimizer="cpu"), 120, TRAINING,
+        partial(ours, zero_stage=2, offload_optimizer="cpu"), 24, TRAINING,
         "there is no GPU to offload from", over="zero2",
     ),
 }  # fmt: skip
 
 
-@dataclass
-class Outcome:
-    """The end of a part: `ran`, `left out` or `failed`, with the reason."""
-
-    state: str
-    reason: str = ""
-    seconds: float = 0.0
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-def run_part(name: str, check: Check, remaining: float) -> Outcome:
-    """Run a part in a process, and kill its whole group when its time is over."""
-    part = PARTS[name]
-    missing = [package for package in part.needs if not importlib.util.find_spec(package)]
-    if missing:
-        return Outcome("left out", f"{', '.join(missing)} not installed")
-    if check.tiny and part.only_gpu:
-        return Outcome("left out", part.only_gpu)
-    if remaining < SMALLEST_SHARE:
-        return Outcome("left out", "no time left")
-    limit = min(part.seconds, remaining)
-    # On CPUs all parts are forked from one process that has imported the libraries. A process that
-    # has asked for CUDA cannot be forked, so there each part imports them.
-    context: Any = multiprocessing.get_context("forkserver" if check.tiny else "spawn")
-    answer, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(name, check, sender))
-    began = time.monotonic()
-    process.start()
-    sender.close()
-    log = check.folder / f"{name}.log"
-    try:
-        if answer.poll(limit):
-            outcome = Outcome("ran", figures=answer.recv())
-        else:
-            outcome = Outcome("failed", f"no answer within {limit:.0f} s")
-    except EOFError:
-        process.join()
-        outcome = Outcome("failed", _last_line(log) or f"exit code {process.exitcode}")
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with Ray's and vLLM's processes
-        process.join(10)
-    if outcome.state == "failed" and log.exists():
-        harness.console.print(log.read_text(errors="replace")[-3000:], markup=False)
-    outcome.seconds = time.monotonic() - began
-    return outcome
-
-
-def _child(name: str, check: Check, answer: Any) -> None:
-    os.setsid()
-    with open(check.folder / f"{name}.log", "w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    answer.send(PARTS[name].run(check))
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
-
-
-# --- results ------------------------------------------------------------------------------------
-
-
-def largest_difference(losses: list[float], others: list[float]) -> float:
-    return max(abs(a - b) for a, b in zip(losses, others, strict=True))
-
-
-def check_losses(losses: list[float], others: list[float], precision: str) -> None:
-    """Equal losses count only where the steps have changed them."""
-    difference, tolerance = largest_difference(losses, others), TOLERANCE[precision]
-    assert difference <= tolerance, f"losses differ by {difference:.4f}: {losses}, {others}"
-    assert others[0] - others[-1] > 5 * tolerance, f"the loss does not fall: {others}"
-
-
-def compare_losses(outcomes: dict[str, Outcome], precision: str) -> None:
-    """Turn trainings of the same steps with other losses than plain PyTorch's into failures."""
-    expected = _figures(outcomes, "plain").get("losses")
-    for name, outcome in outcomes.items():
-        losses = outcome.figures.get("losses")
-        if expected is None or losses is None or name == "7b-widths":
-            continue
-        outcome.figures["loss_difference"] = largest_difference(losses, expected)
-        try:
-            check_losses(losses, expected, precision)
-        except AssertionError as error:
-            outcome.state, outcome.reason = "failed", str(error)
-
-
-def comparisons(outcomes: dict[str, Outcome]) -> list[harness.Comparison]:
-    """Ratios with goals that this run has; the first of them, the training's, comes last."""
-    wanted = [
-        ("rating, expected over text", "pairs/s", "rate-expected", "rate-text", 6.0),
-        (
-            "generate, pool over bare vLLM",
-            "output tokens/s",
-            "generate-pool",
-            "generate-bare",
-            0.97,
-        ),
-        ("training through Ray Train over plain", "tokens/s", "ray-train", "plain", 0.95),
-        ("training, ZeRO 3 over plain", "tokens/s", "zero3", "plain", 0.95),
-        ("training, ZeRO 2 over plain", "tokens/s", "zero2", "plain", 0.95),
-        ("training, ZeRO 1 over plain", "tokens/s", "zero1", "plain", 0.95),
-    ]
-    found = []
-    for title, unit, over, under, goal in wanted:
-        comparison = harness.Comparison(title, unit, over, under, goal)
-        for side in (over, under):
-            if outcome := _figures(outcomes, side):
-                comparison.add(side, value=outcome["value"])
-        found.append(comparison)
-    for name in ("7b-widths", "zero1"):
-        if _figures(outcomes, name).get("mfu") is not None:
-            used = _figures(outcomes, name)
-            comparison = harness.Comparison(f"MFU, {name}", "TFLOP/s", name, "dense peak", 0.45)
-            comparison.add(name, value=used["mfu"] * used["peak_tflops"])
-            comparison.add("dense peak", value=used["peak_tflops"])
-            found.insert(0, comparison)
-    return [comparison for comparison in found[:-1] if comparison.ratio is not None] + found[-1:]
-
-
-def _figures(outcomes: dict[str, Outcome], name: str) -> dict[str, Any]:
-    outcome = outcomes.get(name)
-    return outcome.figures if outcome and outcome.state == "ran" else {}
-
-
-def table(outcomes: dict[str, Outcome]) -> Table:
-    """One line for each part."""
-    names = ("part", "", "s", "rate", "over", "MFU", "GiB", "loss ±", "note")
-    lines = Table(*names, title="parts")
-    for name, outcome in outcomes.items():
-        figures, over = outcome.figures, PARTS[name].over
-        other = _figures(outcomes, over).get("value")
-        ratio = f"{figures['value'] / other:.2f} {over}" if other and figures else ""
-        shown = [
-            f"{figures[key]:{form}}" if figures.get(key) is not None else ""
-            for key, form in (
-                ("mfu", ".3f"),
-                ("peak_memory_gib", ".1f"),
-                ("loss_difference", ".4f"),
-            )
-        ]
-        rate = f"{figures['value']:,.4g}" if "value" in figures else ""
-        note = outcome.reason or figures.get("note", "")
-        lines.add_row(name, outcome.state, f"{outcome.seconds:.0f}", rate, ratio, *shown, note)
-    return lines
-
-
-def gpu() -> str:
-    """Name, memory and driver of the first GPU; empty without one."""
-    query = "--query-gpu=name,memory.total,driver_version"
-    try:
-        asked = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return ""
-    return asked.stdout.split("\n")[0].strip() if asked.returncode == 0 else ""
-
-
 def main() -> None:
+    options = parsed()
+    # Lines appear at once in a pipe too, and SIGTERM keeps what has been measured.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if not harness.console.is_terminal:
+        harness.console.width = FILE_WIDTH
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.update(harness.QUIET)
+    with harness.scratch_folder() as folder:
+        check = Check(options.tiny, folder)
+        say_what_is_small(check)
+        if options.tiny:
+            prepare_cpu(check)
+        outcomes = run(options.parts or list(PARTS), check, options.seconds)
+    compare_losses(outcomes, check.case().precision)
+    harness.console.print(table(outcomes, PARTS))
+    parts = {name: asdict(outcome) for name, outcome in outcomes.items()}
+    harness.finish(comparisons(outcomes), options.json, parts=parts, gpu=gpu(), tiny=options.tiny)
+    states = {outcome.state for outcome in outcomes.values()}
+    sys.exit("failed" in states or "ran" not in states)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line's options; exits with 2 and one line where they cannot be met."""
     parser = harness.arguments(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all, or of {', '.join(PARTS)}")
     parser.add_argument("--tiny", action="store_true", help="the same code on CPUs")
@@ -443,23 +308,35 @@ def main() -> None:
         parser.error(f"no part {', '.join(unknown)}: the parts are {', '.join(PARTS)}")
     if not options.tiny and not gpu():
         parser.error("nvidia-smi finds no GPU here: --tiny tries the same code on CPUs")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no part outlives this
-    end, outcomes = time.monotonic() + options.seconds, {}
-    with harness.scratch_folder() as folder:
-        check = Check(options.tiny, folder)
-        os.environ.update(harness.QUIET)
-        if options.tiny:
-            prepare_cpu(check)
-        for name in options.parts or PARTS:
-            outcomes[name] = run_part(name, check, end - time.monotonic())
-            state = outcomes[name]
-            harness.console.print(f"{name}: {state.state} {state.reason} ({state.seconds:.0f} s)")
-    compare_losses(outcomes, check.case().precision)
-    found = comparisons(outcomes)
-    harness.console.print(table(outcomes))
-    parts = {name: asdict(outcome) for name, outcome in outcomes.items()}
-    harness.finish(found, options.json, parts=parts, gpu=gpu(), tiny=options.tiny)
-    sys.exit(any(outcome.state == "failed" for outcome in outcomes.values()))
+    if options.json:
+        try:
+            Path(options.json).absolute().parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--json {options.json}: its folder cannot be made: {error.strerror}")
+    return options
+
+
+def run(names: list[str], check: Check, seconds: float) -> dict[str, Outcome]:
+    """Outcomes of the named parts, in the order of PARTS."""
+    outcomes = {}
+    for name in names:
+        if reason := PARTS[name].reason_against(check.device):
+            outcomes[name] = Outcome("left out", reason)
+            harness.console.print(f"{name}: left out, {reason}", soft_wrap=True)
+    wanted = {name: part for name, part in PARTS.items() if name in {*names} - outcomes.keys()}
+    outcomes |= run_lanes(lanes(wanted, check), check, check.folder, seconds)
+    return {name: outcomes[name] for name in PARTS if name in outcomes}
+
+
+def lanes(parts: dict[str, Part], check: Check) -> list[dict[str, Part]]:
+    """A GPU's parts one after the other; on CPUs, where rates say nothing, in two lanes.
+
+    The lanes share no model folder, because training and serving have different ones.
+    """
+    if not check.tiny:
+        return [parts]
+    serving = {name: part for name, part in parts.items() if part.needs[: len(SERVING)] == SERVING}
+    return [{name: parts[name] for name in parts if name not in serving}, serving]
 
 
 def prepare_cpu(check: Check) -> None:
@@ -472,6 +349,31 @@ def prepare_cpu(check: Check) -> None:
     wanted = ("deepspeed", "transformers.models.llama.modeling_llama", "vllm.entrypoints.llm")
     there = [name for name in wanted if importlib.util.find_spec(name.split(".")[0])]
     multiprocessing.get_context("forkserver").set_forkserver_preload(there)
+
+
+def say_what_is_small(check: Check) -> None:
+    """Warn of memory and disk that may end a part for another reason than our code."""
+    memory_mib = re.search(r"([0-9]+) MiB", gpu())
+    if not check.tiny and memory_mib and int(memory_mib[1]) < 1000 * SMALLEST_GPU:
+        harness.console.print(f"this GPU has less than {SMALLEST_GPU} GB: parts may run out of it")
+    free = shutil.disk_usage(check.folder).free / 1e9
+    if not check.tiny and free < SMALLEST_DISK:
+        harness.console.print(
+            f"{check.folder.parent} has {free:.0f} GB free, and the models and checkpoints need "
+            f"{SMALLEST_DISK}: set TMPDIR to a larger disk"
+        )
+
+
+def gpu() -> str:
+    """Name, memory and driver of the first GPU; empty without one."""
+    query = "--query-gpu=name,memory.total,driver_version"
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return ""
+    return asked.stdout.split("\n")[0].strip() if asked.returncode == 0 else ""
 
 
 if __name__ == "__main__":

@@ -132,15 +132,36 @@ def text(draw: random.Random, num_words: int) -> str:
 def write_model(architecture: Architecture, precision: str, device: str, folder: Path) -> None:
     """Random weights and a tokenizer whose vocabulary fits them."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(SEED)
+    # Under its name only when it is whole: a part that its time limit kills may leave a piece.
+    partial = Path(tempfile.mkdtemp(dir=folder.parent))
+    config = _write_config(architecture, precision, partial)
+    with torch.device("cuda" if device == "gpu" else "cpu"):
+        model = LlamaForCausalLM(config).to(config.dtype)
+    model.save_pretrained(partial)
+    partial.rename(folder)
+
+
+def write_config(architecture: Architecture, precision: str, folder: Path) -> None:
+    """A configuration and a tokenizer: all that an engine with dummy weights reads."""
+    partial = Path(tempfile.mkdtemp(dir=folder.parent))
+    _write_config(architecture, precision, partial)
+    partial.rename(folder)
+
+
+def _write_config(architecture: Architecture, precision: str, folder: Path) -> Any:
+    import torch
+    from transformers import LlamaConfig
 
     from humpback_ray.training.scratch_model import train_tokenizer
 
     tokenizer = train_tokenizer([" ".join(words())], architecture.vocabulary_size)
     assert len(tokenizer) == architecture.vocabulary_size, "the vocabularies must agree"
-    torch.manual_seed(SEED)
     config = LlamaConfig(
-        vocab_size=architecture.vocabulary_size, hidden_size=architecture.hidden_size,
+        architectures=["LlamaForCausalLM"], vocab_size=architecture.vocabulary_size,
+        hidden_size=architecture.hidden_size,
         intermediate_size=architecture.intermediate_size,
         num_hidden_layers=architecture.num_layers, num_attention_heads=architecture.num_heads,
         num_key_value_heads=architecture.num_kv_heads, head_dim=architecture.head_size,
@@ -148,13 +169,9 @@ def write_model(architecture: Architecture, precision: str, device: str, folder:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     config.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    with torch.device("cuda" if device == "gpu" else "cpu"):
-        model = LlamaForCausalLM(config).to(config.dtype)
-    # Under its name only when it is whole: a part that its time limit kills may leave a piece.
-    partial = Path(tempfile.mkdtemp(dir=folder.parent))
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    partial.rename(folder)
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return config
 
 
 # --- sides --------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ def text(case: Case) -> Generator[dict[str, Any], Any, None]:
     engine = LLM(
         case.model.location, dtype=case.model.dtype, max_model_len=case.model.context_length,
         enforce_eager=case.placement.enforce_eager, enable_prefix_caching=False,
+        load_format=case.model.load_format,
     )  # fmt: skip
 
     def rate(prompts: Sequence[list[int]], num_tokens: int) -> list[Any]:

@@ -22,6 +22,7 @@ class ServedModel:
     quantization: str | None = None  # of the weights, as vLLM names it; None: as they are stored
     revision: str | None = None  # of a hub id
     head_dtype: str | None = None  # of the logits; None: the arithmetic's
+    load_format: str = "auto"  # of the weights, as vLLM names it; dummy: random ones, no files
 
 
 @dataclass(frozen=True)

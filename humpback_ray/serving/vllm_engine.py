@@ -49,6 +49,7 @@ def arguments(model: ServedModel, placement: EnginePlacement) -> dict[str, Any]:
         "max_model_len": model.context_length,
         "dtype": model.dtype,
         "quantization": model.quantization,
+        "load_format": model.load_format,
         "revision": model.revision,
         "tokenizer_revision": model.revision,
         "trust_remote_code": model.trust_remote_code,

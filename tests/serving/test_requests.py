@@ -106,6 +106,13 @@ def test_a_raters_logits_are_computed_in_32_bits():
     assert "hf_overrides" not in arguments(replace(served, head_dtype=None), placement)
 
 
+def test_engine_reads_the_stored_weights_unless_dummy_ones_are_asked_for():
+    placement = EnginePlacement(device="cpu")
+    served = ServedModel("model", CONTEXT, "bfloat16")
+    assert arguments(served, placement)["load_format"] == "auto"
+    assert arguments(replace(served, load_format="dummy"), placement)["load_format"] == "dummy"
+
+
 @pytest.mark.parametrize(
     ("kind", "finish", "logprobs", "stored"),
     [
