@@ -9,6 +9,8 @@ from humpback_ray.report.document import Block, Row, Table
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.wording import bounds, count, fixed
 
+FORMULA_CHARACTERS = 400  # a formula is longer than a name
+
 
 def pair(game: Game) -> str:
     """The name of a game."""
@@ -22,12 +24,12 @@ def length_controlled(judge: JudgeFigures) -> Iterator[Block]:
         return
     own = judge.alpaca_eval
     has_own = bool(own and own.win_rates)
+    formulas = dict.fromkeys(cut(game.formula, FORMULA_CHARACTERS) for game in scored)
     yield Table(
         "Length-controlled win rates",
         ("model : opponent", "minimal formula", "interval", *(["AlpacaEval's own"] * has_own)),
         [_length_controlled(judge, game, has_own) for game in scored],
-        note=f"{', '.join(dict.fromkeys(cut(game.formula) for game in scored))}. "
-        f"{_alpaca_eval(judge)}",
+        note=f"Formula: {', '.join(formulas)}. {_alpaca_eval(judge)}",
     )
 
 
@@ -49,7 +51,8 @@ def _alpaca_eval(judge: JudgeFigures) -> str:
     if own is None:
         return "AlpacaEval's own formula: not computed by the version that judged this run."
     if not own.win_rates:
-        return f"AlpacaEval's own formula, {cut(own.formula)}: not computed, because {own.reason}."
+        name, reason = cut(own.formula), cut(own.reason)
+        return f"AlpacaEval's own formula, {name}: not computed, because {reason}."
     return (
         f"AlpacaEval's own: {cut(own.formula)} by alpaca_eval {cut(own.version)}, of games against "
         f"{cut(judge.reference)}. It has no interval, because the error that AlpacaEval states is "
