@@ -4,7 +4,7 @@ Its formula `length_controlled_v1` has a difficulty for each of AlpacaEval's 805
 place of the prompt in the file, so it holds for those prompts in that order alone. The difficulties
 are a file on the hub (`df_gamed.csv`), which the package does not bring along. It needs an
 environment apart from a run's, so another interpreter runs it: `alpaca_length_program.py`.
-(https://github.com/tatsu-lab/alpaca_eval, version 0.6.6, metrics/glm_winrate.py)
+(https://github.com/tatsu-lab/alpaca_eval, version 0.6.6, `get_length_controlled_winrate`)
 """
 
 from __future__ import annotations
