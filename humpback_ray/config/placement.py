@@ -182,6 +182,27 @@ class JudgeEndpointPlacement(EndpointPlacement):
     key: ClassVar[str] = "placement.judge_endpoint"
 
 
+class AlpacaEvalPlacement(Frozen):
+    """AlpacaEval's own length-controlled win rate, which a judgement has on its 805 prompts.
+
+    Without an interpreter the judgement has the minimal formula alone.
+    """
+
+    # A Python interpreter, where the run is started, that has alpaca_eval.
+    python: str | None = None
+    # A copy of df_gamed.csv of the dataset tatsu-lab/alpaca_eval; null: alpaca_eval gets it.
+    difficulties: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_reader(self) -> AlpacaEvalPlacement:
+        if self.difficulties and self.python is None:
+            raise ValueError(
+                "placement.alpaca_eval.difficulties is for alpaca_eval: set "
+                "placement.alpaca_eval.python to an interpreter that has it"
+            )
+        return self
+
+
 class Placement(Frozen):
     """Where and how a run executes. Never part of a fingerprint."""
 
@@ -192,4 +213,5 @@ class Placement(Frozen):
     endpoint: EndpointPlacement = EndpointPlacement()
     judge_endpoint: JudgeEndpointPlacement = JudgeEndpointPlacement()
     benchmarks: BenchmarkPlacement = BenchmarkPlacement()
+    alpaca_eval: AlpacaEvalPlacement = AlpacaEvalPlacement()
     tracking: TrackingPlacement = TrackingPlacement()

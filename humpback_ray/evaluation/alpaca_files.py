@@ -49,9 +49,13 @@ def write_files(
         outputs = model_outputs(model, prompts, given)
         storage.write_json(storage.join(folder, file_name(model), "model_outputs.json"), outputs)
     for game, _ in games:
-        path = storage.join(folder, file_name(game.model), "annotations.json")
-        storage.write_json(path, annotation_rows(game, judge))
+        storage.write_json(annotations_path(folder, game.model), annotation_rows(game, judge))
     storage.write_text(storage.join(folder, "leaderboard.csv"), leaderboard(games))
+
+
+def annotations_path(folder: str, model: str) -> str:
+    """The file of a model's annotations against the reference."""
+    return storage.join(folder, file_name(model), "annotations.json")
 
 
 def file_name(model: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation.games import Answers, Contestants, Prompt
-from humpback_ray.evaluation.model_outputs import ModelOutputs
+from humpback_ray.evaluation.model_outputs import ModelOutputs, prompt_key
 from humpback_ray.rows import Evaluated, Finish
 
 REFERENCE_WITHOUT_FILE = "M_0"
@@ -63,9 +63,9 @@ def contest_of(
                 "this evaluation has that name: change `generator` in the file"
             )
         answers[outputs.model] = {
-            prompt.prompt_id: outputs.by_prompt[prompt.instruction].text
+            prompt.prompt_id: outputs.by_prompt[prompt_key(prompt.instruction)].text
             for prompt in prompts
-            if prompt.instruction in outputs.by_prompt
+            if prompt_key(prompt.instruction) in outputs.by_prompt
         }
     own, others = list(evaluated), [outputs.model for outputs in published]
     of_run = REFERENCE_WITHOUT_FILE if REFERENCE_WITHOUT_FILE in own else own[0]

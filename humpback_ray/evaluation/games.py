@@ -14,6 +14,7 @@ import numpy as np
 
 from humpback_ray.evaluation import win_rates
 from humpback_ray.evaluation.judging import CONTROLS, VerdictsBy
+from humpback_ray.evaluation.strengths import bradley_terry
 from humpback_ray.rows import Comparison, Verdict
 
 
@@ -195,7 +196,7 @@ def figures(
         for other in reversed(contestants.own[:-1])
     ]
     errors = [found["standard_error"] for found in of_games if found["standard_error"]]
-    strengths = win_rates.bradley_terry(complete, contestants.own[0], seed)
+    strengths = bradley_terry(complete, contestants.own[0], seed)
     return {
         "judge": judge,
         "verdicts_by": by.value,

@@ -40,8 +40,16 @@ class ModelOutputs:
 
     model: str
     path: str
-    by_prompt: Mapping[str, Output]
+    by_prompt: Mapping[str, Output]  # by `prompt_key`
     left_out: Mapping[str, int]
+
+
+def prompt_key(instruction: str) -> str:
+    """The key of a prompt: its text without spaces at its ends.
+
+    Five of AlpacaEval's prompts end with some in its own files, and in others they do not.
+    """
+    return instruction.strip()
 
 
 def read_outputs(path: str, key: str, model: str | None = None) -> ModelOutputs:
@@ -61,10 +69,10 @@ def read_outputs(path: str, key: str, model: str | None = None) -> ModelOutputs:
         output = _output(entry)
         if output is None:
             left_out["no text as instruction or output"] += 1
-        elif output.instruction in by_prompt:
+        elif (key_of_prompt := prompt_key(output.instruction)) in by_prompt:
             left_out["prompt repeated"] += 1
         else:
-            by_prompt[output.instruction] = output
+            by_prompt[key_of_prompt] = output
     if not by_prompt:
         raise UserError(
             f"the outputs {path} have no answer in {len(entries)} entries: {WANTED} ({key})"

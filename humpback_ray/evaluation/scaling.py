@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from humpback_ray.evaluation.estimates import CONFIDENCE
+
 # arXiv 2308.06259, at 7B: points of win rate against text-davinci-003 by the logarithm of N, whose
 # base the paper does not give. Here it is the natural one.
 PAPER_ALPHAS = {

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.pair_sets import RunRows
-from humpback_ray.figures.stage_records import Selected, StageRecords
+from humpback_ray.figures.stage_records import Selected, StageRecords, count_of
 from humpback_ray.figures.stage_rows import Hashes, hashes_of, scan
 from humpback_ray.figures.types import FactFigures, FunnelStep, StageFigures
 from humpback_ray.rows import (
@@ -112,7 +112,7 @@ def _documents_by(group: Callable[[str], str], folder: str) -> dict[str, Hashes]
 def facts_of(records: StageRecords) -> list[FactFigures]:
     """The facts that documents of the corpus state, with the numbers in the segments' record."""
     return [
-        FactFigures(name, value, number, int(segments.figures["num_documents"]))
+        FactFigures(name, value, number, count_of(segments, "num_documents"))
         for segments in records.of(Segments)[:1]
         for fact, name in FACTS.items()
         for value, number in segments.figures.get(fact, {}).items()
@@ -124,9 +124,9 @@ def _self_curation(iteration: Selected) -> Iterator[FunnelStep]:
     yield _by_outcome(f"Scores, iteration {t}", iteration.rated, "pairs", RatingOutcome.SCORED)
     if curated is None:
         return
-    found = curated.figures
-    num_scored, num_segments = int(found["num_scored"]), int(found["num_segments"])
-    num_selected = int(found["num_selected"])
+    num_scored, num_segments, num_selected = (
+        count_of(curated, name) for name in ("num_scored", "num_segments", "num_selected")
+    )
     reasons = {
         "better candidate of the segment": num_scored - num_segments,
         "score too low": num_segments - num_selected,
@@ -191,7 +191,7 @@ def _compare_iteration(
         compare(f"pairs in {rated.path}", rated.num_rows or 0, expected, candidates.path)
     if curated is not None:
         scored = rated.outcomes.get(RatingOutcome.SCORED, 0)
-        num_scored = int(curated.figures["num_scored"])
+        num_scored = count_of(curated, "num_scored")
         compare(f"pairs with a score in {curated.path}", num_scored, scored, rated.path)
         rows = run.folder(curated, "rows", "example_id").num_rows
         compare(f"rows in {curated.path}", rows, curated.num_rows or 0, "its record")

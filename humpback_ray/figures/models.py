@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from humpback_ray import storage
 from humpback_ray.errors import UserError
+from humpback_ray.evaluation.alpaca_length import AlpacaLength
 from humpback_ray.evaluation.estimates import Estimate, weighted_mean
 from humpback_ray.evaluation.refusals import ModelRefusals, refusals_of
 from humpback_ray.execution.stage import METRICS
@@ -210,6 +211,7 @@ def _judge(stage: StageFigures) -> JudgeFigures:
             [_entry(Difference, entry) for entry in figures["differences"]],
             [_entry(Strength, entry) for entry in figures["strengths"]],
             figures["smallest_difference"],
+            AlpacaLength(**found) if (found := figures.get("alpaca_eval")) else None,
         )
     except (KeyError, TypeError) as error:
         raise UserError(

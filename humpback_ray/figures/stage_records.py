@@ -12,6 +12,7 @@ from typing import Any
 
 import humpback_ray.pipeline  # noqa: F401  it loads every kind of stage
 from humpback_ray import storage
+from humpback_ray.errors import UserError
 from humpback_ray.execution.runner import SET_ASIDE
 from humpback_ray.execution.stage import RECORD, STARTED, Stage, read_record
 from humpback_ray.figures.run_facts import RunFacts, StageState
@@ -30,6 +31,21 @@ def _versions(base: type[Stage] = Stage) -> dict[str, int]:
             found[each.kind] = each.version
         found |= _versions(each)
     return found
+
+
+def count_of(stage: StageFigures, name: str) -> int:
+    """A count among the figures of a finished stage's record.
+
+    Raises:
+        UserError: the record has none, so another version of the program wrote it.
+    """
+    try:
+        return int(stage.figures[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the record of {stage.path} has no count {name}: another version of this program "
+            "wrote it"
+        ) from error
 
 
 @dataclass(frozen=True)

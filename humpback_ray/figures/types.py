@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from humpback_ray.evaluation.alpaca_length import AlpacaLength
 from humpback_ray.evaluation.estimates import Estimate
 from humpback_ray.evaluation.people.results import PeopleResults
 from humpback_ray.evaluation.rater_quality import RaterQuality
@@ -308,6 +309,8 @@ class JudgeFigures:
     differences: list[Difference]
     strengths: list[Strength]
     smallest_difference: float | None
+    # AlpacaEval's own length-controlled win rates; None in records of before there were any.
+    alpaca_eval: AlpacaLength | None = None
 
     @property
     def failed_controls(self) -> list[str]:

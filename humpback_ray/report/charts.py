@@ -88,7 +88,7 @@ def bars(
     chart = chart.encode(
         x=alt.X("from:Q", title=axis, scale=alt.Scale(zero=False, nice=True)),
         x2="to:Q",
-        y=alt.Y("count:Q", title="pairs"),
+        y=alt.Y("count:Q", title="pairs", axis=alt.Axis(tickMinStep=1)),
         y2="zero:Q",
         color=alt.Color("colour:N", scale=None),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -21,7 +21,14 @@ from humpback_ray import storage, tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import EvaluationSettings, JudgeSettings
 from humpback_ray.errors import UserError
-from humpback_ray.evaluation import alpaca_files, games, judging, published, verdicts
+from humpback_ray.evaluation import (
+    alpaca_files,
+    alpaca_length,
+    games,
+    judging,
+    published,
+    verdicts,
+)
 from humpback_ray.evaluation.contest import Contest, contest_of
 from humpback_ray.evaluation.endpoint_judge import EndpointJudge
 from humpback_ray.evaluation.judging import VerdictsBy
@@ -53,7 +60,7 @@ class Judge(GeneratingStage):
     """A verdict for each pair of answers in each order, and the win rates that follow."""
 
     kind: ClassVar[str] = "judge"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     part: ClassVar[Part] = "evaluate"
     is_replaceable: ClassVar[bool] = True
 
@@ -81,6 +88,11 @@ class Judge(GeneratingStage):
     def unread(self) -> set[str]:
         """An endpoint has its own dtype and context length."""
         return set() if self.uses_engines else {"context_length", "dtype"}
+
+    def check(self, placement: Placement) -> None:
+        """Refuse an interpreter for AlpacaEval's own figures that cannot compute them."""
+        super().check(placement)
+        alpaca_length.check(placement.alpaca_eval)
 
     def find(self, run_folder: str) -> tuple[State, StageRecord | Begun | None]:
         """As every stage; done with failed verdicts that may succeed is not done."""
@@ -165,16 +177,26 @@ class Judge(GeneratingStage):
             for game in games.games_of(rows)
             if not game.is_control and game.opponent == reference
         ]
+        folder = context.path("alpaca_eval")
         alpaca_files.write_files(
-            context.path("alpaca_eval"), contest.prompts, contest.answers, against_reference,
-            self.name,
-        )  # fmt: skip
+            folder, contest.prompts, contest.answers, against_reference, self.name
+        )
+        by_alpaca_eval = alpaca_length.own_length_control(
+            context.placement.alpaca_eval,
+            contest.prompts,
+            {
+                game.model: alpaca_files.annotations_path(folder, game.model)
+                for game, found in against_reference
+                if found["win_rate"] is not None
+            },
+        )
         outcomes = tables.count_values(context.path("rows"), "outcome")
         return Result(
             outcomes.total(),
             {name: count for name, count in outcomes.items() if count},
             {
                 **of_games,
+                "alpaca_eval": asdict(by_alpaca_eval),
                 "num_repeated_prompts": contest.num_repeated,
                 "left_out": dict(contest.left_out),
                 **tables.token_figures(context.path("rows")),

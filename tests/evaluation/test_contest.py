@@ -69,6 +69,12 @@ def test_first_published_outputs_are_the_reference_and_missing_prompts_have_no_a
     assert found.left_out == {"guanaco: repeated": 2}
 
 
+def test_published_answers_are_found_whatever_spaces_stand_at_the_ends_of_prompts():
+    spaced = {2: "What is number 2?\n", 3: " What is number 3?"}
+    found = contest([outputs("davinci")], **{name: answered(name, spaced) for name in SKILLS})
+    assert len(found.answers["davinci"]) == NUM_PROMPTS
+
+
 def test_run_without_m_0_plays_against_its_first_model():
     found = contest_of({"base": answered("base")}, [], has_reference=False)
     assert found.contestants.reference == "base"

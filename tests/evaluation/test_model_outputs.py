@@ -43,6 +43,14 @@ def test_entries_that_do_not_count_are_counted_by_reason(tmp_path):
     assert found.left_out == {"prompt repeated": 1, "no text as instruction or output": 3}
 
 
+def test_prompts_are_one_whatever_spaces_stand_at_their_ends(tmp_path):
+    found = read_outputs(
+        written(tmp_path, [row("Why?\n"), row(" Why?", "Again."), row("Who?")]), KEY
+    )
+    assert found.left_out == {"prompt repeated": 1}
+    assert found.by_prompt["Why?"] == Output("Why?\n", "So.", "")
+
+
 def test_model_is_named_by_the_caller_the_generator_or_the_file(tmp_path):
     named, unnamed = written(tmp_path, [row()]), written(tmp_path, [row(generator="")], "ben.json")
     assert read_outputs(named, KEY, "old").model == "old"

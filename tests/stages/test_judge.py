@@ -254,6 +254,7 @@ def test_judgement_by_an_endpoint_asks_failed_questions_again_and_good_ones_neve
     assert second.outcomes == {"judged": len(rows)}
     assert judge.find(str(tmp_path))[0] is State.DONE
     assert second.figures["verdicts_by"] == "token probabilities"
+    assert second.figures["alpaca_eval"]["reason"].startswith("the prompts are not AlpacaEval's")
     assert all(each["passed"] for each in second.figures["controls"])
     by_game = {(each["model"], each["opponent"]): each for each in second.figures["games"]}
     assert by_game["M_2", "base"]["low"] > 50

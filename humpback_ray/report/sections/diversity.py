@@ -28,7 +28,7 @@ def diversity_blocks(figures: RunFigures) -> Iterator[Block]:
 def _diversity(figures: RunFigures) -> Table:
     return Table(
         "Diversity of the instructions",
-        ("set", "instructions", "compared", "words", "distinct words", "distinct pairs",
+        ("set", "instructions", "compared", "words", "distinct words", "distinct bigrams",
          "distinct trigrams", "near-duplicates", "repeated"),
         [
             (

@@ -8,7 +8,7 @@ from humpback_ray.figures.types import Game, JudgeFigures, RunFigures
 from humpback_ray.report import charts
 from humpback_ray.report.document import Block, Cell, Paragraph, Row, Table
 from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.sections.judge_differences import differences
+from humpback_ray.report.sections.judge_tables import differences, length_controlled, pair
 from humpback_ray.report.wording import INTERVALS, bounds, count, fixed, interval, percent
 
 
@@ -50,15 +50,13 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
             f"The judge {name} fails a control: {failed}. No win rate below is a sign of quality.",
             is_warning=True,
         )
-    formulas = ", ".join(dict.fromkeys(cut(game.formula) for game in judge.games))
     yield Table(
         f"Win rates by {name}",
         ("model : opponent", "win rate", "interval", "standard error", "judged",
-         "orders disagree", "length-controlled", "interval"),
+         "orders disagree"),
         [_game(game) for game in judge.games],
         note=f"Verdicts by {cut(judge.verdicts_by)}. Win rates in percent; 50 shows no difference. "
-        f"{INTERVALS} No score where under 99% of the prompts are judged. Formula of the "
-        f"length-controlled win rate: {formulas or 'none'}.",
+        f"{INTERVALS} No score where under 99% of the prompts are judged.",
     )  # fmt: skip
     scored = [game for game in judge.games if game.win_rate is not None]
     if scored:
@@ -66,10 +64,11 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
             "Win rates with their intervals",
             "; ".join(f"{g.model} against {g.opponent} {g.win_rate:.1f}%" for g in scored),
             "win rate in %",
-            [charts.Interval(_pair(g), g.win_rate or 0.0, g.low, g.high) for g in scored],
+            [charts.Interval(pair(g), g.win_rate or 0.0, g.low, g.high) for g in scored],
             reference=50,
             domain=(0, 100),
         )
+    yield from length_controlled(judge)
     yield from differences(judge)
     if judge.controls:
         yield Table(
@@ -96,14 +95,9 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
         )
 
 
-def _pair(game: Game) -> str:
-    return f"{game.model} : {game.opponent}"
-
-
 def _game(game: Game) -> Row:
     return (
-        _pair(game), fixed(game.win_rate, 1), bounds(game.low, game.high),
+        pair(game), fixed(game.win_rate, 1), bounds(game.low, game.high),
         fixed(game.standard_error, 1), f"{count(game.num_judged)} of {count(game.num_prompts)}",
-        percent(game.order_disagreement), fixed(game.length_controlled_win_rate, 1),
-        bounds(game.length_controlled_low, game.length_controlled_high),
+        percent(game.order_disagreement),
     )  # fmt: skip
