@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from resiliparse.parse.html import HTMLTree
-from resiliparse.parse.html.node import ElementNode, Node, TextNode
-
-from humpback_ray.method.page_content import HEADER_LEVELS, HEADERS, PageContent
+from humpback_ray.method.page_content import HEADER_LEVELS, PageContent
 from humpback_ray.method.page_limits import refuse_excess
+from humpback_ray.method.page_tags import VOID_TAGS, Tag, attributes_of, tags_of_html
 
 
 @dataclass(slots=True)
@@ -29,17 +27,35 @@ def blocks_of_html(html: str) -> list[Block]:
         ValueError: the parser refuses the page, or it is too large to be read in time.
     """
     refuse_excess(html)
-    body = HTMLTree.parse(parseable(html)).body
-    if body is None:
-        return []
-    writer = _BlockWriter()
-    for node, entering in _walk(body):
-        if isinstance(node, ElementNode):
-            writer.enter(node) if entering else writer.leave(node)
-        elif isinstance(node, TextNode) and entering:
-            writer.write(node.node_value or "")
+    tags = tags_of_html(parseable(html))
+    content, writer = PageContent(tags), _BlockWriter(tags)
+    open_elements: list[int] = []  # the indices of their start tags
+    entries = iter(enumerate(tags))
+    for index, (text, name, _) in entries:
+        if text:
+            writer.write(text)
+        if name[:1] == "/":
+            writer.leave(tags[open_elements.pop()])
+        elif not name:
+            continue
+        elif not content.has(index, open_elements):
+            _skip(entries, name)
+        else:
+            writer.enter(index)
+            if name in VOID_TAGS:
+                writer.leave(tags[index])
+            else:
+                open_elements.append(index)
     writer.end_block()
     return writer.blocks
+
+
+def _skip(entries: Iterator[tuple[int, Tag]], name: str) -> None:
+    """Go on behind the element whose start tag was the last entry."""
+    end, depth = f"/{name}", int(name not in VOID_TAGS)
+    while depth:
+        _, (_, other, _) = next(entries)
+        depth += (other == name) - (other == end)
 
 
 def parseable(text: str) -> str:
@@ -58,31 +74,11 @@ _BLOCK_TAGS = frozenset([
 ])  # fmt: skip
 _LIST_TAGS = frozenset(["ul", "ol", "menu", "dir", "dl"])
 _CODE_TAGS = frozenset(["code", "kbd", "samp", "tt"])
+_WRITTEN_TAGS = _BLOCK_TAGS | _CODE_TAGS | HEADER_LEVELS.keys() | {"br"}  # all that change the text
 
-# A table that holds one of these arranges the page or is a listing; any other table is data.
-_LAYOUT_CONTENT = f"{HEADERS}, pre, table, td.code"
-
-
-def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
-    """The content under `root` in document order: (node, True), and (node, False) on the way out.
-
-    `extract_plain_text` of resiliparse is not used: it leaves out empty headers, which the paper's
-    rules count, and runs code into paragraphs.
-    """
-    content = PageContent()
-    # A stack instead of recursion: pages nest deeper than Python's calls may.
-    stack = [(root, True)]
-    while stack:
-        node, entering = stack.pop()
-        if entering and isinstance(node, ElementNode) and not content.has(node):
-            continue
-        yield node, entering
-        if entering:
-            stack.append((node, False))
-            child = node.last_child
-            while child is not None:
-                stack.append((child, True))
-                child = child.previous_sibling
+# A table that holds one of these, or a cell of class "code", arranges the page or is a listing; any
+# other table is data.
+_LAYOUT_TAGS = frozenset(["table", "pre", *HEADER_LEVELS])
 
 
 @dataclass(slots=True)
@@ -94,7 +90,7 @@ class _Table:
     rows_left: dict[int, int] = field(default_factory=dict)  # of cells above, by column
     gap: int = 0  # columns behind the last cell that it spans too
 
-    def columns_before(self, cell: ElementNode) -> int:
+    def columns_before(self, cell: Tag) -> int:
         """The number of columns that begin behind the last cell, up to the first of this one."""
         num_columns = self.gap + self._spanned() + 1
         width = min(_number(cell, "colspan", 1) or 1, _MAX_SPAN)
@@ -123,6 +119,7 @@ class _Table:
 class _BlockWriter:
     """Collects the text between block boundaries, with the state that nested elements need."""
 
+    tags: list[Tag]  # of the page
     blocks: list[Block] = field(default_factory=list)
     words: list[str] = field(default_factory=list)  # of the block that is being written
     level: int = 0  # of the header that is open
@@ -148,8 +145,11 @@ class _BlockWriter:
         if text:
             self.words.append(text)
 
-    def enter(self, node: ElementNode) -> None:
-        tag = node.tag
+    def enter(self, index: int) -> None:
+        """Begin the element whose start tag has this index."""
+        _, tag, _ = self.tags[index]
+        if tag not in _WRITTEN_TAGS:
+            return
         if tag == "br":
             self.words.append(" " if self._one_line else "\n")
             self.at_line_edge = False
@@ -165,16 +165,29 @@ class _BlockWriter:
                 self.num_preformatted += 1
         elif tag == "table":
             self.end_block()
-            self.tables.append(_Table(is_data=node.query_selector(_LAYOUT_CONTENT) is None))
+            self.tables.append(_Table(is_data=not self._is_layout(index)))
             self.num_tables += 1
         elif tag in ("td", "th") and self._in_data_table:
-            self.words += [_CELL_BREAK] * self.tables[-1].columns_before(node)
+            self.words += [_CELL_BREAK] * self.tables[-1].columns_before(self.tags[index])
         elif tag in _BLOCK_TAGS:
             self._break_block(tag)
-            self._open(node)
+            self._open(self.tags[index])
 
-    def _open(self, node: ElementNode) -> None:
-        tag = node.tag
+    def _is_layout(self, index: int) -> bool:
+        """True for a table that is no data."""
+        # Each table is followed up to its end or the next table, so all of them take linear time.
+        for following in range(index + 1, len(self.tags)):
+            tag = self.tags[following]
+            if tag[1] == "/table":
+                return False
+            if tag[1] in _LAYOUT_TAGS:
+                return True
+            if tag[1] == "td" and "code" in attributes_of(tag).get("class", "").split():
+                return True
+        return False
+
+    def _open(self, node: Tag) -> None:
+        _, tag, _ = node
         if tag == "pre":
             self.num_preformatted += 1
         elif tag in _LIST_TAGS:
@@ -190,8 +203,11 @@ class _BlockWriter:
             self.marker = f"{number}. "
             self.lists[-1] = number + 1
 
-    def leave(self, node: ElementNode) -> None:
-        tag = node.tag
+    def leave(self, node: Tag) -> None:
+        """End an element, given its start tag."""
+        _, tag, _ = node
+        if tag not in _WRITTEN_TAGS:
+            return
         if tag in HEADER_LEVELS:
             self.end_block()
         elif tag in _CODE_TAGS:
@@ -287,8 +303,8 @@ class _BlockWriter:
         self.blocks.append(block)
 
 
-def _number(node: ElementNode, attribute: str, default: int) -> int:
-    value = node.getattr(attribute) or ""
+def _number(node: Tag, attribute: str, default: int) -> int:
+    value = attributes_of(node).get(attribute, "")
     return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else default
 
 
