@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from resiliparse.parse.html import HTMLTree
+
+from humpback_ray.method.characters import without_unstorable
 from humpback_ray.method.page_content import HEADER_LEVELS, PageContent
 from humpback_ray.method.page_limits import refuse_excess
-from humpback_ray.method.page_tags import VOID_TAGS, Tag, attributes_of, tags_of_html
+from humpback_ray.method.page_tags import VOID_TAGS, Tag, attributes_of, tags_of
 
 
 @dataclass(slots=True)
@@ -27,7 +30,10 @@ def blocks_of_html(html: str) -> list[Block]:
         ValueError: the parser refuses the page, or it is too large to be read in time.
     """
     refuse_excess(html)
-    tags = tags_of_html(parseable(html))
+    body = HTMLTree.parse(without_unstorable(html)).body
+    if body is None:
+        return []
+    tags = tags_of(body)
     content, writer = PageContent(tags), _BlockWriter(tags)
     open_elements: list[int] = []  # the indices of their start tags
     entries = iter(enumerate(tags))
@@ -35,7 +41,8 @@ def blocks_of_html(html: str) -> list[Block]:
         if text:
             writer.write(text)
         if name[:1] == "/":
-            writer.leave(tags[open_elements.pop()])
+            open_elements.pop()
+            writer.leave(name[1:])
         elif not name:
             continue
         elif not content.has(index, open_elements):
@@ -43,7 +50,7 @@ def blocks_of_html(html: str) -> list[Block]:
         else:
             writer.enter(index)
             if name in VOID_TAGS:
-                writer.leave(tags[index])
+                writer.leave(name)
             else:
                 open_elements.append(index)
     writer.end_block()
@@ -56,15 +63,6 @@ def _skip(entries: Iterator[tuple[int, Tag]], name: str) -> None:
     while depth:
         _, (_, other, _) = next(entries)
         depth += (other == name) - (other == end)
-
-
-def parseable(text: str) -> str:
-    """The text with U+FFFD for NULs and lone surrogates.
-
-    The parsers drop the former or fail on the latter; so both reach the filter, which names the
-    reason.
-    """
-    return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
 
 
 _BLOCK_TAGS = frozenset([
@@ -139,9 +137,11 @@ class _BlockWriter:
             if self.at_line_edge and not text.strip():
                 text = "\n" * (text.count("\n") - 1)  # the source's break between two elements
             self.at_line_edge = self.at_line_edge and not text
+        elif text.isspace():
+            text = " " if self.words else ""
         else:
-            text = re.sub(r"\s+", " ", text)
-            self.is_code = self.is_code and (bool(self.num_code) or not text.strip())
+            text = text.replace("\n", " ").replace(_CELL_BREAK, " ")
+            self.is_code = self.is_code and self.num_code > 0
         if text:
             self.words.append(text)
 
@@ -203,9 +203,8 @@ class _BlockWriter:
             self.marker = f"{number}. "
             self.lists[-1] = number + 1
 
-    def leave(self, node: Tag) -> None:
-        """End an element, given its start tag."""
-        _, tag, _ = node
+    def leave(self, tag: str) -> None:
+        """End the innermost open element, which has this name."""
         if tag not in _WRITTEN_TAGS:
             return
         if tag in HEADER_LEVELS:
@@ -271,6 +270,8 @@ class _BlockWriter:
 
     def end_block(self) -> None:
         """Append what was written since the last block; a header even if it is empty."""
+        if not self.words and not self.level:
+            return
         text, self.words = "".join(self.words), []
         is_code, self.is_code = self.is_code, True
         if self.level:
@@ -284,10 +285,8 @@ class _BlockWriter:
             self._append(Block(row, kind=f"row of table {self.num_tables}"))
         else:
             # Blocks of nothing but code are the lines of a listing.
-            lines = [_line(line) for line in text.split("\n")]
-            self._append(
-                Block("\n".join(lines).strip("\n"), kind="code" if is_code else "paragraph")
-            )
+            lines = "\n".join(map(_line, text.split("\n"))).strip("\n")
+            self._append(Block(lines, kind="code" if is_code else "paragraph"))
 
     def _append(self, block: Block) -> None:
         if not block.text.strip():
@@ -297,7 +296,7 @@ class _BlockWriter:
             indent = "  " * min(len(self.lists) - 1, _MAX_INDENTS)
             # A term stands where its list stands, and its definitions are indented below it.
             hang = "" if self.is_term and not self.marker else "  "
-            rest = re.sub(r"\n(?=[^\n])", f"\n{indent}{hang}", block.text)
+            rest = _LINE_BREAK.sub(f"\n{indent}{hang}", block.text)
             block.text = indent + (self.marker or hang) + rest
             self.marker = ""
         self.blocks.append(block)
@@ -316,6 +315,8 @@ _MAX_SPAN = 100  # HTML allows a thousand columns
 _MAX_INDENTS = 8  # pages with thousands of nested lists exist; their indents would fill the memory
 
 _CELL_BREAK = "\x1f"  # the unit separator of ASCII; whitespace to `write`, so no page brings one
+
+_LINE_BREAK = re.compile(r"\n(?=[^\n])")
 
 
 def _line(text: str) -> str:

@@ -42,7 +42,7 @@ class PageContent:
         """
         tag = self._tags[index]
         name = tag[1]
-        if name not in _TAGS and not _is_marked(tag):
+        if name not in _TAGS and not (tag[2] and _is_marked(tag)):
             return True
         if name not in ("button", "a") or self._num_asked == _MAX_ASKED:
             return False

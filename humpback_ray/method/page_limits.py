@@ -42,8 +42,7 @@ def refuse_excess(html: str) -> None:
     if num_tags > MAX_OPTIONS:
         _refuse("options", sum(1 for _ in _OPTION.finditer(html)), MAX_OPTIONS)
     for piece in html.split(">"):
-        tag = _TAG.search(piece) if len(piece) > 2 * MAX_ATTRIBUTES else None
-        if tag is not None:
+        if len(piece) > 2 * MAX_ATTRIBUTES and (tag := _TAG.search(piece)):
             num_attributes = len(_QUOTED.sub(" ", piece[tag.start() :]).split())
             _refuse("attributes in one tag", num_attributes, MAX_ATTRIBUTES)
 

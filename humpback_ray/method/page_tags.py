@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from resiliparse.parse.html import HTMLTree
+from resiliparse.parse.html.node import Node
 
 # (text before the tag, name, attributes): ("Hello", "p", 'class="a"') for `Hello<p class="a">`,
 # ("Hello", "/p", "") for `Hello</p>`, ("Hello", "", "") for a comment.
@@ -26,17 +26,10 @@ _VOID_ENDS = frozenset(f"/{name}" for name in VOID_TAGS)  # elements of MathML m
 _RAW_TAGS = frozenset(["script", "style", "iframe", "xmp", "noembed", "noframes", "plaintext"])
 
 
-def tags_of_html(html: str) -> list[Tag]:
-    """The tags of a page's body in document order; each element but void ones has an end tag.
-
-    Raises:
-        ValueError: the parser refuses the page.
-    """
-    body = HTMLTree.parse(html).body
-    if body is None:
-        return []
+def tags_of(node: Node) -> list[Tag]:
+    """The tags of a tree in document order; each element but void ones has an end tag."""
     tags: list[Tag] = []
-    pieces = iter(body.html.split(">"))
+    pieces = iter(node.html.split(">"))
     for piece in pieces:
         text, _, tag = piece.partition("<")
         name, _, attributes = tag.partition(" ")
