@@ -42,17 +42,19 @@ def blocks_of_html(html: str) -> list[Block]:
             writer.write(text)
         if name[:1] == "/":
             open_elements.pop()
-            writer.leave(name[1:])
+            if name[1:] in _WRITTEN_TAGS:
+                writer.leave(name[1:])
         elif not name:
             continue
         elif not content.has(index, open_elements):
             _skip(entries, name)
         else:
-            writer.enter(index)
-            if name in VOID_TAGS:
-                writer.leave(name)
-            else:
+            if name in _WRITTEN_TAGS:
+                writer.enter(index)
+            if name not in VOID_TAGS:
                 open_elements.append(index)
+            elif name in _WRITTEN_TAGS:
+                writer.leave(name)
     writer.end_block()
     return writer.blocks
 
@@ -133,7 +135,7 @@ class _BlockWriter:
     num_tables: int = 0  # opened so far: rows of different tables are not adjacent
 
     def write(self, text: str) -> None:
-        if self._verbatim:
+        if self.num_preformatted and self._verbatim:
             if self.at_line_edge and not text.strip():
                 text = "\n" * (text.count("\n") - 1)  # the source's break between two elements
             self.at_line_edge = self.at_line_edge and not text
@@ -146,10 +148,8 @@ class _BlockWriter:
             self.words.append(text)
 
     def enter(self, index: int) -> None:
-        """Begin the element whose start tag has this index."""
+        """Begin the element, one of _WRITTEN_TAGS, whose start tag has this index."""
         _, tag, _ = self.tags[index]
-        if tag not in _WRITTEN_TAGS:
-            return
         if tag == "br":
             self.words.append(" " if self._one_line else "\n")
             self.at_line_edge = False
@@ -205,8 +205,6 @@ class _BlockWriter:
 
     def leave(self, tag: str) -> None:
         """End the innermost open element, which has this name."""
-        if tag not in _WRITTEN_TAGS:
-            return
         if tag in HEADER_LEVELS:
             self.end_block()
         elif tag in _CODE_TAGS:

@@ -41,7 +41,13 @@ def refuse_excess(html: str) -> None:
     _refuse("tags", num_tags, MAX_TAGS)
     if num_tags > MAX_OPTIONS:
         _refuse("options", sum(1 for _ in _OPTION.finditer(html)), MAX_OPTIONS)
-    for piece in html.split(">"):
+    pieces = html.split(">")
+    if max(map(len, pieces)) > 2 * MAX_ATTRIBUTES:
+        _refuse_attributes(pieces)
+
+
+def _refuse_attributes(pieces: list[str]) -> None:
+    for piece in pieces:
         if len(piece) > 2 * MAX_ATTRIBUTES and (tag := _TAG.search(piece)):
             num_attributes = len(_QUOTED.sub(" ", piece[tag.start() :]).split())
             _refuse("attributes in one tag", num_attributes, MAX_ATTRIBUTES)

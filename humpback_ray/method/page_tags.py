@@ -1,8 +1,8 @@
 """A parsed page as a list of its tags, each with the text before it.
 
-Python needs about five times as long to go through the parser's nodes one by one. The parser writes
-its whole tree as markup in one call, and in that markup no text and no attribute has a `<` or `>`,
-but for comments and the content of a few elements.
+The parser writes its whole tree as markup in one call, and Python goes through that text much
+faster than through the parser's nodes one by one. The markup is regular: but for comments and the
+content of a few elements, each `>` ends a tag, and the first `<` before it begins that tag.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from resiliparse.parse.html.node import Node
 
 # (text before the tag, name, attributes): ("Hello", "p", 'class="a"') for `Hello<p class="a">`,
-# ("Hello", "/p", "") for `Hello</p>`, ("Hello", "", "") for a comment.
+# ("Hello", "/p", "") for `Hello</p>`, ("Hello", "", "") for a comment or the end.
 Tag = tuple[str, str, str]
 
 # Elements without content and without an end tag.
@@ -21,27 +21,38 @@ VOID_TAGS = frozenset([
     "area", "base", "basefont", "bgsound", "br", "col", "embed", "frame", "hr", "img", "input",
     "keygen", "link", "meta", "param", "source", "track", "wbr",
 ])  # fmt: skip
-_VOID_ENDS = frozenset(f"/{name}" for name in VOID_TAGS)  # elements of MathML may have these names
+_VOID_ENDS = frozenset(f"/{name}" for name in VOID_TAGS)  # of elements of MathML with such names
 # Elements whose content is written as it stands.
 _RAW_TAGS = frozenset(["script", "style", "iframe", "xmp", "noembed", "noframes", "plaintext"])
+_SPECIAL = _VOID_ENDS | _RAW_TAGS | {"template", "/template"}
 
 
 def tags_of(node: Node) -> list[Tag]:
-    """The tags of a tree in document order; each element but void ones has an end tag."""
+    """The tags of a tree in document order; each element but void ones has an end tag.
+
+    Templates are empty: what is in them is not in the tree.
+    """
     tags: list[Tag] = []
+    templates: list[int] = []  # open ones: the number of tags up to their start tags
     pieces = iter(node.html.split(">"))
     for piece in pieces:
         text, _, tag = piece.partition("<")
         name, _, attributes = tag.partition(" ")
         if "&" in text:
             text = unescaped(text)
-        if name in _VOID_ENDS or name[:1] == "!":
-            name = attributes = ""
         tags.append((text, name, attributes))
+        if name not in _SPECIAL and name[:1] != "!":
+            continue
         if name in _RAW_TAGS:
             tags.append((_raw_text(pieces, name), f"/{name}", ""))
-        elif tag[:3] == "!--":
-            _skip_comment(pieces, piece)
+        elif name == "template":
+            templates.append(len(tags))
+        elif name == "/template":
+            tags[templates.pop() :] = [("", name, "")]
+        else:
+            tags[-1] = (text, "", "")
+            if name.startswith("!--"):
+                _skip_comment(pieces, piece)
     return tags
 
 
