@@ -175,7 +175,7 @@ class _BlockWriter:
 
     def _is_layout(self, index: int) -> bool:
         """True for a table that is no data."""
-        # Each table is followed up to its end or the next table, so all of them take linear time.
+        # Up to the table's end or the next table, so that all tables together take linear time.
         for following in range(index + 1, len(self.tags)):
             tag = self.tags[following]
             if tag[1] == "/table":

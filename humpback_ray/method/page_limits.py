@@ -9,7 +9,7 @@ import re
 
 # A page is a tree in memory, of about twenty times its bytes where it is nothing but tags.
 MAX_CHARACTERS = 2**24
-# Elements are visited one by one, about 5 µs each. A page of 1 MiB, at which Common Crawl cut most
+# Tags are read one by one, about 1 µs each. A page of 1 MiB, at which Common Crawl cut most
 # of its archives, has so many if a tag stands at every tenth character.
 MAX_TAGS = 100_000
 # The parser compares each attribute of an element with all others, and it goes through a <select>
