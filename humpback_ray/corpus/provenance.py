@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 from resiliparse.parse.html import HTMLTree
 
 from humpback_ray.corpus.documents import CorpusFile, Document
+from humpback_ray.method.characters import without_unstorable
 from humpback_ray.method.filters import storable
+from humpback_ray.method.page_tags import Tag, attributes_of, tags_of
 from humpback_ray.rows import DocumentFacts
 
 MAX_URL = 2**14  # characters; longer ones are data and no address
@@ -23,7 +24,7 @@ _NO_AI = frozenset({"noai", "noimageai"})
 _RESERVATION = "tdm-reservation"
 
 # Only a page with one of these words is parsed for them: most have none.
-_WORDS = (*sorted(_NO_AI), _RESERVATION, "creativecommons.org")
+_WORDS = tuple(w.encode() for w in (*sorted(_NO_AI), _RESERVATION, "creativecommons.org"))
 _LICENCE = re.compile(
     r"creativecommons\.org/(?:licen[sc]es|publicdomain)/([a-z+-]+)/(\d\.\d)", re.IGNORECASE
 )
@@ -37,10 +38,10 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
     """
     capture = document.capture
     licences, stated = frozenset[str](), capture.opt_outs
-    if document.format == "html" and _has_words(document.content.lower()):
-        page = HTMLTree.parse(storable(document.content, len(document.content))).document
-        licences = _licences_of(page)
-        stated |= _opt_outs_of(page)
+    if document.format == "html" and _has_words(document.content):
+        tags = tags_of(HTMLTree.parse(without_unstorable(document.content)).document)
+        licences = _licences_of(tags)
+        stated |= _opt_outs_of(tags)
     return DocumentFacts(
         document_id=document.document_id,
         url=storable(document.url, MAX_URL),
@@ -56,7 +57,8 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
 
 
 def _has_words(content: str) -> bool:
-    return any(word in content for word in _WORDS)
+    folded = content.encode(errors="replace").lower()
+    return any(word in folded for word in _WORDS)
 
 
 def opt_outs(name: str, value: str) -> frozenset[str]:
@@ -79,26 +81,31 @@ def utc_time(stated: str | None) -> str | None:
     return time.isoformat().removesuffix("+00:00") + "Z"
 
 
-def _opt_outs_of(page: Any) -> frozenset[str]:
+def _opt_outs_of(tags: list[Tag]) -> frozenset[str]:
     found = frozenset[str]()
-    for element in page.query_selector_all("meta[name][content]"):
-        found |= opt_outs(element.getattr("name") or "", element.getattr("content") or "")
+    for tag in tags:
+        if tag[1] == "meta":
+            attributes = attributes_of(tag)
+            found |= opt_outs(attributes.get("name", ""), attributes.get("content", ""))
     return found
 
 
-def _licences_of(page: Any) -> frozenset[str]:
+def _licences_of(tags: list[Tag]) -> frozenset[str]:
     """The Creative Commons licences that a page links to.
 
     A link with `rel=license` speaks of the page. Without one, every link counts, though it may
     speak of a picture.
     """
-    links = list(_licence_links(page))
+    links = list(_licence_links(tags))
     of_page = {licence for licence, is_of_page in links if is_of_page}
     return frozenset(of_page or {licence for licence, _ in links})
 
 
-def _licence_links(page: Any) -> Iterator[tuple[str, bool]]:
-    for element in page.query_selector_all("a[href], link[href]"):
-        if found := _LICENCE.search(element.getattr("href") or ""):
-            relations = (element.getattr("rel") or "").lower().split()
+def _licence_links(tags: list[Tag]) -> Iterator[tuple[str, bool]]:
+    for tag in tags:
+        if tag[1] not in ("a", "link"):
+            continue
+        attributes = attributes_of(tag)
+        if found := _LICENCE.search(attributes.get("href", "")):
+            relations = attributes.get("rel", "").lower().split()
             yield f"{found[1]}/{found[2]}".lower(), "license" in relations

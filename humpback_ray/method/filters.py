@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from humpback_ray.method.characters import has_unstorable, without_unstorable
 from humpback_ray.method.languages import is_in_language
 from humpback_ray.method.quality import c4, fineweb, forms, gopher
 from humpback_ray.method.quality.rules import Rule, first_broken
@@ -64,6 +65,8 @@ def gives_way(section: Section, outcome: SegmentOutcome, settings: CorpusSetting
 
 def normalise(text: str) -> str:
     """The text as it is compared: Unicode NFKC, case folded, runs of white space as one space."""
+    if text.isascii():  # NFKC leaves it as it is
+        return " ".join(text.casefold().split())
     pieces = (text[begin : begin + _PIECE] for begin in range(0, len(text), _PIECE))
     composed = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
     return " ".join(composed.casefold().split())
@@ -85,15 +88,12 @@ def storable(text: str, max_characters: int) -> str:
 
     Lone surrogates, which have no UTF-8, and NULs are replaced by U+FFFD.
     """
-    return re.sub("[\x00\ud800-\udfff]", "\ufffd", text[:max_characters])
+    return without_unstorable(text[:max_characters])
 
 
 def has_invalid_characters(text: str) -> bool:
     """True for a text with NULs, lone surrogates, or U+FFFD, the mark of undecodable bytes."""
-    return _INVALID.search(text) is not None
-
-
-_INVALID = re.compile("[\x00\ufffd\ud800-\udfff]")
+    return "\ufffd" in text or has_unstorable(text)
 
 
 def _outcome_of_header(header: str, settings: CorpusSettings) -> SegmentOutcome | None:
@@ -123,12 +123,16 @@ def _repeats_itself(text: str, ngram: int, threshold: float) -> bool:
     """True where the word n-grams of two sentences have a Jaccard index above `threshold`."""
     grams_of: list[set[tuple[str, ...]]] = []
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    min_words = max(ngram, _MIN_WORDS)
     for sentence in _SENTENCE_END.split(text):
-        words = _WORD.findall(normalise(sentence))
-        if len(words) < max(ngram, _MIN_WORDS):
+        normalised = normalise(sentence)
+        if normalised.count(" ") + 1 < min_words:
             continue
-        grams = {tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)}
-        shared = Counter(earlier for gram in grams for earlier in holders[gram])
+        words = _WORD.findall(normalised)
+        if len(words) < min_words:
+            continue
+        grams = set(zip(*(words[begin:] for begin in range(ngram)), strict=False))
+        shared = Counter(earlier for gram in grams & holders.keys() for earlier in holders[gram])
         for earlier, num_shared in shared.items():
             if num_shared > threshold * (len(grams) + len(grams_of[earlier]) - num_shared):
                 return True

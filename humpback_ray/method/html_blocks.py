@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from resiliparse.parse.html import HTMLTree
-from resiliparse.parse.html.node import ElementNode, Node, TextNode
 
-from humpback_ray.method.page_content import HEADER_LEVELS, HEADERS, PageContent
+from humpback_ray.method.characters import without_unstorable
+from humpback_ray.method.page_content import HEADER_LEVELS, PageContent
 from humpback_ray.method.page_limits import refuse_excess
+from humpback_ray.method.page_tags import VOID_TAGS, Tag, attributes_of, tags_of
 
 
 @dataclass(slots=True)
@@ -29,26 +30,41 @@ def blocks_of_html(html: str) -> list[Block]:
         ValueError: the parser refuses the page, or it is too large to be read in time.
     """
     refuse_excess(html)
-    body = HTMLTree.parse(parseable(html)).body
+    body = HTMLTree.parse(without_unstorable(html)).body
     if body is None:
         return []
-    writer = _BlockWriter()
-    for node, entering in _walk(body):
-        if isinstance(node, ElementNode):
-            writer.enter(node) if entering else writer.leave(node)
-        elif isinstance(node, TextNode) and entering:
-            writer.write(node.node_value or "")
+    tags = tags_of(body)
+    content, writer = PageContent(tags), _BlockWriter(tags)
+    open_elements: list[int] = []  # the indices of their start tags
+    entries = iter(enumerate(tags))
+    for index, (text, name, _) in entries:
+        if text:
+            writer.write(text)
+        if name[:1] == "/":
+            open_elements.pop()
+            if name[1:] in _WRITTEN_TAGS:
+                writer.leave(name[1:])
+        elif not name:
+            continue
+        elif not content.has(index, open_elements):
+            _skip(entries, name)
+        else:
+            if name in _WRITTEN_TAGS:
+                writer.enter(index)
+            if name not in VOID_TAGS:
+                open_elements.append(index)
+            elif name in _WRITTEN_TAGS:
+                writer.leave(name)
     writer.end_block()
     return writer.blocks
 
 
-def parseable(text: str) -> str:
-    """The text with U+FFFD for NULs and lone surrogates.
-
-    The parsers drop the former or fail on the latter; so both reach the filter, which names the
-    reason.
-    """
-    return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
+def _skip(entries: Iterator[tuple[int, Tag]], name: str) -> None:
+    """Go on behind the element whose start tag was the last entry."""
+    end, depth = f"/{name}", int(name not in VOID_TAGS)
+    while depth:
+        _, (_, other, _) = next(entries)
+        depth += (other == name) - (other == end)
 
 
 _BLOCK_TAGS = frozenset([
@@ -58,31 +74,11 @@ _BLOCK_TAGS = frozenset([
 ])  # fmt: skip
 _LIST_TAGS = frozenset(["ul", "ol", "menu", "dir", "dl"])
 _CODE_TAGS = frozenset(["code", "kbd", "samp", "tt"])
+_WRITTEN_TAGS = _BLOCK_TAGS | _CODE_TAGS | HEADER_LEVELS.keys() | {"br"}  # all that change the text
 
-# A table that holds one of these arranges the page or is a listing; any other table is data.
-_LAYOUT_CONTENT = f"{HEADERS}, pre, table, td.code"
-
-
-def _walk(root: Node) -> Iterator[tuple[Node, bool]]:
-    """The content under `root` in document order: (node, True), and (node, False) on the way out.
-
-    `extract_plain_text` of resiliparse is not used: it leaves out empty headers, which the paper's
-    rules count, and runs code into paragraphs.
-    """
-    content = PageContent()
-    # A stack instead of recursion: pages nest deeper than Python's calls may.
-    stack = [(root, True)]
-    while stack:
-        node, entering = stack.pop()
-        if entering and isinstance(node, ElementNode) and not content.has(node):
-            continue
-        yield node, entering
-        if entering:
-            stack.append((node, False))
-            child = node.last_child
-            while child is not None:
-                stack.append((child, True))
-                child = child.previous_sibling
+# A table that holds one of these, or a cell of class "code", arranges the page or is a listing; any
+# other table is data.
+_LAYOUT_TAGS = frozenset(["table", "pre", *HEADER_LEVELS])
 
 
 @dataclass(slots=True)
@@ -94,7 +90,7 @@ class _Table:
     rows_left: dict[int, int] = field(default_factory=dict)  # of cells above, by column
     gap: int = 0  # columns behind the last cell that it spans too
 
-    def columns_before(self, cell: ElementNode) -> int:
+    def columns_before(self, cell: Tag) -> int:
         """The number of columns that begin behind the last cell, up to the first of this one."""
         num_columns = self.gap + self._spanned() + 1
         width = min(_number(cell, "colspan", 1) or 1, _MAX_SPAN)
@@ -123,6 +119,7 @@ class _Table:
 class _BlockWriter:
     """Collects the text between block boundaries, with the state that nested elements need."""
 
+    tags: list[Tag]  # of the page
     blocks: list[Block] = field(default_factory=list)
     words: list[str] = field(default_factory=list)  # of the block that is being written
     level: int = 0  # of the header that is open
@@ -138,18 +135,21 @@ class _BlockWriter:
     num_tables: int = 0  # opened so far: rows of different tables are not adjacent
 
     def write(self, text: str) -> None:
-        if self._verbatim:
+        if self.num_preformatted and self._verbatim:
             if self.at_line_edge and not text.strip():
                 text = "\n" * (text.count("\n") - 1)  # the source's break between two elements
             self.at_line_edge = self.at_line_edge and not text
+        elif text.isspace():
+            text = " " if self.words else ""
         else:
-            text = re.sub(r"\s+", " ", text)
-            self.is_code = self.is_code and (bool(self.num_code) or not text.strip())
+            text = text.replace("\n", " ").replace(_CELL_BREAK, " ")
+            self.is_code = self.is_code and self.num_code > 0
         if text:
             self.words.append(text)
 
-    def enter(self, node: ElementNode) -> None:
-        tag = node.tag
+    def enter(self, index: int) -> None:
+        """Begin the element, one of _WRITTEN_TAGS, whose start tag has this index."""
+        _, tag, _ = self.tags[index]
         if tag == "br":
             self.words.append(" " if self._one_line else "\n")
             self.at_line_edge = False
@@ -165,16 +165,29 @@ class _BlockWriter:
                 self.num_preformatted += 1
         elif tag == "table":
             self.end_block()
-            self.tables.append(_Table(is_data=node.query_selector(_LAYOUT_CONTENT) is None))
+            self.tables.append(_Table(is_data=not self._is_layout(index)))
             self.num_tables += 1
         elif tag in ("td", "th") and self._in_data_table:
-            self.words += [_CELL_BREAK] * self.tables[-1].columns_before(node)
+            self.words += [_CELL_BREAK] * self.tables[-1].columns_before(self.tags[index])
         elif tag in _BLOCK_TAGS:
             self._break_block(tag)
-            self._open(node)
+            self._open(self.tags[index])
 
-    def _open(self, node: ElementNode) -> None:
-        tag = node.tag
+    def _is_layout(self, index: int) -> bool:
+        """True for a table that is no data."""
+        # Up to the table's end or the next table, so that all tables together take linear time.
+        for following in range(index + 1, len(self.tags)):
+            tag = self.tags[following]
+            if tag[1] == "/table":
+                return False
+            if tag[1] in _LAYOUT_TAGS:
+                return True
+            if tag[1] == "td" and "code" in attributes_of(tag).get("class", "").split():
+                return True
+        return False
+
+    def _open(self, node: Tag) -> None:
+        _, tag, _ = node
         if tag == "pre":
             self.num_preformatted += 1
         elif tag in _LIST_TAGS:
@@ -190,8 +203,8 @@ class _BlockWriter:
             self.marker = f"{number}. "
             self.lists[-1] = number + 1
 
-    def leave(self, node: ElementNode) -> None:
-        tag = node.tag
+    def leave(self, tag: str) -> None:
+        """End the innermost open element, which has this name."""
         if tag in HEADER_LEVELS:
             self.end_block()
         elif tag in _CODE_TAGS:
@@ -255,6 +268,8 @@ class _BlockWriter:
 
     def end_block(self) -> None:
         """Append what was written since the last block; a header even if it is empty."""
+        if not self.words and not self.level:
+            return
         text, self.words = "".join(self.words), []
         is_code, self.is_code = self.is_code, True
         if self.level:
@@ -268,10 +283,8 @@ class _BlockWriter:
             self._append(Block(row, kind=f"row of table {self.num_tables}"))
         else:
             # Blocks of nothing but code are the lines of a listing.
-            lines = [_line(line) for line in text.split("\n")]
-            self._append(
-                Block("\n".join(lines).strip("\n"), kind="code" if is_code else "paragraph")
-            )
+            lines = "\n".join(map(_line, text.split("\n"))).strip("\n")
+            self._append(Block(lines, kind="code" if is_code else "paragraph"))
 
     def _append(self, block: Block) -> None:
         if not block.text.strip():
@@ -281,14 +294,14 @@ class _BlockWriter:
             indent = "  " * min(len(self.lists) - 1, _MAX_INDENTS)
             # A term stands where its list stands, and its definitions are indented below it.
             hang = "" if self.is_term and not self.marker else "  "
-            rest = re.sub(r"\n(?=[^\n])", f"\n{indent}{hang}", block.text)
+            rest = _LINE_BREAK.sub(f"\n{indent}{hang}", block.text)
             block.text = indent + (self.marker or hang) + rest
             self.marker = ""
         self.blocks.append(block)
 
 
-def _number(node: ElementNode, attribute: str, default: int) -> int:
-    value = node.getattr(attribute) or ""
+def _number(node: Tag, attribute: str, default: int) -> int:
+    value = attributes_of(node).get(attribute, "")
     return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else default
 
 
@@ -300,6 +313,8 @@ _MAX_SPAN = 100  # HTML allows a thousand columns
 _MAX_INDENTS = 8  # pages with thousands of nested lists exist; their indents would fill the memory
 
 _CELL_BREAK = "\x1f"  # the unit separator of ASCII; whitespace to `write`, so no page brings one
+
+_LINE_BREAK = re.compile(r"\n(?=[^\n])")
 
 
 def _line(text: str) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 
-from humpback_ray.method.html_blocks import Block, blocks_of_html, parseable
+from humpback_ray.method.characters import without_unstorable
+from humpback_ray.method.html_blocks import Block, blocks_of_html
 from humpback_ray.method.page_limits import refuse_excess_of_markdown
 from humpback_ray.method.restructuredtext import html_of_restructuredtext
 
@@ -72,7 +73,7 @@ def sections_of_markdown(markdown: str, cutting: Cutting) -> Iterator[Section]:
     """
     refuse_excess_of_markdown(markdown)
     body = _FRONT_MATTER.sub("", _without_line_noise(markdown), count=1)
-    html = MarkdownIt("commonmark").enable("table").render(parseable(body))
+    html = MarkdownIt("commonmark").enable("table").render(without_unstorable(body))
     return sections_of_html(html, cutting)
 
 
