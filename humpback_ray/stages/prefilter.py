@@ -19,7 +19,7 @@ from humpback_ray import storage, tables
 from humpback_ray.config.settings import Settings
 from humpback_ray.corpus.smallest_keys import Division, divide
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import Context, Part, Result, Stage
+from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
 from humpback_ray.execution.tasks import run_tasks, user_error
 from humpback_ray.method import prefilter
 from humpback_ray.rows import RatingOutcome, ScoredSegment, Segment, SegmentOutcome
@@ -38,7 +38,7 @@ class SampledSegments(Stage):
     version: ClassVar[int] = 1
     part: ClassVar[Part] = "augment"
 
-    segments: Stage
+    segments: Stage | Source
     num_rated: int
     random_seed: int
 
@@ -99,7 +99,7 @@ class PrefilterModel(Stage):
     version: ClassVar[int] = 1
     part: ClassVar[Part] = "augment"
 
-    rated: Stage
+    rated: Stage | Source
 
     def run(self, context: Context) -> Result:
         """Write the weights, and print the recall.
@@ -141,7 +141,7 @@ class PromisingSegments(Stage):
     version: ClassVar[int] = 1
     part: ClassVar[Part] = "augment"
 
-    segments: Stage
+    segments: Stage | Source
     model: PrefilterModel
     share: float
 
@@ -191,7 +191,11 @@ def _score_figures(rows: str) -> dict[str, Any]:
 
 
 def prefiltered(
-    s: Settings, segments: Stage, backward: Stage, forward: Stage, serving: dict[str, Any]
+    s: Settings,
+    segments: Stage | Source,
+    backward: Stage | Source,
+    forward: Stage | Source,
+    serving: dict[str, Any],
 ) -> list[Stage]:
     """The stages of the filter, the promising segments last; none where the recipe asks for none.
 

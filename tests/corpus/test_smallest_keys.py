@@ -23,8 +23,8 @@ def keys_of(table: pa.Table) -> np.ndarray:
 
 
 def marked(table: pa.Table, keys: np.ndarray, is_kept: bool) -> pa.Table:
-    texts = [f"{text} {key} {is_kept}" for text, key in zip(table["text"].to_pylist(), keys.tolist(),
-                                                          strict=True)]  # fmt: skip
+    pairs = zip(table["text"].to_pylist(), keys.tolist(), strict=True)
+    texts = [f"{text} {key} {is_kept}" for text, key in pairs]
     return table.set_column(1, "text", pa.array(texts))
 
 
@@ -44,7 +44,7 @@ def texts(folder) -> set[str]:
 def test_kept_rows_are_those_with_the_smallest_keys_and_all_others_are_dropped(tmp_path):
     assert divide(division(tmp_path, ROWS, 7), 123, one_by_one) == 123
     keys = keys_of(tables.to_table(ROWS, PlainText))
-    edge = np.sort(keys)[122]
+    edge = int(np.sort(keys)[122])
     expected = {
         kept: {f"{row.text} {key} {kept}" for row, key in zip(ROWS, keys.tolist(), strict=True)
                if (key <= edge) is kept}
