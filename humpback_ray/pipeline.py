@@ -7,7 +7,8 @@
     for t = 1, 2:    M_(t-1) rates A ── A_k^(t) ── base on D ∪ A_k^(t) = M_t   self-curation
 
 A stage is one class in `stages/`: its fields are what its result depends on. The candidates are
-generated once. Every M_t starts from the base model again. A run's folder has one folder for each
+generated once, of all segments or of those that a filter lets through (`stages/prefilter.py`).
+Every M_t starts from the base model again. A run's folder has one folder for each
 stage, and `record.json` in it says that the stage is done (`execution/runner.py`).
 (Self-Alignment with Instruction Backtranslation, arXiv 2308.06259, section 2.)
 """

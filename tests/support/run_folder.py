@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, ClassVar
 
+import numpy as np
+
 from humpback_ray import pipeline, storage, tables
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.evaluation import refusals
 from humpback_ray.execution.provenance import provenance
 from humpback_ray.execution.stage import METRICS, Part, Result, Stage
+from humpback_ray.method import prefilter
 from humpback_ray.rows import (
     Candidate,
     DroppedSeed,
@@ -40,7 +43,7 @@ from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
-from humpback_ray.stages.prefilter import PromisingSegments
+from humpback_ray.stages.prefilter import PrefilterModel, PromisingSegments
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
 from humpback_ray.stages.safety_seed import SafetySeed
@@ -175,6 +178,7 @@ class _Writer:
         """Write a stage's rows and metrics; returns its result."""
         writers: dict[type, Callable[[Any], Result]] = {
             Seed: self._seed, Segments: self._segments, PromisingSegments: self._promising,
+            PrefilterModel: self._prefilter,
             Augment: self._candidates,
             Rate: self._rated, Curate: self._curated, Finetune: self._trained,
             Evaluate: self._evaluated, SeedExamples: self._seed_examples,
@@ -212,6 +216,11 @@ class _Writer:
         self._rows(stage, "dropped", dropped, Segment)
         counts = {outcome.value: count for outcome, count in NUM_DROPPED.items()}
         return Result(len(kept) + len(dropped), {"kept": len(kept), **counts}, {"num_files": 9})
+
+    def _prefilter(self, stage: Stage) -> Result:
+        scores = np.arange(200) / 50 + 1
+        figures = prefilter.measure(scores, scores + np.arange(200) % 7).figures
+        return Result(200, {"scored": 200, "no_score": 0}, figures)
 
     def _promising(self, stage: Stage) -> Result:
         rows = [
