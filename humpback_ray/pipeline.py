@@ -7,7 +7,8 @@
     for t = 1, 2:    M_(t-1) rates A ── A_k^(t) ── base on D ∪ A_k^(t) = M_t   self-curation
 
 A stage is one class in `stages/`: its fields are what its result depends on. The candidates are
-generated once. Every M_t starts from the base model again. A run's folder has one folder for each
+generated once, of all segments or of those that a filter lets through (`stages/prefilter.py`).
+Every M_t starts from the base model again. A run's folder has one folder for each
 stage, and `record.json` in it says that the stage is done (`execution/runner.py`).
 (Self-Alignment with Instruction Backtranslation, arXiv 2308.06259, section 2.)
 """
@@ -32,6 +33,7 @@ from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import judgement
+from humpback_ray.stages.prefilter import prefiltered
 from humpback_ray.stages.rate import Rate, rating_template
 from humpback_ray.stages.safety_answers import safety_answers
 from humpback_ray.stages.safety_seed import safety_seed
@@ -120,10 +122,16 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     forward = finetune("forward-0/model", pairs)
     models: dict[str, Stage | Source] = {"base": base, "M_0": forward}
 
+    # Where a recipe asks for it, only the promising segments go on: M_0's ratings of a sample say
+    # which ones they are.
+    filtering = prefiltered(s, segments, backward, forward, serving)
+    stages += filtering
+    promising = filtering[-1] if filtering else segments
+
     # Self-augmentation, once; then self-curation and finetuning, again and again.
     candidates = declare(
         Augment(
-            path="candidates", segments=segments, model=backward, tag=s.prompts.seed_tag,
+            path="candidates", segments=promising, model=backward, tag=s.prompts.seed_tag,
             sampling=s.augmentation, num_candidates=s.num_candidates,
             long_prompts=s.long_prompts, **serving,
         )

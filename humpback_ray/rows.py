@@ -104,6 +104,7 @@ class SegmentOutcome(StrEnum):
     OLDER_CAPTURE = "older_capture"  # the corpus has a newer capture of the document's URL
     CONTAMINATED = "contaminated"  # shares words with a prompt of the evaluation
     SURPLUS = "surplus"  # above the number of segments asked for
+    NOT_PROMISING = "not_promising"  # M_0 would rate its pair lower than those of other segments
     BLOCKED = "blocked"  # a document of a blocked host or URL; the text names it
     UNREADABLE = "unreadable"  # a document, line or record that could not be parsed at all
     NOT_READ = "not_read"  # a file, link or archive record that is no document; the text says why
@@ -175,6 +176,13 @@ class DroppedSegment(Segment):
     jaccard: float | None  # exact index of the two texts' n-grams
     prompt_id: str | None  # of the evaluation prompt that a contaminated text has words of
     shared_ngram: str | None  # those words, as they are compared
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSegment(Segment):
+    """A segment that the filter before augmentation has kept or dropped."""
+
+    score: float  # that the filter predicts for its pair, in the rubric's grades
 
 
 @dataclass(frozen=True, slots=True)

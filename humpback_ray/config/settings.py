@@ -22,6 +22,7 @@ from humpback_ray.config.benchmarks import BenchmarkSettings
 from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
 from humpback_ray.config.fields import Frozen, LanguageCode, Location, PositiveInt, Share
+from humpback_ray.config.prefilter import PrefilterSettings
 from humpback_ray.config.segment_rules import SegmentRules
 from humpback_ray.config.urls import http_url
 
@@ -444,6 +445,8 @@ class Settings(Frozen):
     backward_training: TrainingSettings = TrainingSettings()
     forward_training: TrainingSettings = TrainingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+    # null: M_yx writes an instruction for every segment, as in the paper.
+    prefilter: PrefilterSettings | None = None
     num_candidates: PositiveInt = 1  # instructions per segment; the best rated is selected
     # null: segments and instructions may have words of the evaluation's prompts, as in the paper.
     decontamination: DecontaminationSettings | None = None

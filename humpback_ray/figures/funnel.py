@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import pyarrow.compute as pc
 
+from humpback_ray.execution.stage import Stage
 from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.pair_sets import RunRows
 from humpback_ray.figures.stage_records import Selected, StageRecords, count_of
@@ -27,6 +28,7 @@ from humpback_ray.stages.decontaminate import Decontaminate
 from humpback_ray.stages.distinct import Distinct
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.prefilter import PromisingSegments
 from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -53,6 +55,8 @@ def funnel_of(records: StageRecords) -> list[FunnelStep]:
     for segments in records.of(Segments)[:1]:
         steps.append(_documents(records, segments))
         steps.append(_by_outcome("Segments", segments, "sections", SegmentOutcome.KEPT))
+    for promising in records.of(PromisingSegments)[:1]:
+        steps.append(_by_outcome("Promising segments", promising, "segments", SegmentOutcome.KEPT))
     for candidates in records.of(Augment)[:1]:
         steps.append(_by_outcome("Instructions", candidates, "candidates", Finish.STOP))
     for clean in records.of(Decontaminate)[:1]:
@@ -155,10 +159,19 @@ def mismatches(run: RunRows) -> list[str]:
     for stage in records.stages:
         if stage.num_rows is not None and (total := sum(stage.outcomes.values())):
             compare(f"outcomes in {stage.path}/record.json", total, stage.num_rows, "num_rows")
-    for kind, column in ((Seed, "pair_id"), (SafetySeed, "pair_id"), (Segments, "segment_id")):
+    columns: dict[type[Stage], str] = {
+        Seed: "pair_id", SafetySeed: "pair_id", Segments: "segment_id",
+        PromisingSegments: "segment_id",
+    }  # fmt: skip
+    for kind, column in columns.items():
         for stage in records.of(kind):
             rows = run.folder(stage, "rows", column).num_rows
             compare(f"rows in {stage.path}", rows, stage.outcomes.get("kept", 0), "its record")
+    for promising, segments in zip(
+        records.of(PromisingSegments), records.of(Segments), strict=False
+    ):
+        kept = segments.outcomes.get(SegmentOutcome.KEPT, 0)
+        compare(f"segments in {promising.path}", promising.num_rows or 0, kept, segments.path)
     for stage in records.of(Augment):
         rows = run.folder(stage, "rows", "candidate_id").num_rows
         compare(f"rows in {stage.path}", rows, stage.num_rows or 0, "its record")

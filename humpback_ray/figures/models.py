@@ -32,6 +32,7 @@ from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.prefilter import SampleCandidates, SampleRatings
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
 
@@ -148,7 +149,8 @@ def _median(lines: list[dict[str, Any]], name: str) -> float | None:
 
 def generations_of(records: StageRecords) -> list[GenerationFigures]:
     """The work of engines or of an endpoint in every stage that has asked a model."""
-    kinds = [each.kind for each in (Augment, Rate, Evaluate, SafetyAnswers)]
+    generating = (SampleCandidates, SampleRatings, Augment, Rate, Evaluate, SafetyAnswers)
+    kinds = [each.kind for each in generating]
     stages = [s for s in records.stages if s.kind in kinds]
     return [_generation(records, stage) for stage in stages if stage.num_rows is not None]
 

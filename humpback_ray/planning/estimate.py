@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import SelectionSettings
@@ -30,9 +31,12 @@ from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.generating import GeneratingStage
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.prefilter import PromisingSegments, SampledSegments
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
 from humpback_ray.stages.segments import Segments
+
+SomeStage = TypeVar("SomeStage", bound=Stage)
 
 # For starting engines or workers, reading weights and writing the result; a guess.
 STAGE_START_HOURS = 0.1
@@ -72,7 +76,7 @@ class RunEstimate:
     """The stages of a run that use GPUs, in order."""
 
     stages: list[StageEstimate]
-    note: str = ""  # on the use of a probe's result
+    note: str = ""  # on the use of a probe's result, and on a filter before augmentation
 
 
 def estimate_stages(
@@ -104,6 +108,37 @@ def estimate_stages(
         for stage in stages
         if isinstance(stage, GeneratingStage | Finetune | Benchmark)
     ]
+
+
+def filter_note(
+    stages: Sequence[Stage], records: Mapping[str, StageRecord], num_rows: int | None = None
+) -> str:
+    """The costs and savings of the filter before augmentation in one line; empty without one."""
+    promising = next((stage for stage in stages if isinstance(stage, PromisingSegments)), None)
+    if promising is None:
+        return ""
+    num_segments = num_segments_of(stages, records, num_rows)
+    num_asked = [
+        num_segments_read(each, num_segments) for each in stages if isinstance(each, Augment)
+    ]
+    line = (
+        f"settings.prefilter: engines see {num_asked[0]:,} segments of a sample and "
+        f"{num_asked[1]:,} promising ones in place of {num_segments:,}; selections are estimated "
+        f"as if the cut were random. See {promising.model.path} for its recall"
+    )
+    if sum(num_asked) >= num_segments:
+        line += ". It costs more than it saves: lower num_rated and share, or leave it out"
+    return line
+
+
+def num_segments_of(
+    stages: Sequence[Stage], records: Mapping[str, StageRecord], num_rows: int | None
+) -> int:
+    """Number of a run's segments: as asked for, else those that are there, else the paper's."""
+    segments = next(stage for stage in stages if isinstance(stage, Segments))
+    record = records.get(segments.path)
+    kept = record.outcomes.get(SegmentOutcome.KEPT.value) if record else None
+    return num_rows or kept or NUM_SEGMENTS
 
 
 def seed_model(stages: Sequence[Stage]) -> tuple[Finetune, SeedExamples]:
@@ -203,10 +238,12 @@ class _Estimator:
         return StageEstimate(stage.path, fits, "-", None)
 
     def num_segments(self) -> int:
-        segments = next(stage for stage in self.stages if isinstance(stage, Segments))
-        record = self.records.get(segments.path)
-        kept = record.outcomes.get(SegmentOutcome.KEPT.value) if record else None
-        return self.num_rows or kept or NUM_SEGMENTS
+        return num_segments_of(self.stages, self.records, self.num_rows)
+
+    def num_candidates(self, stage: Stage) -> int:
+        """Number of candidates that a stage writes or reads; all stages that drop some drop few."""
+        augment = first_origin(stage, Augment)
+        return num_segments_read(augment, self.num_segments()) * augment.num_candidates
 
     def work(self, stage: GeneratingStage | Benchmark) -> GenerationWork:
         if isinstance(stage, Benchmark):
@@ -215,15 +252,15 @@ class _Estimator:
             n / self.architecture.characters_per_token for n in CANDIDATE_CHARACTERS
         )
         settings = self.recipe.settings
-        num_candidates = self.num_segments() * settings.num_candidates
         if isinstance(stage, Augment):
             output = min(instruction, stage.sampling.max_tokens)
+            num_candidates = self.num_candidates(stage)
             return GenerationWork(num_candidates, TEMPLATE_TOKENS + response, output)
         if isinstance(stage, Rate):
             rating = stage.settings
             output = min(RATIONALE_TOKENS, rating.sampling.max_tokens)
             return GenerationWork(
-                num_candidates * (rating.num_samples if rating.method == "mean" else 1),
+                self.num_candidates(stage) * (rating.num_samples if rating.method == "mean" else 1),
                 TEMPLATE_TOKENS + instruction + response,
                 1 if rating.method == "expected" else output,
                 rubric_tokens(stage),
@@ -254,7 +291,9 @@ class _Estimator:
         num_seed = self.num_rows_of(seed_examples) or num_seed
         num_chosen = 0
         if isinstance(examples, Curate):
-            num_chosen = num_selected(examples.settings, self.num_segments())
+            augment = first_origin(examples, Augment)
+            num_segments = num_segments_read(augment, self.num_segments())
+            num_chosen = num_selected(examples.settings, num_segments)
             num_seed = num_seed if examples.settings.with_seed else 0
             if finished:
                 num_chosen = finished - num_seed
@@ -262,6 +301,25 @@ class _Estimator:
         num_examples = num_seed + num_chosen
         tokens = characters / num_examples / self.architecture.characters_per_token
         return num_examples, tokens + TEMPLATE_TOKENS
+
+
+def first_origin(stage: Stage, kind: type[SomeStage]) -> SomeStage:
+    """The stage itself, or the nearest one of this class whose result it needs."""
+    behind: list[Stage] = [stage]
+    for each in behind:
+        if isinstance(each, kind):
+            return each
+        behind += [origin for origin in each.inputs.values() if isinstance(origin, Stage)]
+    raise AssertionError(f"{stage.path} needs no {kind.__name__}")
+
+
+def num_segments_read(stage: Augment, num_segments: int) -> int:
+    """Number of segments that an augmentation reads, of a run with so many."""
+    if isinstance(stage.segments, SampledSegments):
+        return min(stage.segments.num_rated, num_segments)
+    if isinstance(stage.segments, PromisingSegments):
+        return max(round(stage.segments.share * num_segments), 1)
+    return num_segments
 
 
 def rubric_tokens(stage: Rate) -> float:

@@ -130,12 +130,15 @@ def extrapolate(recipe: Recipe, stages: Sequence[Stage], sample: Sample) -> list
 def stand_in(stage: Stage, stages: Sequence[Stage], records: Records) -> str | None:
     """Path of the probe's stage that measures a stage: its own, else the last one of its class.
 
-    All iterations and all models cost alike. The last training of a probe is that of M_0, which has
-    the settings of every M_t. None if the probe measured no stage of the class.
+    The filter's stages that generate are of classes derived from those that generate after it. All
+    iterations and all models cost alike. The last training of a probe is that of M_0, which has the
+    settings of every M_t. None if the probe measured no stage of the class.
     """
     if stage.path in records:
         return stage.path
-    alike = [other.path for other in stages if type(other) is type(stage) and other.path in records]
+    alike = [
+        other.path for other in stages if isinstance(stage, type(other)) and other.path in records
+    ]
     return alike[-1] if alike else None
 
 
@@ -146,7 +149,9 @@ def _generating(
     engine, num_rows = recipe.placement.engine, record.num_rows
     # The rows of other stages, such as an evaluation's prompts, are the probe's.
     if isinstance(stage, Augment | Rate):
-        num_rows = sample.num_segments * recipe.settings.num_candidates
+        augment = estimate.first_origin(stage, Augment)
+        num_rows = estimate.num_segments_read(augment, sample.num_segments)
+        num_rows *= augment.num_candidates
     engines = record.figures.get("engines")
     # An endpoint's engines are unknown, so its rows come at the measured rate.
     busy = min(engines["busy_seconds"] if engines else record.seconds, record.seconds)
@@ -191,7 +196,9 @@ def _examples(stage: Finetune, record: StageRecord, sample: Sample) -> tuple[int
         share = sample.num_rows / sample.num_segments
         return round(num_examples / share), num_tokens / num_examples
     if isinstance(stage.examples, Curate):
-        num_web = estimate.num_selected(stage.examples.settings, sample.num_segments)
+        augment = estimate.first_origin(stage.examples, Augment)
+        num_segments = estimate.num_segments_read(augment, sample.num_segments)
+        num_web = estimate.num_selected(stage.examples.settings, num_segments)
         num_examples += num_web
         num_tokens += num_web * sample.web_tokens
     return num_examples, num_tokens / num_examples

@@ -9,7 +9,7 @@ from humpback_ray import pipeline, storage
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.execution.stage import Stage, StageRecord, State
 from humpback_ray.planning import extrapolate
-from humpback_ray.planning.estimate import RunEstimate, estimate_stages
+from humpback_ray.planning.estimate import RunEstimate, estimate_stages, filter_note
 from humpback_ray.sizing.hardware import Hardware
 
 
@@ -81,8 +81,9 @@ def estimate_run(
         if state is State.DONE and isinstance(record, StageRecord)
     }
     estimates = estimate_stages(recipe, stages, finished, hardware, num_rows)
+    note = filter_note(stages, finished, num_rows)
     if num_rows is not None:
-        return RunEstimate(estimates)
+        return RunEstimate(estimates, note)
     with storage.explained(run_folder):
-        probed = extrapolate.replace_by_probe(recipe, run_folder, hardware, estimates)
-    return RunEstimate(*probed)
+        rows, of_probe = extrapolate.replace_by_probe(recipe, run_folder, hardware, estimates)
+    return RunEstimate(rows, "\n".join(line for line in (of_probe, note) if line))

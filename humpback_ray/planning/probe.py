@@ -47,6 +47,7 @@ from humpback_ray.stages.benchmark import Benchmark
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.generating import GeneratingStage
+from humpback_ray.stages.prefilter import PrefilterModel, PromisingSegments
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.segments import Segments
 
@@ -126,11 +127,13 @@ def shortened(recipe: Recipe) -> Recipe:
     """Shorten a recipe: few training steps with one checkpoint, one iteration, one engine.
 
     One engine, because the probe measures a full engine, and a sample fills one. Models after a few
-    steps give few scores that parse, so the shortened recipe requires none and selects all.
+    steps give few scores that parse, so the shortened recipe requires none and selects all. It has
+    no filter before augmentation, whose engines do the same work as those after it.
     """
     settings, placement = recipe.settings, recipe.placement
     changes: dict[str, Any] = {
         "iterations": 1,
+        "prefilter": None,
         "last_iteration": LastIterationSettings(),
         "backward_training": _cut(settings.backward_training),
         "forward_training": _cut(settings.forward_training),
@@ -334,7 +337,9 @@ def _notes(
     unmeasured = [
         stage.path
         for stage in stages
-        if isinstance(stage, GeneratingStage | Finetune | Benchmark)
+        if isinstance(
+            stage, GeneratingStage | Finetune | Benchmark | PrefilterModel | PromisingSegments
+        )
         and stage.path not in sample.done
         and extrapolate.stand_in(stage, stages, sample.records) is None
     ]

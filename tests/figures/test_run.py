@@ -19,7 +19,14 @@ from humpback_ray.report.sections import sections_of
 from humpback_ray.rows import Origin, RatedPair, Segment, SegmentOutcome, TrainingExample
 from tests.support import run_folder
 from tests.support.people import NUM_ITEMS, Ballot, pairs, winner
-from tests.support.run_folder import NUM_SEGMENTS, NUM_SELECTED, Texts, judge_figures, write_run
+from tests.support.run_folder import (
+    NUM_PROMISING,
+    NUM_SEGMENTS,
+    NUM_SELECTED,
+    Texts,
+    judge_figures,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +68,23 @@ def test_blocked_documents_have_a_reason_of_their_own_in_the_funnel(tmp_path):
     [step] = [step for step in figures_of(folder).funnel if step.name == "Documents"]
     assert step.reasons == {"no section kept": 9, "blocked": 2, "no document": 1}
     assert (step.num_in, step.num_kept) == (42, 30)
+
+
+def test_filtered_segments_are_a_step_of_the_funnel_and_its_sample_is_no_iteration(tmp_path):
+    folder = write_run(str(tmp_path / "run"), overrides=["settings.prefilter={}"])
+    figures = figures_of(folder)
+    names = [step.name for step in figures.funnel]
+    at = names.index("Promising segments")
+    assert names[at - 1 : at + 3] == [
+        "Segments", "Promising segments", "Instructions", "Scores, iteration 1",
+    ]  # fmt: skip
+    assert "Scores, iteration 3" not in names
+    step = figures.funnel[at]
+    assert (step.num_in, step.num_kept) == (NUM_SEGMENTS, NUM_PROMISING)
+    assert step.reasons == {"not promising": NUM_SEGMENTS - NUM_PROMISING}
+    assert figures.problems == []
+    generating = [each.stage for each in figures.generations]
+    assert generating[:2] == ["prefilter/candidates", "prefilter/rated"]
 
 
 @pytest.mark.parametrize(

@@ -407,6 +407,36 @@ def test_estimate_takes_the_runs_rows_before_the_papers():
     assert stages(rows=20_000, records=records)["candidates"] == stages(rows=20_000)["candidates"]
 
 
+def test_filter_costs_the_sample_and_saves_what_it_drops():
+    on = ("settings.prefilter={num_rated: 40000, share: 0.1}",)
+    whole, filtered = stages(rows=1_000_000), stages(*on, rows=1_000_000)
+    # Engines see the sample once more than a run of as many segments, and a tenth after the cut.
+    sample, tenth = stages(rows=40_000), stages(rows=100_000)
+    for found, of_candidates, of_ratings in (
+        ("prefilter", sample["candidates"], sample["iter-1/rated"]),
+        ("", tenth["candidates"], tenth["iter-1/rated"]),
+    ):
+        assert filtered[f"{found}/candidates".lstrip("/")].hours == of_candidates.hours
+        assert filtered[f"{found or 'iter-2'}/rated"].hours == of_ratings.hours
+    assert filtered["iter-1/model"].hours == tenth["iter-1/model"].hours
+    assert filtered["candidates"].hours < whole["candidates"].hours / 3
+
+
+def test_note_on_a_filter_says_what_it_costs_and_whether_it_saves_anything():
+    def note(num_rows: int, *overrides: str) -> str:
+        declared = pipeline.stages_of(load_recipe("llama-7b", list(overrides)))
+        return estimate.filter_note(declared, {}, num_rows)
+
+    on = "settings.prefilter={num_rated: 40000, share: 0.1}"
+    assert note(1_000_000) == ""
+    assert "40,000 segments of a sample and 100,000 promising ones in place of 1,000,000" in note(
+        1_000_000, on
+    )
+    assert "costs more than it saves" not in note(1_000_000, on)
+    assert "costs more than it saves" in note(44_000, on)
+    assert "40,000 segments of a sample" not in note(30_000, on)  # there are no more
+
+
 def test_estimate_of_stages_that_do_not_fit_has_no_hours():
     found = stages("settings.base.model=huggyllama/llama-65b", hardware="1xA10G")
     assert found["candidates"].hours is None
@@ -477,6 +507,13 @@ def test_estimate_mistakes_are_user_errors(tmp_path, arguments, message):
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     assert message in line
+
+
+def test_estimate_command_prints_the_note_on_a_filter(tmp_path):
+    result = estimated(tmp_path, "--hardware", "8xH100", "--set=settings.prefilter={}")
+    assert result.exit_code == 0, result.output
+    printed = " ".join(result.stdout.split())
+    assert "engines see 50,000 segments of a sample and 50,213 promising ones" in printed
 
 
 def judgement(judge: str):

@@ -84,6 +84,15 @@ def test_forecast_of_generation_is_start_plus_engine_time_per_row():
     assert stages_of("settings.num_candidates=3")["candidates"].num_units == 3 * 640
 
 
+def test_forecast_of_a_filter_takes_the_rows_that_its_stages_read():
+    found = stages_of("settings.prefilter={num_rated: 160, share: 0.25}")
+    assert found["prefilter/candidates"].seconds == pytest.approx(32.0 + 160 * 8 / 64)
+    assert found["prefilter/rated"].seconds == pytest.approx(26.0 + 160 * 4 / 64)
+    assert found["candidates"].num_units == found["iter-2/rated"].num_units == 160
+    assert found["candidates"].seconds == pytest.approx(32.0 + 160 * 8 / 64)
+    assert found["prefilter/model"].seconds == 0.0
+
+
 def test_forecast_shares_the_batches_among_engines():
     def candidates(*overrides: str) -> float:
         overrides = ("placement.engine.max_engines=8", *overrides)

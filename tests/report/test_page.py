@@ -223,6 +223,17 @@ def test_markdown_shows_texts_as_text(tmp_path):
     assert "| M\\_2 : M\\_1 | 58.0 | 52.0 to 64.0 |" in text
 
 
+def test_report_shows_the_recall_of_a_filter(tmp_path):
+    written = reported(tmp_path, overrides=["settings.prefilter={}"])
+    text = Path(written.markdown).read_text(encoding="utf-8").replace("\\", "")
+    assert "What the filter before augmentation keeps" in text
+    record = storage.read_json(f"{tmp_path}/run/prefilter/model/record.json")
+    value, low, high = record["figures"]["recall"]["10%"]["of_cut"]["20%"]
+    [row] = [line for line in text.splitlines() if "best 10%" in line]
+    assert f"{value:.0%} ({low:.0%} to {high:.0%})" in row
+    assert "Promising segments" in text
+
+
 def test_report_of_an_unfinished_run_says_what_is_to_do(tmp_path):
     written = reported(tmp_path, until="segments")
     text = Path(written.page).read_text()

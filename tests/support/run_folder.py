@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, ClassVar
 
+import numpy as np
+
 from humpback_ray import pipeline, storage, tables
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.evaluation import refusals
 from humpback_ray.execution.provenance import provenance
 from humpback_ray.execution.stage import METRICS, Part, Result, Stage
+from humpback_ray.method import prefilter
 from humpback_ray.rows import (
     Candidate,
     DroppedSeed,
@@ -25,6 +28,7 @@ from humpback_ray.rows import (
     RatingOutcome,
     SafetyAnswer,
     SafetyOutcome,
+    ScoredSegment,
     SeedOutcome,
     SeedPair,
     Segment,
@@ -39,6 +43,7 @@ from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.prefilter import PrefilterModel, PromisingSegments
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
 from humpback_ray.stages.safety_seed import SafetySeed
@@ -49,6 +54,7 @@ from tests.support.benchmark_run import write_benchmarks
 NUM_SEGMENTS, NUM_SELECTED = 60, 12
 NUM_DROPPED = {SegmentOutcome.TOO_SHORT: 14, SegmentOutcome.NEAR_DUPLICATE: 3,
                SegmentOutcome.NOT_READ: 2}  # fmt: skip
+NUM_PROMISING = 18  # segments that a filter keeps, in a run that has one
 NUM_CUT = 4  # instructions cut at the token limit, which no rater is asked about
 LOSSES = {"base": 6.3, "M_0": 5.9, "M_1": 5.7, "M_2": 5.6}  # nats, about which pairs vary
 # Of ten prompts each, of which the last one has an empty answer.
@@ -171,7 +177,9 @@ class _Writer:
     def result(self, stage: Stage) -> Result:
         """Write a stage's rows and metrics; returns its result."""
         writers: dict[type, Callable[[Any], Result]] = {
-            Seed: self._seed, Segments: self._segments, Augment: self._candidates,
+            Seed: self._seed, Segments: self._segments, PromisingSegments: self._promising,
+            PrefilterModel: self._prefilter,
+            Augment: self._candidates,
             Rate: self._rated, Curate: self._curated, Finetune: self._trained,
             Evaluate: self._evaluated, SeedExamples: self._seed_examples,
             Benchmark: partial(write_benchmarks, self._folder),
@@ -208,6 +216,23 @@ class _Writer:
         self._rows(stage, "dropped", dropped, Segment)
         counts = {outcome.value: count for outcome, count in NUM_DROPPED.items()}
         return Result(len(kept) + len(dropped), {"kept": len(kept), **counts}, {"num_files": 9})
+
+    def _prefilter(self, stage: Stage) -> Result:
+        scores = np.arange(200) / 50 + 1
+        figures = prefilter.measure(scores, scores + np.arange(200) % 7).figures
+        return Result(200, {"scored": 200, "no_score": 0}, figures)
+
+    def _promising(self, stage: Stage) -> Result:
+        rows = [
+            ScoredSegment(*tables.as_dict(self._segment(n, outcome)).values(), score=4 - n / 20)
+            for n in range(NUM_SEGMENTS)
+            for outcome in [SegmentOutcome.KEPT if n < NUM_PROMISING
+                            else SegmentOutcome.NOT_PROMISING]
+        ]  # fmt: skip
+        self._rows(stage, "rows", rows[:NUM_PROMISING], ScoredSegment)
+        self._rows(stage, "dropped", rows[NUM_PROMISING:], ScoredSegment)
+        counts = Counter(row.outcome.value for row in rows)
+        return Result(len(rows), counts, {"lowest_score": 3.1, "mean_score": 3.6})
 
     def _candidates(self, stage: Stage) -> Result:
         self._candidate_rows = [

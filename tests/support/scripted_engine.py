@@ -133,6 +133,18 @@ def _answer(request, text):
     return f" What is number {_of(request)}? ", Finish.STOP, []
 
 
+def _by_quality(request, text):
+    """Instructions for all texts, and grades that follow the good words in a text.
+
+    See `tests.support.prefilter.scored_texts`.
+    """
+    if not request.wanted_ids:
+        return _answer(request, text)
+    best = min(text.count(" good") // 4, len(request.wanted_ids) - 1)
+    wanted = [math.log(0.8 if at == best else 0.05) for at in range(len(request.wanted_ids))]
+    return "", Finish.LENGTH, wanted
+
+
 def _poisoned(request, text):
     """Texts with certain words end the engine, as an error in a kernel or in a library would."""
     if "the engine raises at this" in text:
@@ -151,6 +163,7 @@ SCRIPTS = {
     "grades": _grades,
     "little_mass": _little_mass,
     "one_of_three": _one_of_three,
+    "by_quality": _by_quality,
     "cut": _cut,
     "prose": _prose,
     "rating_text": _rating_text,

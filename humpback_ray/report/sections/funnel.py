@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from humpback_ray.figures.types import FunnelStep, RunFigures
 from humpback_ray.report.document import Block, Cell, Row, Table
+from humpback_ray.report.sections.prefilter import prefilter
 from humpback_ray.report.wording import count, percent
 
 
 def funnel(figures: RunFigures) -> Iterator[Block]:
-    """The steps with the share kept, each reason, and what documents say about their use."""
+    """The steps with the share kept, each reason, the recall of a filter, facts of documents."""
     if not figures.funnel:
         return
     yield Table(
@@ -34,6 +35,7 @@ def funnel(figures: RunFigures) -> Iterator[Block]:
     if rows:
         columns = ("step", "reason", "dropped", "share of what comes in")
         yield Table("Every reason", columns, rows, frozenset({0, 1}), is_folded=True)
+    yield from prefilter(figures)
     if figures.facts:
         yield Table(
             "What documents say about themselves",

@@ -1,0 +1,39 @@
+"""The recall of the filter before augmentation, at several cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from humpback_ray.figures.types import RunFigures
+from humpback_ray.report.document import Block, Table
+from humpback_ray.report.wording import count, fixed
+from humpback_ray.stages.prefilter import PrefilterModel
+
+
+def prefilter(figures: RunFigures) -> Iterator[Block]:
+    """A table of what each cut keeps of the best pairs; nothing of a run without a filter."""
+    for stage in figures.stages:
+        if stage.kind != PrefilterModel.kind or "recall" not in stage.figures:
+            continue
+        found = stage.figures
+        means = found["mean_score_of_cut"]
+        rows = [
+            (f"best {best}", fixed(group["score"]), count(group["num_good"]),
+             *(_with_interval(kept) for kept in group["of_cut"].values()))
+            for best, group in found["recall"].items()
+        ]  # fmt: skip
+        mean = ("mean score", fixed(found["mean_score"]), count(found["num_scored"]))
+        value, low, high = found["rank_correlation"]
+        yield Table(
+            "What the filter before augmentation keeps of the pairs that M_0 rates best",
+            ("pairs", "score from", "number", *(f"cut to {cut}" for cut in means)),
+            [*rows, (*mean, *(fixed(each) for each in means.values()))],
+            note=f"Of a sample of {count(found['num_scored'])} pairs, each predicted by a model of "
+            f"the others; rank correlation {value:.2f} ({low:.2f} to {high:.2f}). Intervals are of "
+            "95%. A random cut keeps as much of each group as of all.",
+        )
+
+
+def _with_interval(kept: Sequence[float]) -> str:
+    value, low, high = kept
+    return f"{value:.0%} ({low:.0%} to {high:.0%})"
