@@ -39,7 +39,8 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
     capture = document.capture
     licences, stated = frozenset[str](), capture.opt_outs
     if document.format == "html" and _has_words(document.content):
-        tags = tags_of(HTMLTree.parse(without_unstorable(document.content)).document)
+        page = HTMLTree.parse(without_unstorable(document.content)).document
+        tags = tags_of(page) if page is not None else []
         licences = _licences_of(tags)
         stated |= _opt_outs_of(tags)
     return DocumentFacts(
