@@ -225,10 +225,12 @@ def _finished(
 def num_rows(folder: str) -> int:
     """Number of rows in a folder, read from its files' footers."""
     filesystem, path = storage.arrow_filesystem(folder)
-    return sum(
-        pq.read_metadata(file, filesystem=filesystem).num_rows
-        for file in parquet_files(filesystem, path)
-    )
+    return sum(num_rows_of(filesystem, file) for file in parquet_files(filesystem, path))
+
+
+def num_rows_of(filesystem: arrow_fs.FileSystem, file: str) -> int:
+    """Number of rows in a file, read from its footer."""
+    return int(pq.read_metadata(file, filesystem=filesystem).num_rows)
 
 
 def id_column(folder: str, column: str) -> pa.Array:

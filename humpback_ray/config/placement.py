@@ -55,7 +55,7 @@ class EnginePlacement(Frozen):
     gpu_memory_utilization: Share = 0.9
     cpu_kv_cache_gib: PositiveInt = 1
     across_nodes: bool = False  # one engine may use devices of several nodes
-    rows_per_batch: PositiveInt = 256  # one task and one file; a killed engine loses at most this
+    rows_per_batch: PositiveInt = 256  # one task and one save; a killed engine loses at most this
     max_concurrent_batches: PositiveInt = 4  # in one engine
     max_restarts: Annotated[int, Field(ge=0)] = (
         10  # of engines, without a finished batch between them

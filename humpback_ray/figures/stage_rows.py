@@ -1,7 +1,6 @@
 """Rows of a stage for the report: streamed, drawn by the hash of their ids, found by id.
 
-A pass that asks a model leaves a file for each of its batches, so half a million rows lie in two
-thousand files. `RowFolder` reads the ids once and remembers in which file each row is.
+`RowFolder` reads the ids once and remembers in which file each row is.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One pass of rows through engines or an endpoint: read the missing rows, answer, save.
 
 The rows on disk are the checkpoint (`missing_rows.py`). A pass answers the rows that have no answer
-yet, saves each batch in the process that answered it, and repeats until no row is missing. Ray
-Data's checkpoints cannot replace this (benchmarks/LOG.md, "Ray Data's checkpointing was not
-enough").
+yet, saves each batch in the process that answered it, and repeats until no row is missing.
+`merging.py` keeps the number of files small meanwhile. Ray Data's checkpoints cannot replace this
+(benchmarks/LOG.md, "Ray Data's checkpointing was not enough").
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from humpback_ray.execution.stage import Context
 from humpback_ray.serving.endpoint import EndpointPool
 from humpback_ray.serving.failures import explain
 from humpback_ray.serving.generation_progress import GenerationProgress, GenerationReport
+from humpback_ray.serving.merging import Merging
 from humpback_ray.serving.missing_rows import Expand, RowFolders
 from humpback_ray.serving.pool import EnginePool
 from humpback_ray.serving.requests import RowTask
@@ -44,13 +45,14 @@ class GenerationPass:
     task: RowTask
     long_prompts: LongPromptSettings = DROP_LONG
     expand: Expand | None = None  # turns source rows into the rows to answer
+    copies: int = 1  # the number of rows that `expand` makes of each source row
     endpoint: Callable[[Placement], EndpointPool] | None = None  # answers instead of engines
     source_id: str = ""  # the column from which `expand` makes ids, if not the id column
 
     @property
     def folders(self) -> RowFolders:
         return RowFolders(
-            self.source, self.target, self.task.id_column, self.expand, self.source_id
+            self.source, self.target, self.task.id_column, self.expand, self.copies, self.source_id
         )
 
     def tasks(self) -> list[RowTask]:
@@ -79,12 +81,14 @@ def generate(context: Context, work: GenerationPass) -> dict[str, Any]:
             assert rows is not None
             save = partial(_save, folders=folders, row_type=task.row_type)
             try:
-                with (pool := _pool(context, work, task)):
+                with (pool := _pool(context, work, task)), Merging(folders, state) as merging:
                     progress = GenerationProgress(context, pool, state)
                     with report.of(pool, progress), polling(progress.poll):
                         answered = pool.through(rows, save)
                         for bundle in answered.iter_internal_ref_bundles():
-                            progress.num_saved += bundle.num_rows() or 0
+                            num_rows = bundle.num_rows() or 0
+                            progress.num_saved += num_rows
+                            merging.add(num_rows)
             except RayError as error:
                 if line := explain(error):
                     raise UserError(line) from error

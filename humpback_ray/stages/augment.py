@@ -60,6 +60,7 @@ class Augment(GeneratingStage):
             task,
             self.long_prompts,
             expand,
+            self.num_candidates,
             source_id="segment_id",
         )
         figures = generate(context, work)

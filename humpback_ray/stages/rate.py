@@ -90,6 +90,7 @@ class Rate(GeneratingStage):
             self.row_task(context),
             self.long_prompts if self.uses_engines else LongPromptSettings(),
             partial(_repeated, num_samples=self.settings.num_samples) if is_mean else None,
+            self.settings.num_samples if is_mean else 1,
             self.endpoint_pool if self.settings.endpoint else None,
         )
         figures = generate(context, work)

@@ -54,10 +54,13 @@ def augment_stage(
 
 def augmented(
     folder: Path, segments: list[Segment], model: str, *, num_candidates=1, long_prompts=None,
-    context_length=1024, engine=None, make_engine=ScriptedEngine, printed=None, **script,
+    context_length=1024, engine=None, make_engine=ScriptedEngine, printed=None, num_files=1,
+    **script,
 ) -> Result:  # fmt: skip
     """Segments through augmentation with a scripted engine; `printed` takes the terminal's text."""
-    tables.write_rows(str(folder / "segments"), segments, Segment)
+    for number in range(num_files):
+        rows = segments[number::num_files]
+        tables.write_rows(str(folder / "segments"), rows, Segment, f"part-{number}")
     stage = augment_stage(
         folder, model, num_candidates=num_candidates, long_prompts=long_prompts,
         context_length=context_length,

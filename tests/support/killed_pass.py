@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from humpback_ray import tables
+from humpback_ray import storage, tables
 from humpback_ray.rows import Candidate
 from tests.support import chaos
 
@@ -68,7 +68,11 @@ class Run:
 
 
 def check_rows(run: Run, num_kills: int) -> None:
-    """Every row once, and few computed twice."""
+    """Every row once, in a file for each of the source, and few computed twice."""
+    names = storage.names(str(run.folder / "candidates" / "rows"))
+    rows_per_file = chaos.NUM_ROWS // chaos.NUM_FILES
+    assert {name.partition("-")[2] for name in names} == {f"all-{rows_per_file}.parquet"}
+    assert len(names) == chaos.NUM_FILES
     rows = tables.read_rows(str(run.folder / "candidates" / "rows"), Candidate)
     times = Counter(row.segment_id for row in rows)
     assert times == Counter(each.segment_id for each in chaos.segments())

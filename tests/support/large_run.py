@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from humpback_ray import storage, tables
-from humpback_ray.config.placement import EnginePlacement
 from humpback_ray.execution.stage import RECORD
 from humpback_ray.rows import Candidate, RatedPair, SeedPair, Segment, TrainingExample
 from tests.support.run_folder import write_run
@@ -25,8 +24,8 @@ NUM_SEED = 3_200
 NUM_WORDS = 20_000
 NUM_SITES = 3_000
 POOL_CHARACTERS = 4_000_000
-ROWS_PER_FILE = EnginePlacement().rows_per_batch  # of a stage that asks a model
 SEGMENTS_PER_FILE = 5_000
+ROWS_PER_FILE = SEGMENTS_PER_FILE  # of a stage that asks a model: as many files as its source
 SELECTED_SHARE = 0.1
 CUT_SHARE = 0.02
 ID_STEP = 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd: ids are different, and in no order
