@@ -9,14 +9,14 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from humpback_ray.config.dataset_address import dataset_address, is_dataset
-from humpback_ray.config.fields import Location, locations
+from humpback_ray.config.fields import Location, list_of, locations
 from humpback_ray.config.recipe import SHIPPED, Recipe, recipe_names
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import CORPUS_SUFFIXES, list_files
@@ -104,7 +104,8 @@ def prepare(
         Path(folder, recipe).write_text(text, encoding="utf-8")
     command = ["python", "jobs/run_pipeline.py", recipe, "--run", run]
     command += ["--until", until] if until else []
-    for override in [*(overrides or []), *(f"{key}={path}" for key, path in taken.items())]:
+    moved = [f"{key}={_in_yaml(place)}" for key, place in taken.items()]
+    for override in [*(overrides or []), *moved]:
         command += ["--set", override]
     entrypoint = shlex.join(command)
     digest = hashlib.sha256(json.dumps([entrypoint, text]).encode())
@@ -118,28 +119,37 @@ def prepare(
     )
 
 
-def _resolved_text(loaded: Recipe, taken: dict[str, str]) -> str:
+Place = str | list[str]  # a location as the job sees it, or those of a list
+
+
+def _in_yaml(place: Place) -> str:
+    return place if isinstance(place, str) else json.dumps(place)
+
+
+def _resolved_text(loaded: Recipe, taken: dict[str, Place]) -> str:
     """The recipe as one YAML file: parents merged, locations as the job sees them."""
     content = loaded.model_dump(mode="json", exclude_unset=True)
-    for key, _, value in locations(loaded.settings):
+    shipped = {
+        f"settings.{key}": str(Path(value).relative_to(PACKAGE.parent))
+        for key, _, value in locations(loaded.settings)
+        if Path(value).is_relative_to(PACKAGE) and not list_of(key)
+    }
+    for key, place in (shipped | taken).items():
         *sections, name = key.split(".")
-        node = content["settings"]
+        node = content
         for section in sections:
             node = node[section]
-        if Path(value).is_relative_to(PACKAGE):
-            node[name] = str(Path(value).relative_to(PACKAGE.parent))
-        elif place := taken.get(f"settings.{key}"):
-            node[name] = place
+        node[name] = place
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[str]]:
+def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, Place], list[str]]:
     """Copy the recipe's local files; returns the settings that change with that, and notes.
 
     Raises:
         UserError: a relative path that does not exist or is too large.
     """
-    taken: dict[str, str] = {}
+    taken: dict[str, Place] = {}
     notes: list[str] = []
     notes += [
         f"settings.{key}={value} is not packed: every node must reach "
@@ -148,22 +158,24 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[st
         if is_dataset(value)
     ]
     left = MAX_TRAVELLING_BYTES
-    for key, location, path in _local_paths(loaded):
-        setting = f"settings.{key}"
-        has_many = location.has_many_files
-        files = _files(path, location) if location.is_packed else []
+    for local in _local_sources(loaded):
+        setting, has_many = f"settings.{local.key}", local.location.has_many_files
+        files = _files(local.path, local.location) if local.location.is_packed else []
         size = sum(file.size for file in files)
         if files and size <= left:
             left -= size
             for file in files:
-                copy = target / key / (file.name if has_many else _plain(Path(path).name))
+                copy = target / local.key / (file.name if has_many else _plain(local.name))
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file.path, copy)
-            place = f"{TRAVELLING}/{key}"
-            taken[setting] = place if has_many else f"{place}/{_plain(Path(path).name)}"
-        elif os.path.isabs(path):
-            notes.append(f"{setting}={path} is not packed: every node must see it there")
-        else:
+            place = f"{TRAVELLING}/{local.key}"
+            place = place if has_many else f"{place}/{_plain(local.name)}"
+            taken[setting] = [place, *local.datasets] if local.datasets else place
+            continue
+        for path in [local.path] if isinstance(local.path, str) else local.path:
+            if os.path.isabs(path):
+                notes.append(f"{setting}={path} is not packed: every node must see it there")
+                continue
             reason = f"{size / 2**20:,.0f} MiB" if files else "not a file that can be packed"
             raise UserError(
                 f"{setting}={path} cannot travel with the job ({reason}; "
@@ -173,25 +185,57 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, str], list[st
     return taken, notes
 
 
-def _local_paths(loaded: Recipe) -> Iterator[tuple[str, Location, str]]:
-    """Locations whose value is a path that the package does not bring along."""
+@dataclass(frozen=True)
+class _LocalSource:
+    """A setting whose files lie on this machine, and not in the package."""
+
+    key: str
+    location: Location
+    path: str | tuple[str, ...]
+    datasets: tuple[str, ...] = ()  # of the same list
+
+    @property
+    def name(self) -> str:
+        """The name of the one file."""
+        assert isinstance(self.path, str)
+        return Path(self.path).name
+
+
+def _local_sources(loaded: Recipe) -> Iterator[_LocalSource]:
+    """Settings whose value is a path, or a list with paths."""
+    lists: dict[str, tuple[Location, list[str]]] = {}
     for key, location, value in locations(loaded.settings):
-        path = os.path.expanduser(value)
-        # A base model that is no path is the id of a model on the hub.
-        is_path = location.is_packed or path.startswith((".", "/")) or os.path.exists(path)
-        if value == INSTALLED_PACKAGES or "://" in value or not is_path:
-            continue
-        if not Path(path).is_relative_to(PACKAGE):
-            yield key, location, path
+        if setting := list_of(key):
+            lists.setdefault(setting, (location, []))[1].append(value)
+        elif _is_local(value, location) and not Path(value).is_relative_to(PACKAGE):
+            yield _LocalSource(key, location, os.path.expanduser(value))
+    for key, (location, values) in lists.items():
+        datasets = tuple(value for value in values if is_dataset(value))
+        others = [value for value in values if not is_dataset(value)]
+        paths = [os.path.expanduser(value) for value in others if _is_local(value, location)]
+        # Packed files are one folder, in which each has its name in the whole list. With a URL in
+        # the list they might get other names than on this machine.
+        is_packed = location.is_packed and len(paths) == len(others)
+        if paths:
+            location = replace(location, is_packed=is_packed)
+            yield _LocalSource(key, location, tuple(paths), datasets)
 
 
-def _files(path: str, location: Location) -> list[CorpusFile]:
+def _is_local(value: str, location: Location) -> bool:
+    path = os.path.expanduser(value)
+    # A base model that is no path is the id of a model on the hub.
+    is_path = location.is_packed or path.startswith((".", "/")) or os.path.exists(path)
+    return value != INSTALLED_PACKAGES and "://" not in value and is_path
+
+
+def _files(path: str | tuple[str, ...], location: Location) -> list[CorpusFile]:
     """The files at a path of this machine; none if nothing exists there."""
     if location.has_many_files:
         try:
             return list_files(path, location.suffixes or CORPUS_SUFFIXES)
         except UserError:
             return []
+    assert isinstance(path, str)
     return [CorpusFile(path, path, os.path.getsize(path))] if os.path.isfile(path) else []
 
 

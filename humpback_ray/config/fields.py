@@ -44,9 +44,32 @@ class Location:
     takes_datasets: bool = False  # `dataset://` names too
 
 
+def one_or_more(value: object) -> object:
+    """The value of a setting that takes a location or a list of them; of a list of one, that one.
+
+    Raises:
+        ValueError: it is neither, the list is empty, or a location is in it twice.
+    """
+    if not isinstance(value, list | tuple):
+        if not isinstance(value, str):
+            raise ValueError(f"a path is wanted, or a list of paths (it is {value!r})")
+        return value
+    if not value or not all(isinstance(each, str) and each for each in value):
+        raise ValueError(f"a list has one path or more (it is {list(value)!r})")
+    if repeated := [each for each in value if value.count(each) > 1]:
+        raise ValueError(f"{repeated[0]!r} is in the list twice: keep one")
+    return value[0] if len(value) == 1 else tuple(value)
+
+
 def marks(field: FieldInfo) -> list[Location]:
     """The mark of a location; empty for every other field."""
     return [mark for mark in field.metadata if isinstance(mark, Location)]
+
+
+def list_of(key: str) -> str:
+    """The setting whose list has a location with such a key; empty for one that stands alone."""
+    setting, _, number = key.rpartition(".")
+    return setting if number.isdecimal() else ""
 
 
 class Frozen(BaseModel):
@@ -61,10 +84,16 @@ class Frozen(BaseModel):
 
 
 def locations(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Location, str]]:
-    """Every location of a section that is set: its dotted key, its mark, its value."""
+    """Every location of a section that is set: its dotted key, its mark, its value.
+
+    Those of a list have its key with their number in it.
+    """
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield from locations(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            for number, each in enumerate(value):
+                yield from ((f"{prefix}{name}.{number}", mark, each) for mark in marks(field))
         elif value is not None:
             yield from ((f"{prefix}{name}", mark, value) for mark in marks(field))

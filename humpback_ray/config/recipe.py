@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from humpback_ray.config.dataset_address import dataset_problem
 from humpback_ray.config.fields import Frozen, locations, marks
+from humpback_ray.config.patterns import has_magic, literal_folder
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import Settings
 from humpback_ray.config.urls import location_problem
@@ -178,6 +179,8 @@ def _with_locations(content: Any, models: list[type[BaseModel]], folders: list[P
 def _with_location(value: Any, field: FieldInfo | None, folders: list[Path]) -> Any:
     if field is None:
         return value
+    if marks(field) and isinstance(value, list):
+        return [_with_location(each, field, folders) for each in value]
     if not marks(field) or not isinstance(value, str):
         return _with_locations(value, _models_in(field.annotation), folders)
     if "://" in value or value.startswith("~"):
@@ -191,7 +194,11 @@ def _is_in(folder: Path, name: str) -> bool:
     """True if a folder has that file, folder or link, or a match of the pattern."""
     if os.path.lexists(folder / name):
         return True
-    return glob.escape(name) != name and any(glob.iglob(name, root_dir=folder, recursive=True))
+    if not has_magic(name):
+        return False
+    literal = literal_folder(name, folder)
+    pattern = name.removeprefix(literal)
+    return any(glob.iglob(pattern, root_dir=folder / literal, recursive=True))
 
 
 # --- overrides and mistakes ---------------------------------------------------------------------

@@ -21,7 +21,14 @@ from pydantic import (
 from humpback_ray.config.benchmarks import BenchmarkSettings
 from humpback_ray.config.contamination import DecontaminationSettings
 from humpback_ray.config.duplicates import InstructionDuplicateSettings, NearDuplicateSettings
-from humpback_ray.config.fields import Frozen, LanguageCode, Location, PositiveInt, Share
+from humpback_ray.config.fields import (
+    Frozen,
+    LanguageCode,
+    Location,
+    PositiveInt,
+    Share,
+    one_or_more,
+)
 from humpback_ray.config.prefilter import PrefilterSettings
 from humpback_ray.config.segment_rules import SegmentRules
 from humpback_ray.config.urls import http_url
@@ -113,8 +120,13 @@ class SeedSettings(Frozen):
 class CorpusSettings(SegmentRules):
     """The unlabelled text, and the rules that cut it into segments."""
 
-    # A folder, a glob, a file, `installed-packages`, or `dataset://ORG/NAME?split=train`.
-    path: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)]
+    # A folder, a glob, a file, `installed-packages`, or `dataset://ORG/NAME?split=train`; or a list
+    # of them, in any order.
+    path: Annotated[
+        str | tuple[str, ...],
+        BeforeValidator(one_or_more),
+        Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True),
+    ]
     # Of JSON, Parquet and datasets, whose `column=` precedes; a dotted name leads into a nested
     # column. Null: the first of those that known corpora use (corpus/columns.py).
     text_column: str | None = None
@@ -143,6 +155,11 @@ class CorpusSettings(SegmentRules):
     # texts: the same one whatever the files, their order and the tasks. null: all. Fingerprints
     # leave the null out.
     max_segments: PositiveInt | None = Field(default=None, exclude_if=lambda number: number is None)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The places of the corpus."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
     @model_validator(mode="after")
     def _ordered(self) -> CorpusSettings:

@@ -7,15 +7,16 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
 from humpback_ray import storage
 from humpback_ray.config.dataset_address import is_dataset
+from humpback_ray.config.patterns import base_of, has_magic, literal_folder
 from humpback_ray.corpus import documents
 from humpback_ray.corpus.documents import CorpusFile, NotRead
 from humpback_ray.corpus.hub_datasets import list_shards
@@ -27,6 +28,7 @@ from humpback_ray.corpus.installed_packages import (
     read_package,
 )
 from humpback_ray.corpus.opening import COMPRESSIONS, filesystem_of, open_file
+from humpback_ray.corpus.several import distinct, real_path
 from humpback_ray.errors import UserError
 
 
@@ -48,15 +50,28 @@ CORPUS_SUFFIXES = (
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file of another kind, a hidden one, or a link that leads nowhere."""
+
+    file: CorpusFile
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """The entries in the place of a corpus, sorted by name."""
 
     files: list[CorpusFile]
-    not_read: list[NotRead]  # files of other kinds, hidden ones, links that lead nowhere
+    left_out: list[LeftOut]
+
+    @property
+    def not_read(self) -> list[NotRead]:
+        """A row for each entry that is left out."""
+        return [documents.not_read(entry.file, 0, entry.reason) for entry in self.left_out]
 
 
 def list_files(
-    path: str,
+    path: str | Sequence[str],
     suffixes: tuple[str, ...] = CORPUS_SUFFIXES,
     setting: str = "settings.corpus.path",
 ) -> list[CorpusFile]:
@@ -65,16 +80,17 @@ def list_files(
 
 
 def list_corpus(
-    path: str,
+    path: str | Sequence[str],
     suffixes: tuple[str, ...] = CORPUS_SUFFIXES,
     setting: str = "settings.corpus.path",
 ) -> Listing:
-    """List the files at a path, and all else there with its reason.
+    """List the files at one or several paths, and all else there with its reason.
 
     Hidden files and folders are not read; links are followed.
 
     A link to a folder that is read anyway, under its name or another link's, is not followed, so a
-    cycle of links ends.
+    cycle of links ends. The listing of several paths does not depend on their order; `several.py`
+    has its rules.
 
     Args:
         path: `installed-packages`, a dataset, whose shards are its files, or a folder (read
@@ -85,6 +101,8 @@ def list_corpus(
     Raises:
         UserError: nothing is there, it cannot be reached, or no file has one of the suffixes.
     """
+    if not isinstance(path, str):
+        return _joined([list_corpus(each, suffixes, setting) for each in path])
     if path == INSTALLED_PACKAGES:
         return Listing([file_of_package(name) for name in package_names()], [])
     if is_dataset(path):
@@ -92,26 +110,39 @@ def list_corpus(
     wanted = f"set {setting} to a folder, glob, file, fsspec URL, dataset or {INSTALLED_PACKAGES}"
     try:
         filesystem, root = filesystem_of(path)
-        found, not_read = _entries(filesystem, root)
+        found, left_out = _entries(filesystem, root)
     except (ImportError, ValueError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot list {path!r}: {reason}: {wanted}") from error
-    if not found and not not_read:
+    if not found and not left_out:
         raise UserError(f"nothing at {path!r}: {wanted}")
     files = []
     for file in found:
         if file.name.lower().endswith(suffixes):
             files.append(file)
         else:
-            not_read.append(documents.not_read(file, 0, _reason_of_kind(file)))
+            left_out.append(LeftOut(file, _reason_of_kind(file)))
+    listing = Listing(_by_name(files), sorted(left_out, key=lambda entry: entry.file.name))
     if not files:
         raise UserError(
             f"no file to read at {path!r} ({setting}): files ending in {_shortly(suffixes)} are "
-            f"read, and there are {len(not_read)} other files ({counted(not_read)})"
+            f"read, and there are {len(left_out)} other files ({counted(listing.not_read)})"
         )
-    return Listing(
-        sorted(files, key=lambda file: file.name), sorted(not_read, key=lambda entry: entry.url)
-    )
+    return listing
+
+
+def _by_name(files: Iterable[CorpusFile]) -> list[CorpusFile]:
+    return sorted(files, key=lambda file: file.name)
+
+
+def _joined(listings: Sequence[Listing]) -> Listing:
+    files = distinct([file for listing in listings for file in listing.files])
+    read = {real_path(file.path) for file in files}
+    entries = {entry.file.path: entry for listing in listings for entry in listing.left_out}
+    others = distinct([entry.file for entry in entries.values()])
+    left_out = [LeftOut(file, entries[file.path].reason) for file in others
+                if real_path(file.path) not in read]  # fmt: skip
+    return Listing(files, left_out)
 
 
 def counted(not_read: Iterable[NotRead]) -> str:
@@ -131,33 +162,38 @@ def _reason_of_kind(file: CorpusFile) -> str:
     return f"file ending in {suffix}" if suffix else "file whose name has no ending"
 
 
-_GLOB_CHARACTERS = re.compile(r"[*?\[]")
-
-
-def _entries(filesystem: Any, root: str) -> tuple[list[CorpusFile], list[NotRead]]:
+def _entries(filesystem: Any, root: str) -> tuple[list[CorpusFile], list[LeftOut]]:
     """Files at `root`, named relative to the folder of every match, and entries that are none."""
     if filesystem.isdir(root):
         base, matches = root, [root]
-    elif filesystem.isfile(root) or not _GLOB_CHARACTERS.search(root):
+    elif filesystem.isfile(root) or not has_magic(root):
         base, matches = root.rpartition("/")[0], [root]
     else:
-        base = _GLOB_CHARACTERS.split(root)[0].rpartition("/")[0]
-        matches = sorted(filesystem.glob(root))
+        base, matches = _matches(filesystem, root)
     if isinstance(filesystem, LocalFileSystem):
         return _LocalWalk(base).of(matches)
     # A match of a glob may be a folder, and contain another match.
     entries: dict[str, Any] = {}
     for match in matches:
         entries.update(filesystem.find(match, detail=True))
-    files, not_read = [], []
+    files, left_out = [], []
     for path, entry in entries.items():
         name = path.removeprefix(base).lstrip("/")
         file = CorpusFile(filesystem.unstrip_protocol(path), name, int(entry.get("size") or 0))
         if any(part.startswith(".") for part in PurePosixPath(name).parts):
-            not_read.append(documents.not_read(file, 0, "hidden"))
+            left_out.append(LeftOut(file, "hidden"))
         else:
             files.append(file)
-    return files, not_read
+    return files, left_out
+
+
+def _matches(filesystem: Any, pattern: str) -> tuple[str, list[str]]:
+    """The folder above the matches of a pattern, and the matches, sorted."""
+    if isinstance(filesystem, LocalFileSystem) and has_magic(folder := literal_folder(pattern)):
+        # fsspec would read the name of the folder as a pattern. Its escape ends at links.
+        rest = pattern.removeprefix(folder)
+        return (folder + base_of(rest)).rstrip("/"), sorted(map(str, Path(folder).glob(rest)))
+    return base_of(pattern), sorted(filesystem.glob(pattern))
 
 
 class _LocalWalk:
@@ -166,11 +202,11 @@ class _LocalWalk:
     def __init__(self, base: str) -> None:
         self.base = base
         self.files: dict[str, CorpusFile] = {}  # by path: matches of a glob may hold each other
-        self.not_read: dict[str, NotRead] = {}
+        self.left_out: dict[str, LeftOut] = {}
         self._folders: set[str] = set()  # real paths of those that have been walked
         self._links: list[str] = []  # to folders
 
-    def of(self, matches: list[str]) -> tuple[list[CorpusFile], list[NotRead]]:
+    def of(self, matches: list[str]) -> tuple[list[CorpusFile], list[LeftOut]]:
         for match in matches:
             # What a user names is read, also behind a link; a glob's own matches are entries.
             if os.path.isdir(match) and (match == self.base or not os.path.islink(match)):
@@ -183,7 +219,7 @@ class _LocalWalk:
                 self._leave_out(link, "link to a folder that is read under another name")
             else:
                 self._walk(link)
-        return list(self.files.values()), list(self.not_read.values())
+        return list(self.files.values()), list(self.left_out.values())
 
     def _walk(self, folder: str) -> None:
         real = os.path.realpath(folder)
@@ -219,8 +255,7 @@ class _LocalWalk:
         return path.removeprefix(self.base).lstrip("/")
 
     def _leave_out(self, path: str, reason: str) -> None:
-        file = CorpusFile(path, self._name(path), 0)
-        self.not_read[path] = documents.not_read(file, 0, reason)
+        self.left_out[path] = LeftOut(CorpusFile(path, self._name(path), 0), reason)
 
 
 def content_identity(files: list[CorpusFile], setting: str = "settings.corpus.path") -> str:

@@ -125,6 +125,14 @@ def dataset_read(location: str, setting: str) -> dict[str, str]:
     return {"dataset": str(address)} | ({"commit": read} if read else {})
 
 
+def datasets_read(places: Sequence[str], setting: str) -> dict[str, Any]:
+    """The entries of `dataset_read`; of several datasets, a list of them under `datasets`."""
+    found = [read for place in places if (read := dataset_read(place, setting))]
+    if len(found) > 1:
+        return {"datasets": sorted(found, key=lambda read: read["dataset"])}
+    return found[0] if found else {}
+
+
 @lru_cache(maxsize=8)  # a process reads many shards of one dataset, and opening asks the hub
 def open_dataset(address: DatasetAddress, setting: str) -> Any:
     """A split of a dataset as a streaming `IterableDataset`.

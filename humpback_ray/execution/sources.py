@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 from humpback_ray import storage
 from humpback_ray.config.dataset_address import dataset_address, is_dataset
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import Source
+from humpback_ray.execution.stage import Source, fingerprint
 from humpback_ray.sizing.gguf_header import (
     SETTING,
     GgufHeader,
@@ -40,16 +41,39 @@ def file_source(path: str, what: str, key: str) -> Source:
     return _source(path, identity)
 
 
-def corpus_source(path: str, key: str = "settings.corpus.path") -> Source:
+def corpus_source(path: str | tuple[str, ...], key: str = "settings.corpus.path") -> Source:
     """A corpus by the names and contents of its files.
 
     Args:
-        path: as `list_files` takes it.
+        path: as `list_files` takes it, one or several.
         key: the setting that names it.
     """
+    if not isinstance(path, str):
+        source = _source(", ".join(path), lambda: _identity_of_several(path, key))
+        return replace(source, several=path)
     if is_dataset(path):
         return dataset_source(path, key)
     return _source(path, lambda: content_identity(list_files(path, setting=key), key))
+
+
+def _identity_of_several(paths: tuple[str, ...], key: str) -> str:
+    """The identity of some places in any order; of files alone, the same as of one place."""
+    datasets = [path for path in paths if is_dataset(path)]
+    others = [path for path in paths if not is_dataset(path)]
+    identities = []
+    for path in datasets:
+        source = dataset_source(path, key)
+        if source.identity is None:
+            raise UserError(source.problem)
+        folder = dataset_address(path).folder
+        # Folders with shards of the same names are told apart by their own names.
+        named = f" in {storage.name(folder)}" if folder and len(datasets) > 1 else ""
+        identities.append(source.identity + named)
+    if others:
+        identities.append(content_identity(list_files(others, setting=key), key))
+    if len(identities) == 1:
+        return identities[0]
+    return f"several:{fingerprint(sorted(identities))}"
 
 
 def dataset_source(location: str, key: str) -> Source:

@@ -56,10 +56,16 @@ class Source:
     None if the location has nothing usable; `problem` then gives the reason in one line.
     """
 
-    location: str
+    location: str  # of several places, all of them for people
     identity: str | None
     revision: str | None = None  # of a model on the Hugging Face hub
     problem: str = ""
+    several: tuple[str, ...] = ()  # places that are one source together
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The location, or each of several."""
+        return self.several or (self.location,)
 
     @property
     def fingerprint(self) -> str:

@@ -157,7 +157,7 @@ def _sources_behind(origin: Stage | Source) -> Iterator[tuple[str, str]]:
         if isinstance(source, Stage):
             yield from _sources_behind(source)
         elif name in _DATA:
-            yield _DATA[name], storage.name(source.location)
+            yield _DATA[name], ", ".join(storage.name(place) for place in source.places)
 
 
 def wrapping_of(tags: tuple[str, ...], sampling: SamplingSettings | None) -> Wrapping:

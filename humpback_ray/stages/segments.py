@@ -21,7 +21,7 @@ from humpback_ray.corpus.cut_tasks import Cut
 from humpback_ray.corpus.documents import CorpusFile
 from humpback_ray.corpus.duplicate_steps import Columns
 from humpback_ray.corpus.files import list_corpus
-from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.hub_datasets import datasets_read
 from humpback_ray.corpus.readers import check_dataset
 from humpback_ray.corpus.steps import Figures, run_once
 from humpback_ray.errors import UserError
@@ -61,7 +61,8 @@ class Segments(Stage):
 
     def check(self, placement: Placement) -> None:
         """Refuse a dataset that is not reached or lacks a column."""
-        check_dataset(self.corpus.location, self.settings, "settings.corpus.path")
+        for place in self.corpus.places:
+            check_dataset(place, self.settings, "settings.corpus.path")
         if self.decontamination and self.prompts:
             check_prompts(self.prompts.location)
 
@@ -73,8 +74,7 @@ class Segments(Stage):
         filter sections in parallel into a working folder, mark those of older captures, and then
         look for duplicates. A stage that was killed goes on with the finished tasks.
         """
-        path = context.of(self.corpus)
-        listing = list_corpus(path)
+        listing = list_corpus(self.corpus.several or self.corpus.location)
         sections, dropped = context.path("_sections"), context.path("dropped")
         s = self.settings
         found_documents = self._cut(context, listing.files, sections)
@@ -89,7 +89,7 @@ class Segments(Stage):
         if not num_kept:
             _delete(context)
             raise UserError(
-                f"no segment survives out of {len(listing.files)} files of {path} "
+                f"no segment survives out of {len(listing.files)} files of {self.corpus.location} "
                 "(settings.corpus.path): "
                 + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
                 + (f"; without a document: {_in_words(reasons)}" if reasons else "")
@@ -109,7 +109,7 @@ class Segments(Stage):
             outcomes,
             {
                 "num_files": len(listing.files),
-                **dataset_read(path, "settings.corpus.path"),
+                **datasets_read(self.corpus.places, "settings.corpus.path"),
                 "mean_characters": round(
                     _sum_of(context.path("rows"), "num_characters") / num_kept
                 ),

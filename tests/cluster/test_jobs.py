@@ -161,6 +161,45 @@ def test_submission_leaves_datasets_unchanged_and_says_who_must_reach_them(here,
     ]
 
 
+def test_list_of_places_travels_as_one_folder_with_the_names_of_the_whole_list(
+    here, tmp_path_factory, monkeypatch
+):
+    for name in ("wiki/part.md", "books [1]/part.md"):
+        (here / name).parent.mkdir()
+        (here / name).write_text(f"# {name}")
+    (here / "link").symlink_to("wiki")
+    dataset = f"dataset://{here}/set?split=train"
+    for places in (["wiki", "books [1]/*.md", "link"], ["wiki", dataset, "books [1]"]):
+        if dataset in places:
+            (here / "set").mkdir()
+            (here / "set/train.jsonl").write_text('{"text": "x"}')
+        folder = tmp_path_factory.mktemp("packed")
+        override = f"settings.corpus.path={json.dumps(places)}"
+        submission = prepared(folder, "mine.yaml", override)
+        before = fingerprints("mine.yaml", [override])
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir(folder)
+            recipe, overrides = arguments(submission)
+            assert fingerprints(recipe, overrides) == before
+            assert fingerprints(recipe, overrides[1:]) == before
+        packed = folder / "submitted/corpus.path"
+        assert sorted(str(file.relative_to(packed)) for file in packed.rglob("*.md")) == [
+            "books [1]/part.md", "wiki/part.md",
+        ]  # fmt: skip
+
+
+def test_list_with_a_url_is_not_packed(here, tmp_path_factory):
+    place = json.dumps(["s3://bucket/web", str(here / "corpus")])
+    folder = tmp_path_factory.mktemp("packed")
+    submission = prepared(folder, "mine.yaml", f"settings.corpus.path={place}")
+    assert [note for note in submission.notes if "corpus" in note] == [
+        f"settings.corpus.path={here}/corpus is not packed: every node must see it there"
+    ]
+    place = json.dumps(["s3://bucket/web", "corpus"])
+    with pytest.raises(ValueError, match=r"settings\.corpus\.path=corpus cannot travel"):
+        prepared(tmp_path_factory.mktemp("p"), "mine.yaml", f"settings.corpus.path={place}")
+
+
 def test_submission_has_equal_settings_only_if_it_is_the_same(here, tmp_path_factory):
     def settings(*overrides: str) -> str:
         return prepared(tmp_path_factory.mktemp("packed"), "mine.yaml", *overrides).settings

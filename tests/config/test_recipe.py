@@ -223,6 +223,50 @@ def test_pattern_link_or_odd_name_beside_a_recipe_is_found_from_elsewhere(
     assert settings.corpus.path == f"{mine}/{name}"
 
 
+def test_list_of_places_is_found_beside_its_recipe(tmp_path, monkeypatch):
+    mine = write(
+        tmp_path / "mine",
+        recipe="""
+            extends: llama-7b
+            name: r
+            settings:
+              corpus: {path: [texts, 'data [v1]/*.md', 's3://bucket/x', dataset://org/name, other]}
+        """,
+    )
+    (mine / "texts").mkdir()
+    (mine / "data [v1]").mkdir()
+    (mine / "data [v1]" / "a.md").touch()
+    monkeypatch.chdir("/")
+    recipe = str(mine / "recipe.yaml")
+    corpus = load_recipe(recipe).settings.corpus
+    assert corpus.paths == corpus.path == (
+        f"{mine}/texts", f"{mine}/data [v1]/*.md", "s3://bucket/x", "dataset://org/name", "other",
+    )  # fmt: skip
+    typed = load_recipe(recipe, ["settings.corpus.path=[b, a]"]).settings
+    assert typed.corpus.path == ("b", "a")
+    marked = [(key, value) for key, _, value in locations(typed) if key.startswith("corpus")]
+    assert marked == [("corpus.path.0", "b"), ("corpus.path.1", "a")]
+    one = load_recipe(recipe, ["settings.corpus.path=[texts]"]).settings.corpus
+    assert (one.path, one.paths) == (f"{mine}/texts", (f"{mine}/texts",))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[]", r"settings\.corpus\.path: a list has one path or more \(it is \[\]\)"),
+        ("[a, 3]", r"settings\.corpus\.path: a list has one path or more \(it is \['a', 3\]\)"),
+        ("[a, b, a]", r"settings\.corpus\.path: 'a' is in the list twice: keep one"),
+        ("{a: b}", r"settings\.corpus\.path: a path is wanted, or a list of paths"),
+        ("[a, 's3://']", r"settings\.corpus\.path\.1: nothing follows s3://.*'s3://'"),
+        ("[a, 'dataset://a/b/c']", r"settings\.corpus\.path\.1: a dataset is ORG/NAME"),
+    ],
+)
+def test_list_of_places_that_can_name_nothing_is_refused(value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_recipe("llama-7b", [f"settings.corpus.path={value}"])
+    assert "\n" not in str(error.value)
+
+
 def test_home_folder_and_urls_in_a_recipe_stay_as_they_are(tmp_path):
     for name in ("~", "s3:"):
         (tmp_path / name).mkdir()

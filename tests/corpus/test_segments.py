@@ -49,7 +49,8 @@ def run(
 ):  # fmt: skip
     """The stage's result, its kept and its dropped rows, and what it printed."""
     placed = {"corpus": {"rows_per_task": rows_per_task}} if rows_per_task else {}
-    settings = CorpusSettings(path=str(corpus), min_characters=40, max_characters=400, **changes)
+    path = tuple(map(str, corpus)) if isinstance(corpus, list) else str(corpus)
+    settings = CorpusSettings(path=path, min_characters=40, max_characters=400, **changes)
     console = Console(record=True, width=400)
     context = Context(
         str(tmp_path / "run"), "segments", Placement(**placed), progress(console, "segments"),
@@ -61,7 +62,7 @@ def run(
         else {}
     )
     stage = Segments(
-        path="segments", corpus=corpus_source(str(corpus)), settings=settings,
+        path="segments", corpus=corpus_source(path), settings=settings,
         blocked_file=block_list_source(blocked_file), **clean,
     )  # fmt: skip
     result = stage.run(context)
@@ -191,6 +192,20 @@ def test_rows_do_not_depend_on_files_and_tasks(tmp_path):
     _, many, _, _ = run(tmp_path / "other", tmp_path / "many", rows_per_task=6)
     assert [row.text for row in many] == [row.text for row in rows]
     assert len(os.listdir(tmp_path / "other/run/segments/rows")) > 1
+
+
+def test_rows_do_not_depend_on_the_order_of_several_places(tmp_path):
+    texts, places = list(pages(range(8))), [tmp_path / name for name in ("one", "two", "three")]
+    for number, place in enumerate(places):
+        place.mkdir()
+        (place / "part.md").write_text("\n".join(texts[number::3]))
+    places.append(tmp_path / "three/part.md")
+    result, rows, dropped, _ = run(tmp_path / "a", places)
+    assert result.figures["num_files"] == 3
+    assert result.num_rows == len(texts)
+    other, same, dropped_too, _ = run(tmp_path / "b", places[::-1])
+    assert (same, dropped_too) == (rows, dropped)
+    assert other.figures == result.figures
 
 
 def test_stage_that_was_killed_does_not_cut_again(tmp_path):
