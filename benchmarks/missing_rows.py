@@ -1,9 +1,15 @@
 """Driver's peak memory while it finds the missing rows among 50 million / among 5 million.
 
-The rows are ids in Parquet files, 25,000 to a shard, nine of ten with an answer, without engine or
-text. A driver in a separate process counts the saved rows (`RowFolders.state`) and reads every
-missing row in batches (`RowFolders.missing`), as a pass does. The driver may hold names of files
-and no ids. The table also has the peak of the largest task process, which must not grow either.
+The rows are ids in Parquet files, 25,000 to a shard, without engine or text. The answers are those
+of a pass that was killed after nine tenths: as many shards are finished, each one file, and four
+shards are in work, half answered, with a file for each batch. A driver in a separate process counts
+the saved rows (`RowFolders.state`) and reads every missing row in batches (`RowFolders.missing`),
+as a pass does at its start. The driver may hold names of files and no ids. The tables also have the
+peak of the largest task process, which must not grow either, and what the driver and its tasks read
+before the first row, through system calls, in MiB.
+
+`--unmerged` lays the finished shards out as files of batches, as passes left them before they
+merged their files.
 """
 
 from __future__ import annotations
@@ -11,9 +17,10 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +37,15 @@ from humpback_ray.serving.missing_rows import RowFolders, shard_key
 NUM_ROWS = 50_000_000
 ROWS_PER_SHARD = 25_000
 ROWS_PER_BATCH = 256
+NUM_IN_WORK = 4  # shards, half answered
 OBJECT_STORE_BYTES = 500 * 2**20
 POLL_SECONDS = 0.2
 
 
-def write_rows(folders: RowFolders, num_rows: int, files_per_shard: int) -> int:
-    """Write the source, and answers to nine of ten rows; returns the number of missing rows."""
+def write_rows(folders: RowFolders, num_rows: int, is_merged: bool) -> int:
+    """Write the source, and the answers of a pass that was killed; returns the missing rows."""
     num_missing = 0
+    num_finished = num_rows * 9 // 10 // ROWS_PER_SHARD
     for folder in (folders.source, folders.target):
         Path(folder).mkdir(parents=True)
     for first in range(0, num_rows, ROWS_PER_SHARD):
@@ -44,21 +53,27 @@ def write_rows(folders: RowFolders, num_rows: int, files_per_shard: int) -> int:
         ids = pc.utf8_lpad(pc.cast(pa.array(numbers), pa.string()), 16, "0")
         rows, name = pa.table({"row_id": ids}), f"part-{first:010}"
         pq.write_table(rows, f"{folders.source}/{name}.parquet")
-        answered = rows.filter(pa.array(numbers % 10 != 0))
-        num_missing += len(rows) - len(answered)
-        key = shard_key(f"{name}.parquet")
-        size = -(-len(answered) // files_per_shard)
-        for part in range(files_per_shard):
-            piece = answered.slice(part * size, size)
-            pq.write_table(piece, f"{folders.target}/{key}-{part:04}.parquet")
+        key, shard = shard_key(f"{name}.parquet"), first // ROWS_PER_SHARD
+        if shard < num_finished and is_merged:
+            pq.write_table(rows, f"{folders.target}/{key}-all-{len(rows)}.parquet")
+            continue
+        num_answered = 0
+        if shard < num_finished:
+            num_answered = len(rows)
+        elif shard < num_finished + NUM_IN_WORK:
+            num_answered = len(rows) // 2
+        num_missing += len(rows) - num_answered
+        for start in range(0, num_answered, ROWS_PER_BATCH):
+            folders.save_shard(key, rows.slice(start, min(ROWS_PER_BATCH, num_answered - start)))
     return num_missing
 
 
 @dataclass
 class TaskMemory:
-    """Peak memory of the largest process that Ray has started for tasks, in MiB."""
+    """Peak memory of the largest process that Ray has started for tasks, and what all have read."""
 
-    peak: float = 0.0
+    peak: float = 0.0  # MiB
+    read: dict[int, int] = field(default_factory=dict)  # bytes, by process
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -77,11 +92,16 @@ class TaskMemory:
             over.set()
             thread.join()
 
+    def num_read(self) -> int:
+        """Bytes that this process and those for tasks have read through system calls so far."""
+        return psutil.Process().io_counters().read_chars + sum(self.read.values())
+
     def _look(self) -> None:
         for process in psutil.Process().children(recursive=True):
             try:
                 if process.cmdline()[0].startswith("ray::"):
                     self.peak = max(self.peak, harness.peak_memory(process.pid))
+                    self.read[process.pid] = process.io_counters().read_chars
             except (psutil.Error, OSError, IndexError):  # the process has just ended
                 continue
 
@@ -98,11 +118,17 @@ def drive(folders: RowFolders) -> Generator[dict[str, Any], Any, None]:
     yield {}
     memory = TaskMemory()
     with memory.watched():
+        # The processes of tasks read their libraries once they start.
+        ray.get([ray.remote(time.sleep).remote(4 * POLL_SECONDS) for _ in range(2)])
+        num_read = memory.num_read()
         state_seconds, state = harness.timed(folders.state)
+        time.sleep(2 * POLL_SECONDS)
+        num_read = memory.num_read() - num_read
         missing_seconds, num_missing = harness.timed(lambda: count_missing(folders))
     yield {
         "value": harness.peak_memory(),
         "task_mib": memory.peak,
+        "mib_read": num_read / 2**20,
         "num_wanted": state.num_wanted,
         "num_missing": state.num_missing,
         "num_given": num_missing,
@@ -119,17 +145,15 @@ def count_missing(folders: RowFolders) -> int:
     return sum(bundle.num_rows() or 0 for bundle in rows.iter_internal_ref_bundles())
 
 
-def measure(folder: Path, num_rows: int, files_per_shard: int) -> dict[str, Any]:
+def measure(folder: Path, num_rows: int, is_merged: bool) -> dict[str, Any]:
     """Figures of one size; its files are deleted."""
     folders = RowFolders(str(folder / "source"), str(folder / "target"), "row_id")
-    write_seconds, num_missing = harness.timed(
-        lambda: write_rows(folders, num_rows, files_per_shard)
-    )
+    write_seconds, num_missing = harness.timed(lambda: write_rows(folders, num_rows, is_merged))
+    num_files = len(storage.names(folders.source)) + len(storage.names(folders.target))
     side = harness.Side(drive, folders)
     side.next()
     figures = side.next()
     side.close()
-    num_files = len(storage.names(folders.source)) + len(storage.names(folders.target))
     shutil.rmtree(folder)
     assert figures["num_wanted"] == num_rows
     assert figures["num_missing"] == figures["num_given"] == num_missing
@@ -139,7 +163,7 @@ def measure(folder: Path, num_rows: int, files_per_shard: int) -> dict[str, Any]
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
-    parser.add_argument("--files-per-shard", type=int, default=4, help="with answers")
+    parser.add_argument("--unmerged", action="store_true", help="a file for each batch")
     options = parser.parse_args()
     over, under = (f"{number:,} rows" for number in (options.rows, options.rows // 10))
     comparison = harness.Comparison("driver's peak memory", "MiB", over, under, 1.1, at_most=True)
@@ -148,7 +172,7 @@ def main() -> None:
     )
     with harness.scratch_folder() as folder:
         for side, num_rows in ((under, options.rows // 10), (over, options.rows)):
-            figures = measure(folder / f"{num_rows}", num_rows, options.files_per_shard)
+            figures = measure(folder / f"{num_rows}", num_rows, not options.unmerged)
             comparison.add(side, **figures)
             tasks.add(side, value=figures["task_mib"])
     harness.finish([tasks, comparison], options.json)
