@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,8 @@ def _mean(runs: Sequence[Found], *path: str) -> float | None:
 
 
 def _number(value: float | None, digits: int = 1, scale: float = 1.0) -> str:
-    return "-" if value is None else f"{scale * value:.{digits}f}"
+    known = value is not None and math.isfinite(value)
+    return f"{scale * value:.{digits}f}" if known else "-"
 
 
 def main() -> None:
