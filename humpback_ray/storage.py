@@ -15,14 +15,16 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
-import pyarrow.fs as arrow_fs
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from humpback_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.fs as arrow_fs
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 # A request that the store refuses with 503 or cuts off is retried for about half a minute, with
@@ -154,6 +156,8 @@ def is_object_store(filesystem: Any) -> bool:
 
 def arrow_filesystem(url: str) -> tuple[arrow_fs.FileSystem, str]:
     """The Arrow filesystem that reads and writes a URL, and the path on it."""
+    import pyarrow.fs as arrow_fs  # a step of a training needs no pyarrow, and the rest does
+
     filesystem, path = locate(url)
     if isinstance(filesystem, LocalFileSystem):
         return arrow_fs.LocalFileSystem(), path

@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 find_spec = PathFinder.find_spec
 def find_other(name, *more):
     return None if name.partition(".")[0] in {names!r} else find_spec(name, *more)
-PathFinder.find_spec = find_other
+PathFinder.find_spec = staticmethod(find_other)
 """
 
 

@@ -416,6 +416,7 @@ def test_segments_of_a_folder_have_every_outcome(tmp_path):
         SegmentOutcome.OPTED_OUT,
         SegmentOutcome.OLDER_CAPTURE,
         SegmentOutcome.CONTAMINATED,
+        SegmentOutcome.NOT_PROMISING,
         *(o for o in SegmentOutcome if o.startswith(("gopher", "c4", "fineweb", "form"))),
     ]
     expected = Counter(dict.fromkeys(SegmentOutcome, 1)) - Counter(others)
