@@ -31,14 +31,17 @@ _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s+[^\sa-z]|$)")
 
 
 def num_curly_brackets(text: Text) -> int:
+    """The number of `{` and `}`; C4 takes a page with one for code."""
     return text.text.count("{") + text.text.count("}")
 
 
 def num_lorem_ipsum(text: Text) -> int:
+    """How often the placeholder text is named."""
     return text.text.lower().count("lorem ipsum")
 
 
 def num_sentences(text: Text) -> int:
+    """The number of sentences in the lines that C4 would keep."""
     return sum(max(1, len(_SENTENCE_END.findall(line))) for line in text.lines if _is_kept(line))
 
 

@@ -14,14 +14,17 @@ _LINE_ENDS = (".", "'", '"', "!", "?")
 
 
 def share_of_ended_lines(text: Text) -> float:
+    """The share of lines that end in punctuation, 0 to 1."""
     return text.share_of_lines(sum(line.endswith(_LINE_ENDS) for line in text.lines))
 
 
 def share_of_short_lines(text: Text) -> float:
+    """The share of lines of at most `MAX_SHORT_LINE` characters, 0 to 1."""
     return text.share_of_lines(sum(len(line) <= MAX_SHORT_LINE for line in text.lines))
 
 
 def line_breaks_per_word(text: Text) -> float:
+    """Line breaks between lines with a visible character, for each word."""
     return text.per_word(max(0, len(text.lines) - 1))
 
 
