@@ -130,7 +130,7 @@ from datatrove.pipeline.readers import WarcReader
 import trafilatura  # before the process that runs it is forked
 
 folder, output = sys.argv[1:]
-began = sum(os.times()[:4])  # Trafilatura runs in a process of its own
+began = sum(os.times()[:4])  # with Trafilatura's child process
 pages = WarcReader(folder).run()
 texts = {d.metadata["url"]: d.text for d in Trafilatura(timeout=60).run(pages)}
 seconds = sum(os.times()[:4]) - began

@@ -60,7 +60,7 @@ def group_of(kind: Kind) -> Group:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, whatever its wording."""
+    """A question in no particular wording."""
 
     kind: Kind
     entities: tuple[str, ...]
@@ -83,7 +83,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an answer concludes from its facts; empty for kinds that only recall."""
+    """The conclusion of an answer from its facts; empty for kinds that only recall."""
 
     entity: str = ""  # the heavier one, the chosen one
     is_same: bool | None = None

@@ -14,7 +14,7 @@ GOOD_GRADE = 4  # a grade from here on is good
 
 
 class Spoiling(StrEnum):
-    """What is wrong with a section; the rubric's reasons for a low grade."""
+    """A fault of a section; the rubric's reasons for a low grade."""
 
     NONE = "none"
     CUT_OFF = "cut_off"

@@ -36,7 +36,7 @@ def num_curly_brackets(text: Text) -> int:
 
 
 def num_lorem_ipsum(text: Text) -> int:
-    """How often the placeholder text is named."""
+    """The number of places that name the placeholder text."""
     return text.text.lower().count("lorem ipsum")
 
 
