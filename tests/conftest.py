@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,10 @@ os.environ.update(
 
 # Fixtures that several folders use.
 pytest_plugins = ["tests.support.pipeline", "tests.support.growing_cluster"]
+
+# A shell that starts `make test` in the background lets it ignore SIGINT, and so would every command
+# that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXTS = [
     "Install the package with pip and import it. Score: 1 Score: 2 Score: 3 Score: 4 Score: 5",
