@@ -1,7 +1,7 @@
 """READ FIRST: instruction backtranslation, as stages that hang together.
 
     seed D ──────────┬─ reversed ── M_yx ──┐
-                     └─ as it is ── M_0 ─┐ │     with the safety pairs, if there are any
+                     └─ as it is ── M_0 ─┐ │     with safety pairs and ratings, if there are any
     corpus ── segments y ───────────────────┴── candidates A = {(x̂, y)}     self-augmentation
                                          │
     for t = 1, 2:    M_(t-1) rates A ── A_k^(t) ── base on D ∪ A_k^(t) = M_t   self-curation
@@ -35,6 +35,7 @@ from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import judgement
 from humpback_ray.stages.prefilter import prefiltered
 from humpback_ray.stages.rate import Rate, rating_template
+from humpback_ray.stages.rating_seed import rating_seed
 from humpback_ray.stages.safety_answers import safety_answers
 from humpback_ray.stages.safety_seed import safety_seed
 from humpback_ray.stages.seed import Seed
@@ -89,7 +90,9 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     file = file_source(s.seed.path, "seed file", "settings.seed.path")
     seed = declare(Seed(path="seed", file=file, settings=s.seed, **seeded))
     safety = safety_seed(s, seed)
-    stages += [safety] if safety else []
+    rubric = rating_template(s.prompts.rating_template, s.rating.rubric)
+    ratings = rating_seed(s, rubric)
+    stages += [stage for stage in (safety, ratings) if stage]
     corpus = corpus or corpus_source(s.corpus.path)
     clean = decontaminated(s)
     segments = declare(
@@ -116,7 +119,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
     pairs = declare(
         SeedExamples(
             path="forward-0/examples", seed=seed, direction=Direction.FORWARD,
-            tag=s.prompts.seed_tag, safety=safety,
+            tag=s.prompts.seed_tag, safety=safety, ratings=ratings,
         )
     )  # fmt: skip
     forward = finetune("forward-0/model", pairs)
@@ -148,8 +151,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
             Rate(
                 path=f"iter-{t}/rated", candidates=candidates,
                 rater=None if s.rating.endpoint else forward, iteration=t, settings=s.rating,
-                template=rating_template(s.prompts.rating_template, s.rating.rubric),
-                long_prompts=s.long_prompts, **serving,
+                template=rubric, long_prompts=s.long_prompts, **serving,
             )
         )  # fmt: skip
         curated = declare(
@@ -157,7 +159,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
                 path=f"iter-{t}/examples", seed=seed, rated=rated,
                 settings=differs.selection or s.selection,
                 seed_tag=s.prompts.seed_tag if differs.tags else "",
-                web_tag=s.prompts.web_tag if differs.tags else "", safety=safety,
+                web_tag=s.prompts.web_tag if differs.tags else "", safety=safety, ratings=ratings,
             )
         )  # fmt: skip
         forward = finetune(f"iter-{t}/model", curated)

@@ -22,6 +22,7 @@ class Origin(StrEnum):
 
     SEED = "seed"
     SAFETY = "safety"  # the second seed file; with the seed's tag
+    RATING = "rating"  # a person's grade of a pair, in the rating prompt; without a tag
     WEB = "web"
     CORPUS = "corpus"  # plain text that the demo's base model is pretrained on
 
@@ -133,6 +134,8 @@ class SeedOutcome(StrEnum):
     REPEATED = "repeated"  # has the texts of an earlier pair
     HELD_OUT_TEXT = "held_out_text"  # shares its instruction or response with a held-out pair
     IN_SEED = "in_seed"  # of the safety file: the seed has the same pair
+    NO_GRADE = "no_grade"  # of the rating examples: the score is no grade of the rubric
+    NO_RATIONALE = "no_rationale"  # of the rating examples, where the rater gives one
     SURPLUS = "surplus"  # above the number of pairs asked for
 
 

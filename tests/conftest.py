@@ -16,8 +16,8 @@ os.environ.update(
 # Fixtures that several folders use.
 pytest_plugins = ["tests.support.pipeline", "tests.support.growing_cluster"]
 
-# A shell that starts `make test` in the background lets it ignore SIGINT, and so would every command
-# that a test starts and interrupts.
+# A shell that starts `make test` in the background lets it ignore SIGINT, and so would every
+# command that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXTS = [

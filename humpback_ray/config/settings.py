@@ -111,10 +111,15 @@ class SeedSettings(Frozen):
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
     # A second file, for the forward models only; null: none.
     safety: SafetySeedSettings | None = Field(default=None, exclude_if=lambda safety: not safety)
+    # Graded pairs, from which the forward models learn to rate; null: none, as in the paper.
+    ratings: Annotated[str | None, Location(takes_datasets=True)] = Field(
+        default=None, exclude_if=lambda ratings: ratings is None
+    )
 
     def identity(self) -> dict[str, Any]:
-        """The values that decide D. The safety pairs are a stage of their own."""
-        return {name: value for name, value in super().identity().items() if name != "safety"}
+        """The values that decide D. Safety pairs and ratings are stages apart."""
+        apart = {"safety", "ratings"}
+        return {name: value for name, value in super().identity().items() if name not in apart}
 
 
 class CorpusSettings(SegmentRules):
@@ -264,6 +269,11 @@ class RatingSettings(Frozen):
                 f"{self.num_samples}: no pair could have a score"
             )
         return self
+
+    @property
+    def reasons(self) -> bool:
+        """The rater writes its reasons before the score."""
+        return self.method != "expected"
 
     @property
     def grades(self) -> range:
@@ -477,6 +487,15 @@ class Settings(Frozen):
     context_length: PositiveInt = 2048  # tokens, of every engine
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # of the engines' arithmetic
     evaluation: EvaluationSettings
+
+    @model_validator(mode="after")
+    def _ratings_teach_the_rater(self) -> Settings:
+        if self.seed.ratings is not None and self.rating.endpoint is not None:
+            raise ValueError(
+                "settings.seed.ratings teaches M_t to rate, and the model behind "
+                "settings.rating.endpoint rates in its place: leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_rubric(self) -> Settings:

@@ -147,8 +147,8 @@ def _of_turns(found: SeedFormat, turns: Iterable[_FirstTurn]) -> SeedContent:
     content = SeedContent(found, problem="")
     seen: set[str] = set()
     for turn in turns:
-        asked, answered = _text(turn.asked), _text(turn.answered)
-        identifier = _identifier(asked, answered)
+        asked, answered = text_of(turn.asked), text_of(turn.answered)
+        identifier = identifier_of(asked, answered)
         outcome = turn.outcome or _outcome(asked, answered)
         if outcome is SeedOutcome.KEPT and identifier in seen:
             outcome = SeedOutcome.REPEATED
@@ -160,11 +160,12 @@ def _of_turns(found: SeedFormat, turns: Iterable[_FirstTurn]) -> SeedContent:
     return content
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """A text without space around it; empty for what is no text."""
     return value.strip() if isinstance(value, str) else ""
 
 
-def _identifier(asked: str, answered: str) -> str:
+def identifier_of(asked: str, answered: str) -> str:
     """The id of a pair that has none: a hash of its texts, whatever its place in the file."""
     texts = json.dumps([asked, answered])
     return hashlib.sha256(texts.encode()).hexdigest()[:32]
@@ -180,9 +181,9 @@ def _outcome(asked: str, answered: str) -> SeedOutcome:
 
 def _turn_of_pair(row: dict[str, Any]) -> _FirstTurn:
     parts = (row["instruction"], *(row.get(name) for name in INPUTS))
-    asked = "\n\n".join(filter(None, map(_text, parts)))
-    answered = next(filter(None, (_text(row.get(name)) for name in OUTPUTS)), "")
-    return _FirstTurn(asked if _text(row["instruction"]) else "", answered)
+    asked = "\n\n".join(filter(None, map(text_of, parts)))
+    answered = next(filter(None, (text_of(row.get(name)) for name in OUTPUTS)), "")
+    return _FirstTurn(asked if text_of(row["instruction"]) else "", answered)
 
 
 def _turn_of_chat(row: dict[str, Any]) -> _FirstTurn:

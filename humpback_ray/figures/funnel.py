@@ -29,6 +29,7 @@ from humpback_ray.stages.distinct import Distinct
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.prefilter import PromisingSegments
+from humpback_ray.stages.rating_seed import RatingSeed
 from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -52,6 +53,8 @@ def funnel_of(records: StageRecords) -> list[FunnelStep]:
         steps.append(_by_outcome("Seed pairs", seed, "messages", SeedOutcome.KEPT))
     for safety in records.of(SafetySeed)[:1]:
         steps.append(_by_outcome("Safety pairs", safety, "messages", SeedOutcome.KEPT))
+    for ratings in records.of(RatingSeed)[:1]:
+        steps.append(_by_outcome("Ratings by people", ratings, "rows", SeedOutcome.KEPT))
     for segments in records.of(Segments)[:1]:
         steps.append(_documents(records, segments))
         steps.append(_by_outcome("Segments", segments, "sections", SegmentOutcome.KEPT))
@@ -137,8 +140,9 @@ def _self_curation(iteration: Selected) -> Iterator[FunnelStep]:
     }
     yield _step(f"Selection, iteration {t}", curated, "pairs with a score", num_selected, reasons)
     if trained is not None:
-        pairs = "seed, safety" if curated.outcomes.get(Origin.SAFETY) else "seed"
-        yield _training(f"Examples of M_{t}", trained, f"{pairs} and selected pairs")
+        more = [each.value for each in (Origin.SAFETY, Origin.RATING) if curated.outcomes.get(each)]
+        human = ", ".join(["seed", *more])
+        yield _training(f"Examples of M_{t}", trained, f"{human} and selected pairs")
 
 
 def _training(name: str, trained: StageFigures, what: str) -> FunnelStep:
@@ -160,7 +164,7 @@ def mismatches(run: RunRows) -> list[str]:
         if stage.num_rows is not None and (total := sum(stage.outcomes.values())):
             compare(f"outcomes in {stage.path}/record.json", total, stage.num_rows, "num_rows")
     columns: dict[type[Stage], str] = {
-        Seed: "pair_id", SafetySeed: "pair_id", Segments: "segment_id",
+        Seed: "pair_id", SafetySeed: "pair_id", RatingSeed: "example_id", Segments: "segment_id",
         PromisingSegments: "segment_id",
     }  # fmt: skip
     for kind, column in columns.items():
@@ -175,12 +179,13 @@ def mismatches(run: RunRows) -> list[str]:
     for stage in records.of(Augment):
         rows = run.folder(stage, "rows", "candidate_id").num_rows
         compare(f"rows in {stage.path}", rows, stage.num_rows or 0, "its record")
-    for safety in records.of(SafetySeed):
-        for stage in (*records.of(SeedExamples), *records.of(Curate)):
-            if safety.path in stage.inputs.values():
-                found = stage.outcomes.get(Origin.SAFETY, 0)
-                kept = safety.outcomes.get(SeedOutcome.KEPT, 0)
-                compare(f"safety pairs in {stage.path}", found, kept, safety.path)
+    for kind, origin in ((SafetySeed, Origin.SAFETY), (RatingSeed, Origin.RATING)):
+        for source in records.of(kind):
+            for stage in (*records.of(SeedExamples), *records.of(Curate)):
+                if source.path in stage.inputs.values():
+                    found = stage.outcomes.get(origin, 0)
+                    kept = source.outcomes.get(SeedOutcome.KEPT, 0)
+                    compare(f"{origin} examples in {stage.path}", found, kept, source.path)
     for iteration in records.iterations():
         _compare_iteration(run, iteration, compare)
     for stage in records.of(Finetune):

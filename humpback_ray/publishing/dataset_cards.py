@@ -23,7 +23,8 @@ _COLUMNS = {
     "prompt": "what a user says",
     "tag": "the sentence behind the prompt in training, by origin; empty for none",
     "completion": "the answer, the only part that carries the loss",
-    "origin": "seed or safety (written by people), or web (text of the corpus)",
+    "origin": "seed or safety (written by people), rating (a person's grade of a pair), "
+    "or web (text of the corpus)",
 }
 
 
@@ -82,7 +83,7 @@ def _config(iteration: int, *, is_last: bool) -> dict[str, object]:
 
 
 def _contents(examples: Mapping[int, StageFigures]) -> Section:
-    origins = [Origin.SEED, Origin.SAFETY, Origin.WEB]
+    origins = [Origin.SEED, Origin.SAFETY, Origin.RATING, Origin.WEB]
     rows: Sequence[Sequence[str]] = [
         (config_name(n), f"M_{n}", count(examples[n].num_rows),
          *(count(examples[n].outcomes.get(origin, 0)) for origin in origins))

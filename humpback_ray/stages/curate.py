@@ -17,30 +17,24 @@ from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.execution.stage import Context, Part, Result, Stage
 from humpback_ray.method import selection
 from humpback_ray.rows import Direction, Origin, RatedPair, TrainingExample
-from humpback_ray.stages.examples import write_seed_examples
+from humpback_ray.stages.examples import HumanExamples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curate(Stage):
+class Curate(HumanExamples):
     """Examples of M_t: the seed with tag S_a and the selected pairs A_k^(t) with tag S_w.
 
-    Safety pairs count as the seed's.
+    Safety pairs and ratings count as the seed's.
     """
 
     kind: ClassVar[str] = "curate"
     version: ClassVar[int] = 1
     part: ClassVar[Part] = "finetune"
 
-    seed: Stage
     rated: Stage
     settings: SelectionSettings
     seed_tag: str
     web_tag: str
-    safety: Stage | None = None  # more pairs
-
-    def unread(self) -> set[str]:
-        """The safety pairs where there are none."""
-        return set() if self.safety else {"safety"}
 
     def run(self, context: Context) -> Result:
         """Write the examples, of several candidates of a segment at most one."""
@@ -50,9 +44,7 @@ class Curate(Stage):
         _write_selected(rated, rows, chosen, self.web_tag)
         human: dict[str, int] = {}
         if self.settings.with_seed:
-            human = write_seed_examples(
-                context, self.seed, self.safety, Direction.FORWARD, self.seed_tag
-            )
+            human = self.write_human_examples(context, Direction.FORWARD, self.seed_tag)
         outcomes = tables.count_values(rows, "origin")
         assert outcomes == {**human, Origin.WEB.value: len(chosen)}
         assert outcomes.total() == tables.assert_unique(rows, "example_id")

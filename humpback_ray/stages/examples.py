@@ -1,13 +1,13 @@
 """Training examples from the seed alone: for M_yx (reversed pairs) and for M_0.
 
-M_0 sees the safety pairs and M_yx does not: it learns which request a good answer is for, and a
-refusal fits nearly every harmful request, so it would teach M_yx to write such requests for
-ordinary web text. The candidates then depend on no safety file either.
+M_0 sees safety pairs and ratings, and M_yx does not: it learns which request a good answer is for.
+A refusal fits nearly every harmful request, so it would teach M_yx to write such requests for
+ordinary web text. The candidates then depend on neither file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,21 +18,44 @@ from humpback_ray.rows import Direction, Origin, SeedPair, TrainingExample
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedExamples(Stage):
+class HumanExamples(Stage):
+    """Base of the stages that write training examples from what people have written."""
+
+    seed: Stage
+    safety: Stage | None = None  # more pairs; forward only
+    ratings: Stage | None = None  # examples of the rating prompt; forward only
+
+    def unread(self) -> set[str]:
+        """Safety pairs and ratings where there are none."""
+        return {name for name in ("safety", "ratings") if getattr(self, name) is None}
+
+    def write_human_examples(
+        self, context: Context, direction: Direction, tag: str
+    ) -> dict[str, int]:
+        """Add them to the rows; returns the numbers of examples by origin."""
+        examples: dict[Origin, Sequence[TrainingExample]] = {}
+        for origin, stage in ((Origin.SEED, self.seed), (Origin.SAFETY, self.safety)):
+            if stage:
+                pairs = tables.read_rows(context.of(stage, "rows"), SeedPair)
+                examples[origin] = list(seed_examples(pairs, direction, tag, origin))
+        if self.ratings:
+            folder = context.of(self.ratings, "rows")
+            examples[Origin.RATING] = tables.read_rows(folder, TrainingExample)
+        for origin, rows in examples.items():
+            tables.write_rows(context.path("rows"), rows, TrainingExample, name=origin.value)
+        return {origin.value: len(rows) for origin, rows in examples.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedExamples(HumanExamples):
     """Seed pairs as examples with the tag S_a, in one direction."""
 
     kind: ClassVar[str] = "seed-examples"
     version: ClassVar[int] = 1
     part: ClassVar[Part] = "finetune"
 
-    seed: Stage
     direction: Direction
     tag: str
-    safety: Stage | None = None  # more pairs; forward only
-
-    def unread(self) -> set[str]:
-        """The safety pairs where there are none."""
-        return set() if self.safety else {"safety"}
 
     def wording(self) -> dict[str, str]:
         """The backward request, in the backward direction."""
@@ -41,25 +64,12 @@ class SeedExamples(Stage):
 
     def run(self, context: Context) -> Result:
         """Write one example for each pair."""
-        assert not (self.safety and self.direction is Direction.BACKWARD), self.path
+        more = self.safety or self.ratings
+        assert not (more and self.direction is Direction.BACKWARD), self.path
         storage.delete(context.path("rows"))
-        outcomes = write_seed_examples(context, self.seed, self.safety, self.direction, self.tag)
+        outcomes = self.write_human_examples(context, self.direction, self.tag)
         assert sum(outcomes.values()) == tables.assert_unique(context.path("rows"), "example_id")
         return Result(sum(outcomes.values()), outcomes)
-
-
-def write_seed_examples(
-    context: Context, seed: Stage, safety: Stage | None, direction: Direction, tag: str
-) -> dict[str, int]:
-    """Add the pairs of seed and safety file to a stage's rows; returns their numbers by origin."""
-    stages = {Origin.SEED: seed, **({Origin.SAFETY: safety} if safety else {})}
-    numbers = {}
-    for origin, stage in stages.items():
-        pairs = tables.read_rows(context.of(stage, "rows"), SeedPair)
-        examples = seed_examples(pairs, direction, tag, origin)
-        tables.write_rows(context.path("rows"), examples, TrainingExample, name=origin.value)
-        numbers[origin.value] = len(pairs)
-    return numbers
 
 
 def seed_examples(

@@ -148,7 +148,12 @@ class Finetune(Stage):
 
 
 # Fields of stages that name the seed and the corpus, as the card calls them.
-_DATA = {"file": "seed", "safety_file": "safety seed", "corpus": "corpus"}
+_DATA = {
+    "file": "seed",
+    "safety_file": "safety seed",
+    "ratings_file": "ratings",
+    "corpus": "corpus",
+}
 
 
 def _sources_behind(origin: Stage | Source) -> Iterator[tuple[str, str]]:

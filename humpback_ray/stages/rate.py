@@ -72,7 +72,7 @@ class Rate(GeneratingStage):
     @property
     def reasons(self) -> bool:
         """The rater writes its reasons before the score."""
-        return self.settings.method != "expected"
+        return self.settings.reasons
 
     def run(self, context: Context) -> Result:
         """Write one `RatedPair` for each candidate, whatever became of its rating.

@@ -58,7 +58,7 @@ def test_examples_that_lack_safety_pairs_are_named(tmp_path, overrides):
     record["outcomes"] |= {"safety": 4, "seed": 21}
     storage.write_json(f"{folder}/iter-2/examples/record.json", record)
     (line,) = [line for line in figures_of(folder).problems if "safety" in line]
-    assert line == "safety pairs in iter-2/examples: 4, and safety-seed has 5"
+    assert line == "safety examples in iter-2/examples: 4, and safety-seed has 5"
 
 
 def test_refusals_of_every_model_stand_beside_the_bases(finished):
