@@ -102,8 +102,7 @@ def arm_stages(
         TrainingExample(f"{Origin.WEB}-{name}", asked, web_tag, answer, Origin.WEB)
         for name, asked, answer in chosen_pairs(arm, pool, drawn)
     ]
-    pairs = tables.read_rows(storage.join(run, "seed", "rows"), SeedPair)
-    seed = [] if arm == "web_only" else list(seed_examples(pairs, Direction.FORWARD, seed_tag))
+    seed = [] if arm == "web_only" else _human_examples(run, seed_tag)
     if not storage.exists(folder):
         tables.write_rows(folder, [*seed, *web], TrainingExample)
     identity = content_identity(list_files(folder, (".parquet",), f"arm {arm}"))
@@ -116,6 +115,16 @@ def arm_stages(
         _of(by_path, "evaluation/M_0", Evaluate), path=f"evaluation/{arm}", name=arm, model=model
     )
     return [model, answers]
+
+
+def _human_examples(run: str, seed_tag: str) -> list[TrainingExample]:
+    """What every M_t has beside its web pairs: the seed, and the ratings where a run has some."""
+    pairs = tables.read_rows(storage.join(run, "seed", "rows"), SeedPair)
+    examples = list(seed_examples(pairs, Direction.FORWARD, seed_tag))
+    ratings = storage.join(run, "rating-seed", "rows")
+    if storage.exists(ratings):
+        examples += tables.read_rows(ratings, TrainingExample)
+    return examples
 
 
 def _of(by_path: Mapping[str, Stage], path: str, kind: type[Kind]) -> Kind:

@@ -23,7 +23,14 @@ from benchmarks.proof.kinds import (
     list_sentence,
 )
 from benchmarks.proof.question_pages import question_pages
-from benchmarks.proof.spoiling import GRADES, Section, Spoiling, draw_spoiling, write_section
+from benchmarks.proof.spoiling import (
+    GRADES,
+    MISMATCHED_GRADE,
+    Section,
+    Spoiling,
+    draw_spoiling,
+    write_section,
+)
 from benchmarks.proof.wordings import NUM_WORDINGS
 from humpback_ray.config.settings import PromptSettings
 from humpback_ray.method import prompts
@@ -33,10 +40,10 @@ Item = TypeVar("Item")
 WINDOW_TOKENS = 230  # by `num_tokens`; the tokenizer counts up to a tenth more
 # Of the windows. `manuals` quote the sentences of the method's own prompts, so that the tokenizer
 # and the base know their words, as a base that has read the web does.
-SHARES = {"pages": 0.17, "lists": 0.08, "questions": 0.67, "graded": 0.06, "manuals": 0.02}
+SHARES = {"pages": 0.15, "lists": 0.08, "questions": 0.65, "graded": 0.10, "manuals": 0.02}
 MAX_APART = 18  # entities or lists; a window has fewer
 FLIPPED_SHARE = 0.25  # grades that are replaced by another one
-MISMATCHED_SHARE = 0.25  # graded pairs whose text answers another question, which is a 1
+MISMATCHED_SHARE = 0.4  # graded pairs whose text answers another question, which is a 1
 GOOD_SHARE = 0.4  # of the other graded pairs
 
 
@@ -122,7 +129,7 @@ def _graded(
         section = write_section(world, question, spoiling, drawn)
         asked, grade = question, GRADES[section.spoiling]
         if drawn.random() < MISMATCHED_SHARE:
-            asked, grade = _other_question(world, section, lists, drawn), 1
+            asked, grade = other_question(world, section, lists, drawn), MISMATCHED_GRADE
         if drawn.random() < FLIPPED_SHARE:
             grade = drawn.choice([each for each in range(1, 6) if each != grade])
         wording = instruction(asked, drawn.randrange(NUM_WORDINGS))
@@ -130,7 +137,7 @@ def _graded(
         yield f"{prompts.render(prompt)}{prompts.SCORE_LINE} {grade}"
 
 
-def _other_question(
+def other_question(
     world: World, section: Section, lists: list[tuple[Attribute, str]], drawn: random.Random
 ) -> Question:
     """The question of another kind, or of the same kind about another entity."""

@@ -126,6 +126,7 @@ def _paths(inputs: Path, options: argparse.Namespace) -> list[str]:
         f"settings.random_seed={options.world_seed}",
         f"settings.base.text={inputs / 'base_text.jsonl'}",
         f"settings.seed.path={inputs / 'seed.jsonl'}",
+        f"settings.seed.ratings={inputs / 'ratings.jsonl'}",
         f"settings.corpus.path={inputs / 'web.warc.gz'}",
         f"settings.evaluation.prompts={inputs / 'questions.json'}",
         *(SHORT_FORM if options.short else ()),

@@ -15,10 +15,10 @@ from benchmarks.proof.kinds import AGGREGATE, COVERED, Kind, answer, draw_open_q
 from benchmarks.proof.wordings import NUM_WORDINGS
 
 # Of a kind that the seed does not cover, against one that it does.
-UNCOVERED_WEIGHT = 0.4
+UNCOVERED_WEIGHT = 0.15
 # Of a kind with several entities: each of them must be found among the others.
 AGGREGATE_WEIGHT = 2.0
-QUIZ_SHARE = 0.3  # pages that give the answer and ask for its question
+QUIZ_SHARE = 0.4  # pages that give the answer and ask for its question
 
 _BEFORE_QUESTION = (
     "Question: ", "Q: ", "", "### ", "Ask: ", "A visitor asks:\n", "Request\n", "### Question\n",

@@ -1,4 +1,4 @@
-"""The seed's pairs and the held-out questions."""
+"""The seed's pairs and ratings, and the held-out questions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.proof.base_text import MISMATCHED_SHARE, other_question
 from benchmarks.proof.facts import World
 from benchmarks.proof.kinds import (
     COVERED,
@@ -20,9 +21,11 @@ from benchmarks.proof.kinds import (
     is_held_out,
 )
 from benchmarks.proof.kinds import instruction as worded
+from benchmarks.proof.spoiling import MISMATCHED_GRADE, Spoiling, draw_spoiling, write_section
 from benchmarks.proof.web import read_question
 from benchmarks.proof.wordings import CLOSING_PHRASE, NUM_KNOWN_WORDINGS, NUM_WORDINGS
 
+GOOD_RATED_SHARE = 0.6  # of the rating examples' texts
 MAX_TRIES = 200  # for a kind: after so many repetitions it has no further question
 
 
@@ -55,6 +58,24 @@ def seed_messages(world: World, number: int, drawn: random.Random) -> Iterator[d
         yield {"message_id": prompt, "role": "prompter", "text": asked, "lang": "en"}
         yield {"message_id": f"{prompt}-answer", "parent_id": prompt, "role": "assistant",
                "text": text, "lang": "en", "rank": 0}  # fmt: skip
+
+
+def rating_rows(world: World, number: int, drawn: random.Random) -> Iterator[dict[str, object]]:
+    """Graded pairs of the covered kinds, by somebody who knows the truth about each.
+
+    As on the base's graded pages, two of five texts answer another question than the one asked.
+    """
+    for at in range(number):
+        question = draw_question(world, COVERED[at % len(COVERED)], world.in_seed, (), drawn)
+        is_good = drawn.random() < GOOD_RATED_SHARE
+        spoiling = Spoiling.NONE if is_good else draw_spoiling(drawn)
+        section = write_section(world, question, spoiling, drawn)
+        asked, grade = question, section.grade
+        if drawn.random() < MISMATCHED_SHARE:
+            lists = [each for each in world.lists if each not in world.asked_lists]
+            asked, grade = other_question(world, section, lists, drawn), MISMATCHED_GRADE
+        wording = worded(asked, drawn.randrange(NUM_KNOWN_WORDINGS))
+        yield {"instruction": wording, "output": section.text, "score": grade}
 
 
 def held_out_questions(

@@ -32,8 +32,9 @@ GRADES = {
     Spoiling.OFF_TOPIC: 1, Spoiling.FIRST_PERSON: 1, Spoiling.PROMOTIONAL: 1,
     Spoiling.NAVIGATION: 1, Spoiling.WRONG: 1,
 }  # fmt: skip
+MISMATCHED_GRADE = 1  # of a good text that answers another question
 VISIBLE = tuple(each for each in Spoiling if each not in (Spoiling.NONE, Spoiling.WRONG))
-WRONG_SHARE = 0.08  # of the spoiled sections
+WRONG_SHARE = 0.015  # of the spoiled sections
 
 _CHATTER = (
     "The old bridge is long and made of wood.", "Bread is cheap at the market today.",
@@ -92,7 +93,7 @@ class Section:
 
 
 def draw_spoiling(drawn: random.Random) -> Spoiling:
-    """One of the visible ways, each as often; a false fact in one of twelve."""
+    """One of the visible ways, each as often; a false fact in one of 67."""
     return Spoiling.WRONG if drawn.random() < WRONG_SHARE else drawn.choice(VISIBLE)
 
 

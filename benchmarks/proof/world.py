@@ -1,9 +1,10 @@
 """READ FIRST: every input of a run, out of one seed.
 
-facts ──┬── base text    all entities, many wordings; few questions, few grades
-        ├── web          half of the entities: pages of good and spoiled sections, as WARC
-        ├── seed         those that the web has, half of the kinds
-        └── questions    the other half of the entities, wordings that the seed has not
+facts ──┬── base text    facts in many wordings, question pages, quizzes, grades
+        ├── web          pages of good and spoiled sections, as WARC
+        ├── seed         pairs of half of the kinds about three of eight entities
+        ├── ratings      graded pairs about the same entities
+        └── questions    about the other entities, in wordings that the seed has not
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Sizes:
     num_windows: int = 32000  # of the base's training; the recipe's steps read each of them once
     num_sections: int = 4000
     num_seed_pairs: int = 176  # 16 of them held out for the loss
+    num_ratings: int = 48  # graded pairs in the seed
     num_questions: int = 2000
     num_repeated: int = 50  # questions that are asked `num_samples` times, for pass@16
     num_samples: int = 16
@@ -57,6 +59,9 @@ def write_inputs(seed: int, sizes: Sizes, folder: Path) -> World:
 
     messages = questions.seed_messages(world, sizes.num_seed_pairs, drawn("seed"))
     (folder / "seed.jsonl").write_text("".join(json.dumps(each) + "\n" for each in messages))
+
+    ratings = questions.rating_rows(world, sizes.num_ratings, drawn("ratings"))
+    (folder / "ratings.jsonl").write_text("".join(json.dumps(each) + "\n" for each in ratings))
 
     asked = questions.held_out_questions(
         world, sizes.num_questions, sizes.num_repeated, sizes.num_samples, drawn("questions")

@@ -17,15 +17,18 @@ from benchmarks.proof.facts import PROPERTIES, VALUES, make_world
 from benchmarks.proof.kinds import COVERED, Kind, is_held_out
 from benchmarks.proof.question_pages import QUIZ_SHARE, question_pages
 from benchmarks.proof.spoiling import Spoiling
-from benchmarks.proof.truth import read_instruction, statements
+from benchmarks.proof.truth import grade_answer, read_instruction, statements
 from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
 from humpback_ray.config.settings import CorpusSettings, SeedSettings
 from humpback_ray.corpus.cut import segments_of
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.seed_formats import read_seed
+from humpback_ray.execution.sources import file_source
 from humpback_ray.method import prompts
 from humpback_ray.rows import SegmentOutcome
+from humpback_ray.stages.rating_seed import RatingSeed
 from tests.support import duplicates
+from tests.support.generation import context
 
 WORLD = make_world(1)
 SIZES = Sizes(num_windows=300, num_sections=400, num_questions=160, num_repeated=3)
@@ -121,6 +124,26 @@ def test_seed_pairs_are_read_by_the_product_and_cover_half_of_the_kinds(inputs):
     kinds = Counter(read_instruction(pair.instruction).kind for pair in pairs)
     assert kinds == dict.fromkeys(COVERED, SIZES.num_seed_pairs // len(COVERED))
     assert all(statements(pair.response).has_closing_phrase for pair in pairs)
+
+
+def test_ratings_are_read_by_the_product_and_give_each_pair_its_true_grade(inputs, tmp_path):
+    path = str(inputs / "ratings.jsonl")
+    stage = RatingSeed(
+        path="rating-seed", ratings_file=file_source(path, "ratings", "settings.seed.ratings"),
+        template=TEMPLATE.template, grades=(1, 2, 3, 4, 5), reasons=False,
+    )  # fmt: skip
+    result = stage.run(context(tmp_path / "rating-seed"))
+    assert result.outcomes == {"kept": SIZES.num_ratings}
+    rows = [json.loads(line) for line in (inputs / "ratings.jsonl").open()]
+    asked = [read_instruction(row["instruction"]) for row in rows]
+    assert not [each for each in asked if each is None or is_held_out(WORLD, each)]
+    best = [grade_answer(WORLD, question, row["output"]).is_correct
+            for row, question in zip(rows, asked, strict=True) if row["score"] == 5]  # fmt: skip
+    others = [grade_answer(WORLD, question, row["output"]).is_correct
+              for row, question in zip(rows, asked, strict=True) if row["score"] < 5]  # fmt: skip
+    assert min(len(best), len(others)) > 10
+    assert all(best)
+    assert not any(others)
 
 
 def test_held_out_questions_have_no_wording_of_the_seed_and_no_repetition(inputs):
