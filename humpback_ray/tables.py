@@ -10,7 +10,7 @@ import dataclasses
 import types
 import typing
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from functools import cache
@@ -26,9 +26,6 @@ from humpback_ray import storage
 
 Row = TypeVar("Row")
 
-# A change of a folder's files takes at least so many tasks, if it has so many files.
-MIN_TASKS = 32
-BYTES_PER_TASK = 64 * 2**20
 # Small files are read whole and so many ahead; a larger one in batches when its turn comes.
 FILES_AHEAD = 3
 MAX_BYTES_AHEAD = 16 * 2**20
@@ -84,41 +81,6 @@ def write_table(folder: str, table: pa.Table, name: str) -> None:
     content = pa.BufferOutputStream()
     pq.write_table(table, content)
     storage.write_bytes(storage.join(folder, f"{name}.parquet"), content.getvalue().to_pybytes())
-
-
-def write_dataset(folder: str, dataset: Any) -> None:
-    """Write a Ray dataset as the Parquet files of a folder; without rows it writes no folder."""
-    filesystem, path = storage.arrow_filesystem(folder)
-    # Ray deletes the folder again if no row comes, which fails on a store without folders.
-    has_folders = not storage.is_object_store(storage.locate(folder)[0])
-    dataset.write_parquet(path, filesystem=filesystem, try_create_dir=has_folders)
-
-
-def map_files(source: str, change: Callable[[pa.Table], pa.Table], target: str) -> None:
-    """Write the rows of a folder, changed file by file in Ray tasks, as another folder.
-
-    `ray.data.read_parquet` needs seconds to list a single file (Ray 2.60; benchmarks/LOG.md).
-
-    Args:
-        change: makes the new rows of a file; may leave rows out.
-        target: without rows it does not come into being.
-    """
-    import ray
-
-    filesystem, path = storage.arrow_filesystem(source)
-    files = parquet_files(filesystem, path)
-    if not files:
-        return
-    num_bytes = sum(info.size for info in filesystem.get_file_info(files))
-    num_tasks = min(len(files), max(MIN_TASKS, num_bytes // BYTES_PER_TASK))
-
-    def changed(block: pa.Table) -> pa.Table:
-        names = block["file"].to_pylist()
-        return pa.concat_tables(change(read_file(filesystem, name)) for name in names)
-
-    items = [{"file": file} for file in files]
-    dataset = ray.data.from_items(items, override_num_blocks=num_tasks)
-    write_dataset(target, dataset.map_batches(changed, batch_size=None, batch_format="pyarrow"))
 
 
 def read_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -231,6 +193,21 @@ def num_rows(folder: str) -> int:
 def num_rows_of(filesystem: arrow_fs.FileSystem, file: str) -> int:
     """Number of rows in a file, read from its footer."""
     return int(pq.read_metadata(file, filesystem=filesystem).num_rows)
+
+
+def groups_of_files(folder: str, num_rows: int) -> Iterator[list[str]]:
+    """The files of a folder in order, in groups that end once they have so many rows."""
+    filesystem, path = storage.arrow_filesystem(folder)
+    group: list[str] = []
+    num_in_group = 0
+    for file in parquet_files(filesystem, path):
+        if num_in_group >= num_rows:
+            yield group
+            group, num_in_group = [], 0
+        group.append(file)
+        num_in_group += num_rows_of(filesystem, file)
+    if group:
+        yield group
 
 
 def id_column(folder: str, column: str) -> pa.Array:

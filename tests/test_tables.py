@@ -85,23 +85,6 @@ def test_token_figures_have_sums_and_the_cached_share(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_map_files_keeps_every_row_that_the_change_keeps(tmp_path):
-    folder, target = str(tmp_path / "rows"), str(tmp_path / "changed")
-    for number in range(tables.MIN_TASKS + 8):  # some tasks have two files
-        tables.write_rows(folder, [SeedPair(f"{number}", "x", "y")], SeedPair, f"part-{number}")
-
-    def even(table: pa.Table) -> pa.Table:
-        return table.filter(pa.array([int(i) % 2 == 0 for i in table["pair_id"].to_pylist()]))
-
-    tables.map_files(folder, even, target)
-    kept = {int(row.pair_id) for row in tables.read_rows(target, SeedPair)}
-    assert kept == set(range(0, tables.MIN_TASKS + 8, 2))
-    tables.map_files(str(tmp_path / "nothing"), even, str(tmp_path / "none"))
-    assert not (tmp_path / "none").exists()
-
-
 def test_repeated_ids_fail_an_assertion(tmp_path):
     tables.write_rows(str(tmp_path), [PAIRS[0], PAIRS[0]], SeedPair)
     with pytest.raises(AssertionError, match="not unique"):
