@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from humpback_ray import storage, tables
 from humpback_ray.config.duplicates import NearDuplicateSettings
 from humpback_ray.corpus.duplicate_steps import Columns, Search
 from humpback_ray.corpus.near_duplicates import Found, find_duplicates
+from humpback_ray.corpus.steps import Tasks
 from humpback_ray.execution.stage import Context
 from humpback_ray.execution.tasks import run_tasks
 
 WORK = "_duplicates"  # folder of the files between the steps
+FILES_PER_COUNT = 64
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,31 @@ class Searched:
             *self.settle(table.filter(pc.invert(is_searched))),
         )
 
-    def groups(self, num_rows: int) -> Iterator[tuple[list[str], int]]:
+    def groups(self, num_rows: int, tasks: Tasks) -> Iterator[tuple[list[str], int]]:
         """Files of together about `num_rows` rows, with the number of those to search."""
         filesystem, path = storage.arrow_filesystem(self.source)
+        files = tables.parquet_files(filesystem, path)
+        some = [files[i : i + FILES_PER_COUNT] for i in range(0, len(files), FILES_PER_COUNT)]
+        counts = chain.from_iterable(tasks("files counted", self.count, [(each,) for each in some]))
         group: list[str] = []
         num_read = num_searched = 0
-        for file in tables.parquet_files(filesystem, path):
-            with filesystem.open_input_file(file) as source:
-                values = pq.read_table(source, columns=[self.column])[self.column]
+        for file, (num_of_file, num_of_searched) in zip(files, counts, strict=True):
             group.append(file)
-            num_read += len(values)
-            num_searched += pc.sum(pc.equal(values, self.value)).as_py() or 0
+            num_read += num_of_file
+            num_searched += num_of_searched
             if num_read >= num_rows:
                 yield group, num_searched
                 group, num_read, num_searched = [], 0, 0
         if group:
             yield group, num_searched
+
+    def count(self, files: Sequence[str]) -> list[tuple[int, int]]:
+        """The number of rows in each file, and the number of those to search."""
+        filesystem, _ = storage.arrow_filesystem(self.source)
+        columns = (tables.read_column(filesystem, file, self.column) for file in files)
+        return [
+            (len(column), pc.sum(pc.equal(column, self.value)).as_py() or 0) for column in columns
+        ]
 
 
 def drop_duplicates(
@@ -82,14 +93,15 @@ def drop_duplicates(
     if not storage.exists(work):
         storage.delete(rows)
         storage.delete(dropped)
-    groups = list(searched.groups(rows_per_task))
+    tasks = partial(run_tasks, context.progress)
+    groups = list(searched.groups(rows_per_task, tasks))
     num_searched = sum(number for _, number in groups)
     search = Search(
         work, rows, dropped, searched.row_type, searched.dropped_type, searched.columns, settings,
         searched.read, len(groups), max(1, -(-num_searched // rows_per_task)),
     )  # fmt: skip
     sources = [files for files, _ in groups]
-    found = find_duplicates(search, sources, partial(run_tasks, context.progress), max_rows)
+    found = find_duplicates(search, sources, tasks, max_rows)
     for folder, row_type in ((rows, searched.row_type), (dropped, searched.dropped_type)):
         if not tables.num_rows(folder):
             tables.write_rows(folder, [], row_type)  # readers expect at least one file
