@@ -136,13 +136,13 @@ def _find_here(folder: str, searched: searching.Searched) -> Any:
         return results
 
     rows_per_task = Placement().corpus.rows_per_task
-    groups = list(searched.groups(rows_per_task, tasks))
+    groups = searched.groups(rows_per_task, tasks)
     search = searching.Search(
         f"{folder}/work", f"{folder}/rows", f"{folder}/dropped", searched.row_type,
         searched.dropped_type, searched.columns, SETTINGS, searched.read, len(groups),
         -(-sum(number for _, number in groups) // rows_per_task),
     )  # fmt: skip
-    return find_duplicates(search, [files for files, _ in groups], tasks)
+    return find_duplicates(search, [pieces for pieces, _ in groups], tasks)
 
 
 def quality(folder: str, planted: dict[str, np.ndarray]) -> dict[str, float]:

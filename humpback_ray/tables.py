@@ -83,6 +83,45 @@ def write_table(folder: str, table: pa.Table, name: str) -> None:
     storage.write_bytes(storage.join(folder, f"{name}.parquet"), content.getvalue().to_pybytes())
 
 
+class GrowingFile:
+    """A Parquet file that grows in memory by row groups, as Parquet compresses them.
+
+    Args:
+        folder: into which `close` writes it, atomically.
+        least_rows: of a row group, but for the last one.
+    """
+
+    def __init__(self, folder: str, name: str, row_type: type, least_rows: int = 1) -> None:
+        self._url = storage.join(folder, f"{name}.parquet")
+        self._content = pa.BufferOutputStream()
+        self._schema, self._least_rows = arrow_schema(row_type), least_rows
+        self._writer = pq.ParquetWriter(self._content, self._schema)
+        self._waiting: list[pa.Table] = []
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the row groups so far."""
+        return int(self._content.tell())
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows."""
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= self._least_rows:
+            self._write()
+
+    def _write(self) -> None:
+        table = pa.concat_tables(self._waiting)
+        self._writer.write_table(table, row_group_size=max(len(table), 1))
+        self._waiting = []
+
+    def close(self) -> None:
+        """Write the file."""
+        if self._waiting:
+            self._write()
+        self._writer.close()
+        storage.write_bytes(self._url, self._content.getvalue().to_pybytes())
+
+
 def read_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows of a folder, or some of their columns, in no particular order."""
     filesystem, path = storage.arrow_filesystem(folder)
@@ -125,8 +164,28 @@ def read_file(filesystem: arrow_fs.FileSystem, file: str) -> pa.Table:
 
 def read_named(folder: str, name: str) -> pa.Table:
     """All rows of a file that `write_table` has written."""
-    filesystem, path = storage.arrow_filesystem(storage.join(folder, f"{name}.parquet"))
-    return read_file(filesystem, path)
+    return read_file(*path_of_named(folder, name))
+
+
+def scan_row_groups(
+    filesystem: arrow_fs.FileSystem, file: str, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The row groups of one file."""
+    with filesystem.open_input_file(file) as source:
+        parquet = pq.ParquetFile(source)
+        for number in range(parquet.num_row_groups):
+            yield parquet.read_row_group(number, columns)
+
+
+def read_row_groups(filesystem: arrow_fs.FileSystem, file: str, first: int, end: int) -> pa.Table:
+    """Some row groups of one file, from `first` up to `end` without it."""
+    with filesystem.open_input_file(file) as source:
+        return pq.ParquetFile(source).read_row_groups(range(first, end))
+
+
+def path_of_named(folder: str, name: str) -> tuple[arrow_fs.FileSystem, str]:
+    """A file that `write_table` or `GrowingFile` has written, on its filesystem."""
+    return storage.arrow_filesystem(storage.join(folder, f"{name}.parquet"))
 
 
 def read_column(filesystem: arrow_fs.FileSystem, file: str, column: str) -> pa.Array:

@@ -64,6 +64,21 @@ def test_empty_table_keeps_its_schema(tmp_path):
     assert not tables.count_values(str(tmp_path), "outcome")
 
 
+@pytest.mark.parametrize(("least_rows", "sizes"), [(1, [1, 2, 1]), (2, [3, 1]), (9, [4])])
+def test_growing_file_has_its_rows_in_row_groups(tmp_path, least_rows, sizes):
+    rows = [SeedPair(f"{n}", "x", "y") for n in range(4)]
+    file = tables.GrowingFile(str(tmp_path), "part-0", SeedPair, least_rows)
+    for some in (rows[:1], rows[1:3], rows[3:]):
+        file.add(tables.to_table(some, SeedPair))
+    assert not list(tmp_path.iterdir())
+    file.close()
+    path = tables.path_of_named(str(tmp_path), "part-0")
+    assert [len(group) for group in tables.scan_row_groups(*path)] == sizes
+    assert tables.read_rows(str(tmp_path), SeedPair) == rows
+    last = tables.read_row_groups(*path, len(sizes) - 1, len(sizes))
+    assert last["pair_id"].to_pylist() == [f"{n}" for n in range(4 - sizes[-1], 4)]
+
+
 def test_unfinished_file_is_not_counted(tmp_path):
     tables.write_rows(str(tmp_path), PAIRS, SeedPair)
     whole = (tmp_path / "part-0.parquet").read_bytes()

@@ -127,14 +127,13 @@ class Segments(Stage):
         prompts = None
         if self.decontamination and self.prompts:
             prompts = prompt_index(context.of(self.prompts), self.decontamination.ngram)
-        divided = cut_tasks.divided(files)
-        corpus = Cut(sections, documents, divided, self.settings, self._blocked(context), prompts)
+        corpus = Cut(sections, documents, self.settings, self._blocked(context), prompts)
         tasks = partial(run_tasks, context.progress)
 
         def run(label: str, step: str, items: list[tuple[Any, ...]]) -> list[Figures]:
             return tasks(label, partial(run_once, context.path(WORK), corpus, step), items)
 
-        found = run("parts of the corpus cut", "cut", [(number,) for number in range(len(divided))])
+        found = run("parts of the corpus cut", "cut", list(enumerate(cut_tasks.divided(files))))
         groups = enumerate(cut_tasks.gathered(found))
         whole = context.path("documents")
         run("tables of documents written", "gather", [(n, names, whole) for n, names in groups])
