@@ -49,8 +49,6 @@ _SCORES = pa.schema({
 _ELIGIBLE = pa.schema({"candidate_id": pa.string(), "score": pa.float64(), "group": pa.int64()})
 _CHOSEN = pa.schema({"candidate_id": pa.string()})
 
-Pair = tuple[str, float]  # id of a candidate, score
-
 
 @dataclass(frozen=True)
 class Choice:

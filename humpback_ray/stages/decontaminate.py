@@ -43,7 +43,7 @@ class Decontaminate(Stage):
         A candidate without a whole instruction stays: its rating says why it has no score.
         """
         source = context.of(self.candidates, "rows")
-        index = prompt_index(context.of(self.prompts), self.decontamination.ngram)
+        index = prompt_index(self.prompts.places, self.decontamination.ngram)
         rows, dropped = context.path("rows"), context.path("dropped")
         for folder in (rows, dropped):  # of an attempt that divided the candidates otherwise
             storage.delete(folder)

@@ -65,7 +65,7 @@ class Segments(Stage):
         for place in self.corpus.places:
             check_dataset(place, self.settings, "settings.corpus.path")
         if self.decontamination and self.prompts:
-            check_prompts(self.prompts.location)
+            check_prompts(self.prompts.places)
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
@@ -126,7 +126,7 @@ class Segments(Stage):
         documents = context.path("_documents")
         prompts = None
         if self.decontamination and self.prompts:
-            prompts = prompt_index(context.of(self.prompts), self.decontamination.ngram)
+            prompts = prompt_index(self.prompts.places, self.decontamination.ngram)
         corpus = Cut(sections, documents, self.settings, self._blocked(context), prompts)
         tasks = partial(run_tasks, context.progress)
 
