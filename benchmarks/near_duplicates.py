@@ -129,20 +129,20 @@ def _context(folder: str) -> Context:
 
 def _find_here(folder: str, searched: searching.Searched) -> Any:
     """The same search with its tasks one after another in this process."""
-    rows_per_task = Placement().corpus.rows_per_task
-    groups = list(searched.groups(rows_per_task))
-    search = searching.Search(
-        f"{folder}/work", f"{folder}/rows", f"{folder}/dropped", searched.row_type,
-        searched.dropped_type, searched.columns, SETTINGS, searched.read, len(groups),
-        -(-sum(number for _, number in groups) // rows_per_task),
-    )  # fmt: skip
 
     def tasks(label: str, work: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> list[Any]:
         seconds, results = harness.timed(lambda: [work(*item) for item in items])
         harness.console.print(f"    {label}: {len(items)} tasks, {seconds:.1f} s")
         return results
 
-    return find_duplicates(search, [files for files, _ in groups], tasks)
+    rows_per_task = Placement().corpus.rows_per_task
+    groups = searched.groups(rows_per_task, tasks)
+    search = searching.Search(
+        f"{folder}/work", f"{folder}/rows", f"{folder}/dropped", searched.row_type,
+        searched.dropped_type, searched.columns, SETTINGS, searched.read, len(groups),
+        -(-sum(number for _, number in groups) // rows_per_task),
+    )  # fmt: skip
+    return find_duplicates(search, [pieces for pieces, _ in groups], tasks)
 
 
 def quality(folder: str, planted: dict[str, np.ndarray]) -> dict[str, float]:

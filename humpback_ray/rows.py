@@ -131,7 +131,7 @@ class SeedOutcome(StrEnum):
     EMPTY_TEXT = "empty_text"
     INVALID_CHARACTERS = "invalid_characters"
     NO_FIRST_TURN = "no_first_turn"  # a conversation that no person begins
-    REPEATED = "repeated"  # has the texts of an earlier pair
+    REPEATED = "repeated"  # has the texts of an earlier pair, or its message
     HELD_OUT_TEXT = "held_out_text"  # shares its instruction or response with a held-out pair
     IN_SEED = "in_seed"  # of the safety file: the seed has the same pair
     NO_GRADE = "no_grade"  # of the rating examples: the score is no grade of the rubric

@@ -10,7 +10,7 @@ import dataclasses
 import types
 import typing
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from functools import cache
@@ -26,9 +26,6 @@ from humpback_ray import storage
 
 Row = TypeVar("Row")
 
-# A change of a folder's files takes at least so many tasks, if it has so many files.
-MIN_TASKS = 32
-BYTES_PER_TASK = 64 * 2**20
 # Small files are read whole and so many ahead; a larger one in batches when its turn comes.
 FILES_AHEAD = 3
 MAX_BYTES_AHEAD = 16 * 2**20
@@ -86,39 +83,43 @@ def write_table(folder: str, table: pa.Table, name: str) -> None:
     storage.write_bytes(storage.join(folder, f"{name}.parquet"), content.getvalue().to_pybytes())
 
 
-def write_dataset(folder: str, dataset: Any) -> None:
-    """Write a Ray dataset as the Parquet files of a folder; without rows it writes no folder."""
-    filesystem, path = storage.arrow_filesystem(folder)
-    # Ray deletes the folder again if no row comes, which fails on a store without folders.
-    has_folders = not storage.is_object_store(storage.locate(folder)[0])
-    dataset.write_parquet(path, filesystem=filesystem, try_create_dir=has_folders)
-
-
-def map_files(source: str, change: Callable[[pa.Table], pa.Table], target: str) -> None:
-    """Write the rows of a folder, changed file by file in Ray tasks, as another folder.
-
-    `ray.data.read_parquet` needs seconds to list a single file (Ray 2.60; benchmarks/LOG.md).
+class GrowingFile:
+    """A Parquet file that grows in memory by row groups, as Parquet compresses them.
 
     Args:
-        change: makes the new rows of a file; may leave rows out.
-        target: without rows it does not come into being.
+        folder: into which `close` writes it, atomically.
+        least_rows: of a row group, but for the last one.
     """
-    import ray
 
-    filesystem, path = storage.arrow_filesystem(source)
-    files = parquet_files(filesystem, path)
-    if not files:
-        return
-    num_bytes = sum(info.size for info in filesystem.get_file_info(files))
-    num_tasks = min(len(files), max(MIN_TASKS, num_bytes // BYTES_PER_TASK))
+    def __init__(self, folder: str, name: str, row_type: type, least_rows: int = 1) -> None:
+        self._url = storage.join(folder, f"{name}.parquet")
+        self._content = pa.BufferOutputStream()
+        self._schema, self._least_rows = arrow_schema(row_type), least_rows
+        self._writer = pq.ParquetWriter(self._content, self._schema)
+        self._waiting: list[pa.Table] = []
 
-    def changed(block: pa.Table) -> pa.Table:
-        names = block["file"].to_pylist()
-        return pa.concat_tables(change(read_file(filesystem, name)) for name in names)
+    @property
+    def num_bytes(self) -> int:
+        """Size of the row groups so far."""
+        return int(self._content.tell())
 
-    items = [{"file": file} for file in files]
-    dataset = ray.data.from_items(items, override_num_blocks=num_tasks)
-    write_dataset(target, dataset.map_batches(changed, batch_size=None, batch_format="pyarrow"))
+    def add(self, table: pa.Table) -> None:
+        """Add rows."""
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= self._least_rows:
+            self._write()
+
+    def _write(self) -> None:
+        table = pa.concat_tables(self._waiting)
+        self._writer.write_table(table, row_group_size=max(len(table), 1))
+        self._waiting = []
+
+    def close(self) -> None:
+        """Write the file."""
+        if self._waiting:
+            self._write()
+        self._writer.close()
+        storage.write_bytes(self._url, self._content.getvalue().to_pybytes())
 
 
 def read_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -163,8 +164,28 @@ def read_file(filesystem: arrow_fs.FileSystem, file: str) -> pa.Table:
 
 def read_named(folder: str, name: str) -> pa.Table:
     """All rows of a file that `write_table` has written."""
-    filesystem, path = storage.arrow_filesystem(storage.join(folder, f"{name}.parquet"))
-    return read_file(filesystem, path)
+    return read_file(*path_of_named(folder, name))
+
+
+def scan_row_groups(
+    filesystem: arrow_fs.FileSystem, file: str, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The row groups of one file."""
+    with filesystem.open_input_file(file) as source:
+        parquet = pq.ParquetFile(source)
+        for number in range(parquet.num_row_groups):
+            yield parquet.read_row_group(number, columns)
+
+
+def read_row_groups(filesystem: arrow_fs.FileSystem, file: str, first: int, end: int) -> pa.Table:
+    """Some row groups of one file, from `first` up to `end` without it."""
+    with filesystem.open_input_file(file) as source:
+        return pq.ParquetFile(source).read_row_groups(range(first, end))
+
+
+def path_of_named(folder: str, name: str) -> tuple[arrow_fs.FileSystem, str]:
+    """A file that `write_table` or `GrowingFile` has written, on its filesystem."""
+    return storage.arrow_filesystem(storage.join(folder, f"{name}.parquet"))
 
 
 def read_column(filesystem: arrow_fs.FileSystem, file: str, column: str) -> pa.Array:
@@ -231,6 +252,21 @@ def num_rows(folder: str) -> int:
 def num_rows_of(filesystem: arrow_fs.FileSystem, file: str) -> int:
     """Number of rows in a file, read from its footer."""
     return int(pq.read_metadata(file, filesystem=filesystem).num_rows)
+
+
+def groups_of_files(folder: str, num_rows: int) -> Iterator[list[str]]:
+    """The files of a folder in order, in groups that end once they have so many rows."""
+    filesystem, path = storage.arrow_filesystem(folder)
+    group: list[str] = []
+    num_in_group = 0
+    for file in parquet_files(filesystem, path):
+        if num_in_group >= num_rows:
+            yield group
+            group, num_in_group = [], 0
+        group.append(file)
+        num_in_group += num_rows_of(filesystem, file)
+    if group:
+        yield group
 
 
 def id_column(folder: str, column: str) -> pa.Array:

@@ -64,6 +64,21 @@ def test_empty_table_keeps_its_schema(tmp_path):
     assert not tables.count_values(str(tmp_path), "outcome")
 
 
+@pytest.mark.parametrize(("least_rows", "sizes"), [(1, [1, 2, 1]), (2, [3, 1]), (9, [4])])
+def test_growing_file_has_its_rows_in_row_groups(tmp_path, least_rows, sizes):
+    rows = [SeedPair(f"{n}", "x", "y") for n in range(4)]
+    file = tables.GrowingFile(str(tmp_path), "part-0", SeedPair, least_rows)
+    for some in (rows[:1], rows[1:3], rows[3:]):
+        file.add(tables.to_table(some, SeedPair))
+    assert not list(tmp_path.iterdir())
+    file.close()
+    path = tables.path_of_named(str(tmp_path), "part-0")
+    assert [len(group) for group in tables.scan_row_groups(*path)] == sizes
+    assert tables.read_rows(str(tmp_path), SeedPair) == rows
+    last = tables.read_row_groups(*path, len(sizes) - 1, len(sizes))
+    assert last["pair_id"].to_pylist() == [f"{n}" for n in range(4 - sizes[-1], 4)]
+
+
 def test_unfinished_file_is_not_counted(tmp_path):
     tables.write_rows(str(tmp_path), PAIRS, SeedPair)
     whole = (tmp_path / "part-0.parquet").read_bytes()
@@ -83,23 +98,6 @@ def test_token_figures_have_sums_and_the_cached_share(tmp_path):
     assert tables.token_figures(str(tmp_path)) == {
         "num_prompt_tokens": 300, "num_generated_tokens": 21, "prefix_cache_share": 0.25,
     }  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_map_files_keeps_every_row_that_the_change_keeps(tmp_path):
-    folder, target = str(tmp_path / "rows"), str(tmp_path / "changed")
-    for number in range(tables.MIN_TASKS + 8):  # some tasks have two files
-        tables.write_rows(folder, [SeedPair(f"{number}", "x", "y")], SeedPair, f"part-{number}")
-
-    def even(table: pa.Table) -> pa.Table:
-        return table.filter(pa.array([int(i) % 2 == 0 for i in table["pair_id"].to_pylist()]))
-
-    tables.map_files(folder, even, target)
-    kept = {int(row.pair_id) for row in tables.read_rows(target, SeedPair)}
-    assert kept == set(range(0, tables.MIN_TASKS + 8, 2))
-    tables.map_files(str(tmp_path / "nothing"), even, str(tmp_path / "none"))
-    assert not (tmp_path / "none").exists()
 
 
 def test_repeated_ids_fail_an_assertion(tmp_path):

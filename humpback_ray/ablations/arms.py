@@ -17,6 +17,7 @@ from humpback_ray.config.settings import SelectionSettings, Settings
 from humpback_ray.method import selection
 
 FIRST_MODEL = "M_0"  # of the seed alone
+PAPER_THRESHOLDS = {"A_4": 4.0, "A_5": 4.5}
 
 
 class Group(StrEnum):
@@ -53,12 +54,14 @@ class Values:
 class Supply:
     """The pairs that a finished run has for its arms."""
 
-    scored: Sequence[tuple[str, str, float]]  # candidate, segment, score of the last rating
+    num_segments: int  # with a score of the last rating
+    num_at_least: Mapping[float, int]  # of them, by each k of `thresholds_of`
     num_seed_pairs: int  # apart from the held-out ones
 
     def num_chosen(self, settings: SelectionSettings) -> int:
         """Number of pairs that a selection's method chooses."""
-        return selection.num_chosen(selection.eligible(self.scored, settings), settings)
+        num_at_least_k = self.num_at_least[settings.k]
+        return selection.num_chosen(self.num_segments, num_at_least_k, settings)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,11 @@ def arms_of(groups: Iterable[Group], settings: Settings, supply: Supply, values:
     return Chosen([RUN, *arms], [each for each in made if isinstance(each, str)])
 
 
+def thresholds_of(settings: Settings, values: Values) -> set[float]:
+    """Each k of which an arm may ask how many segments have a score of at least it."""
+    return {*PAPER_THRESHOLDS.values(), own_selection(settings).k, *values.thresholds}
+
+
 def own_selection(settings: Settings) -> SelectionSettings:
     """The selection of the run's last iteration, without a limit to the number of pairs."""
     own = settings.last_iteration.selection or settings.selection
@@ -110,8 +118,10 @@ def _curation(settings: Settings, supply: Supply) -> Iterator[Arm | str]:
     own = own_selection(settings)
     choices = {
         "uncurated": own.model_copy(update={"method": "all"}),
-        "A_4": own.model_copy(update={"method": "threshold", "k": 4.0}),
-        "A_5": own.model_copy(update={"method": "threshold", "k": 4.5}),
+        **{
+            name: own.model_copy(update={"method": "threshold", "k": k})
+            for name, k in PAPER_THRESHOLDS.items()
+        },
     }
     if own.identity() not in [choice.identity() for choice in choices.values()]:
         choices["selected"] = own

@@ -8,17 +8,26 @@ their stages as those of any run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from humpback_ray import pipeline, storage
-from humpback_ray.ablations.arms import FIRST_MODEL, RUN, Arm, Group, Supply, Values, arms_of
+from humpback_ray.ablations.arms import (
+    FIRST_MODEL,
+    RUN,
+    Arm,
+    Group,
+    Supply,
+    Values,
+    arms_of,
+    thresholds_of,
+)
+from humpback_ray.ablations.supply import segments_by_score
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import ABLATIONS, RECORD, STARTED, Source, Stage, State
 from humpback_ray.rows import SeedOutcome
-from humpback_ray.stages import curate
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
@@ -78,7 +87,8 @@ def plan_ablations(
     stages = pipeline.stages_of(recipe)
     with storage.explained(run_folder):
         _refuse_unfinished(stages, recipe_name, run_folder)
-        chosen = arms_of(groups, recipe.settings, _supply(stages, run_folder), values)
+        supply = _supply(stages, run_folder, thresholds_of(recipe.settings, values))
+        chosen = arms_of(groups, recipe.settings, supply, values)
         shared = SharedStages(stages, _results_of_arms(run_folder))
     corpus = next(s for s in (stage.inputs.get("corpus") for stage in stages) if s is not None)
     assert isinstance(corpus, Source)
@@ -200,14 +210,14 @@ def _refuse_unfinished(stages: Sequence[Stage], recipe_name: str, run_folder: st
         )
 
 
-def _supply(stages: Sequence[Stage], run_folder: str) -> Supply:
+def _supply(stages: Sequence[Stage], run_folder: str, thresholds: Iterable[float]) -> Supply:
     rated = [stage for stage in stages if isinstance(stage, Rate)][-1]
     seed = next(stage for stage in stages if isinstance(stage, Seed))
     _, record = seed.find(run_folder)
     outcomes = getattr(record, "outcomes", {})
     num_pairs = sum(outcomes.get(each, 0) for each in (SeedOutcome.KEPT, SeedOutcome.SURPLUS))
     rows = storage.join(run_folder, rated.path, "rows")
-    return Supply(list(curate.scored_pairs(rows)), num_pairs)
+    return Supply(*segments_by_score(rows, thresholds), num_pairs)
 
 
 def _results_of_arms(run_folder: str) -> dict[str, str]:

@@ -160,19 +160,19 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, Place], list[
     left = MAX_TRAVELLING_BYTES
     for local in _local_sources(loaded):
         setting, has_many = f"settings.{local.key}", local.location.has_many_files
-        files = _files(local.path, local.location) if local.location.is_packed else []
+        files = _files(local.paths, local.location) if local.location.is_packed else []
         size = sum(file.size for file in files)
         if files and size <= left:
             left -= size
-            for file in files:
-                copy = target / local.key / (file.name if has_many else _plain(local.name))
+            packed = {file.path: file.name if has_many else _plain(file.name) for file in files}
+            for path, name in packed.items():
+                copy = target / local.key / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file.path, copy)
-            place = f"{TRAVELLING}/{local.key}"
-            place = place if has_many else f"{place}/{_plain(local.name)}"
-            taken[setting] = [place, *local.datasets] if local.datasets else place
+                shutil.copyfile(path, copy)
+            folder = f"{TRAVELLING}/{local.key}"
+            taken[setting] = _packed_place(local, folder, packed)
             continue
-        for path in [local.path] if isinstance(local.path, str) else local.path:
+        for path in local.paths:
             if os.path.isabs(path):
                 notes.append(f"{setting}={path} is not packed: every node must see it there")
                 continue
@@ -185,20 +185,23 @@ def _take_sources(loaded: Recipe, target: Path) -> tuple[dict[str, Place], list[
     return taken, notes
 
 
+def _packed_place(local: _LocalSource, folder: str, packed: dict[str, str]) -> Place:
+    """The place of a setting's files in a packed folder: the folder, or each file in its turn."""
+    if local.location.has_many_files:
+        datasets = [value for value in local.values if is_dataset(value)]
+        return [folder, *datasets] if datasets else folder
+    places = [value if is_dataset(value) else f"{folder}/{packed[value]}" for value in local.values]
+    return places if len(places) > 1 else places[0]
+
+
 @dataclass(frozen=True)
 class _LocalSource:
     """A setting whose files lie on this machine, and not in the package."""
 
     key: str
     location: Location
-    path: str | tuple[str, ...]
-    datasets: tuple[str, ...] = ()  # of the same list
-
-    @property
-    def name(self) -> str:
-        """The name of the one file."""
-        assert isinstance(self.path, str)
-        return Path(self.path).name
+    paths: tuple[str, ...]  # on this machine
+    values: tuple[str, ...]  # the same in their list, with all others of it
 
 
 def _local_sources(loaded: Recipe) -> Iterator[_LocalSource]:
@@ -208,17 +211,18 @@ def _local_sources(loaded: Recipe) -> Iterator[_LocalSource]:
         if setting := list_of(key):
             lists.setdefault(setting, (location, []))[1].append(value)
         elif _is_local(value, location) and not Path(value).is_relative_to(PACKAGE):
-            yield _LocalSource(key, location, os.path.expanduser(value))
+            path = os.path.expanduser(value)
+            yield _LocalSource(key, location, (path,), (path,))
     for key, (location, values) in lists.items():
-        datasets = tuple(value for value in values if is_dataset(value))
+        values = [v if is_dataset(v) else os.path.expanduser(v) for v in values]
         others = [value for value in values if not is_dataset(value)]
-        paths = [os.path.expanduser(value) for value in others if _is_local(value, location)]
+        paths = [value for value in others if _is_local(value, location)]
         # Packed files are one folder, in which each has its name in the whole list. With a URL in
         # the list they might get other names than on this machine.
         is_packed = location.is_packed and len(paths) == len(others)
         if paths:
             location = replace(location, is_packed=is_packed)
-            yield _LocalSource(key, location, tuple(paths), datasets)
+            yield _LocalSource(key, location, tuple(paths), tuple(values))
 
 
 def _is_local(value: str, location: Location) -> bool:
@@ -228,15 +232,23 @@ def _is_local(value: str, location: Location) -> bool:
     return value != INSTALLED_PACKAGES and "://" not in value and is_path
 
 
-def _files(path: str | tuple[str, ...], location: Location) -> list[CorpusFile]:
-    """The files at a path of this machine; none if nothing exists there."""
+def _files(paths: tuple[str, ...], location: Location) -> list[CorpusFile]:
+    """The files at some paths of this machine; none if nothing exists at one of them."""
     if location.has_many_files:
         try:
-            return list_files(path, location.suffixes or CORPUS_SUFFIXES)
+            of_one = paths[0] if len(paths) == 1 else paths
+            return list_files(of_one, location.suffixes or CORPUS_SUFFIXES)
         except UserError:
             return []
-    assert isinstance(path, str)
-    return [CorpusFile(path, path, os.path.getsize(path))] if os.path.isfile(path) else []
+    if not all(map(os.path.isfile, paths)):
+        return []
+    names = [Path(path).name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number}-{name}" for number, name in enumerate(names)]
+    return [
+        CorpusFile(path, name, os.path.getsize(path))
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def _plain(name: str) -> str:

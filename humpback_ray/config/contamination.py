@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from humpback_ray.config.fields import Frozen, Location, PositiveInt
+from humpback_ray.config.fields import Frozen, Location, Places, PositiveInt
 
 
 class DecontaminationSettings(Frozen):
@@ -17,7 +17,7 @@ class DecontaminationSettings(Frozen):
 
     # As evaluation.prompts; null: those. Name the old ones here to keep a run's segments when the
     # evaluation gets other prompts.
-    prompts: Annotated[str | None, Location(takes_datasets=True)] = None
+    prompts: Annotated[Places | None, Location(takes_datasets=True)] = None
     # Words. Tülu 3 (arXiv 2411.15124, section 3.2) takes 8 too and asks for n-grams over half of a
     # prompt; here one is enough, because web text is plentiful.
     ngram: PositiveInt = 8

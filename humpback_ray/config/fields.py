@@ -61,6 +61,9 @@ def one_or_more(value: object) -> object:
     return value[0] if len(value) == 1 else tuple(value)
 
 
+Places = Annotated[str | tuple[str, ...], BeforeValidator(one_or_more)]
+
+
 def marks(field: FieldInfo) -> list[Location]:
     """The mark of a location; empty for every other field."""
     return [mark for mark in field.metadata if isinstance(mark, Location)]

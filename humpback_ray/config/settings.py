@@ -25,9 +25,9 @@ from humpback_ray.config.fields import (
     Frozen,
     LanguageCode,
     Location,
+    Places,
     PositiveInt,
     Share,
-    one_or_more,
 )
 from humpback_ray.config.prefilter import PrefilterSettings
 from humpback_ray.config.segment_rules import SegmentRules
@@ -51,10 +51,10 @@ class ScratchBase(Frozen):
 
     kind: Literal["scratch"]
     # Plain text to pretrain on instead, whole and unfiltered: text files, or JSON, Parquet or a
-    # dataset with a column that corpora use for it (corpus/columns.py). A text that fits into
-    # sequence_length is one training example.
+    # dataset with a column that corpora use for it (corpus/columns.py); or a list of places. A text
+    # that fits into sequence_length is one training example.
     text: Annotated[
-        str | None, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)
+        Places | None, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)
     ] = None
     vocabulary_size: PositiveInt = 4096
     hidden_size: PositiveInt = 256
@@ -96,23 +96,26 @@ class SafetySeedSettings(Frozen):
     The paper names them as the remedy for the bias of web text (its section on limitations).
     """
 
-    path: Annotated[str, Location(takes_datasets=True)]
+    path: Annotated[Places, Location(takes_datasets=True)]  # or a list of them, as the seed's
     # Of the pairs that a forward model is trained on as its seed, these among them; null: all pairs
     # of the file.
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class SeedSettings(Frozen):
-    """The human pairs D: a file or a dataset in one of the formats of `corpus/seed_formats.py`."""
+    """The human pairs D: a file or a dataset in one of the formats of `corpus/seed_formats.py`.
 
-    path: Annotated[str, Location(takes_datasets=True)]
+    Or a list of them, of any formats; of a pair that several of them have, the first one's stays.
+    """
+
+    path: Annotated[Places, Location(takes_datasets=True)]
     language: LanguageCode = "en"  # of Open Assistant's messages
     max_pairs: PositiveInt | None = 3200  # the paper's; null: all
     num_held_out: Annotated[int, Field(ge=0)] = 0  # kept from training, for the held-out loss
     # A second file, for the forward models only; null: none.
     safety: SafetySeedSettings | None = Field(default=None, exclude_if=lambda safety: not safety)
     # Graded pairs, from which the forward models learn to rate; null: none, as in the paper.
-    ratings: Annotated[str | None, Location(takes_datasets=True)] = Field(
+    ratings: Annotated[Places | None, Location(takes_datasets=True)] = Field(
         default=None, exclude_if=lambda ratings: ratings is None
     )
 
@@ -128,9 +131,7 @@ class CorpusSettings(SegmentRules):
     # A folder, a glob, a file, `installed-packages`, or `dataset://ORG/NAME?split=train`; or a list
     # of them, in any order.
     path: Annotated[
-        str | tuple[str, ...],
-        BeforeValidator(one_or_more),
-        Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True),
+        Places, Location(has_many_files=True, is_read_on_nodes=True, takes_datasets=True)
     ]
     # Of JSON, Parquet and datasets, whose `column=` precedes; a dotted name leads into a nested
     # column. Null: the first of those that known corpora use (corpus/columns.py).
@@ -429,8 +430,8 @@ class EvaluationSettings(Frozen):
     """The evaluation within a run: loss on held-out seed pairs, and answers to prompts."""
 
     # AlpacaEval's JSON format, a list of {"dataset", "instruction"}, or a dataset with a column
-    # instruction (`column=` names another).
-    prompts: Annotated[str, Location(takes_datasets=True)]
+    # instruction (`column=` names another); or a list of them, whose prompts follow each other.
+    prompts: Annotated[Places, Location(takes_datasets=True)]
     # The context bounds an answer earlier. The paper's authors allow 2,048 tokens in all at 65B.
     sampling: SamplingSettings = SamplingSettings(max_tokens=2048)
     # null: no games between models.

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from humpback_ray import storage, tables
 from humpback_ray.corpus.exchange import read_part, split, write_parts
 from humpback_ray.corpus.steps import Figures, Tasks, run_once
-from humpback_ray.rows import SegmentOutcome
+from humpback_ray.rows import DocumentFacts, DroppedSegment, SegmentOutcome
 
 _CAPTURES = pa.schema({
     "url": pa.string(), "time": pa.string(), "document_id": pa.string(), "source": pa.int64(),
@@ -51,9 +51,15 @@ class Captures:
 
     def spread(self, number: int) -> Figures:
         """Divide a source's captures among the parts."""
-        names = self.sources[number]
-        table = pa.concat_tables(tables.read_named(self.documents, name) for name in names)
-        table = table.filter(pc.is_valid(table["captured_at"]))
+        columns = ["url", "captured_at", "document_id"]
+        groups = (
+            facts.filter(pc.is_valid(facts["captured_at"]))
+            for name in self.sources[number]
+            for facts in tables.scan_row_groups(
+                *tables.path_of_named(self.documents, name), columns
+            )
+        )
+        table = pa.concat_tables([_no_facts(columns), *groups])
         hashes = [_hash(url) for url in table["url"].to_pylist()]
         captures = pa.table([
             pa.array(hashes, pa.string()),
@@ -87,8 +93,10 @@ class Captures:
         older = pa.concat_tables(read_part(file, number) for file in files)["document_id"]
         if len(older):
             for name in self.sources[number]:
-                sections = _marked(tables.read_named(self.sections, name), older)
-                tables.write_table(self.sections, sections, name)
+                marked = tables.GrowingFile(self.sections, name, DroppedSegment)
+                for rows in tables.scan_row_groups(*tables.path_of_named(self.sections, name)):
+                    marked.add(_marked(rows, older))
+                marked.close()
         return {}
 
     def _path(self, step: str, number: int) -> str:
@@ -126,6 +134,10 @@ def same_place(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = f"{user}@{host}{shown}" if user else f"{host}{shown}"
     return parts._replace(netloc=netloc, path=parts.path or "/", fragment="").geturl()
+
+
+def _no_facts(columns: list[str]) -> pa.Table:
+    return tables.to_table([], DocumentFacts).select(columns)
 
 
 def _hash(url: str) -> str:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
-
 from humpback_ray import tables
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus.cut import rows_of
@@ -23,8 +21,9 @@ from humpback_ray.rows import DocumentFacts, DroppedSegment, Segment, SegmentOut
 BYTES_PER_TASK = 8 * 2**20
 MIN_TASKS = 8
 # At most, of sections and facts together: a task holds them in memory.
-ROWS_PER_FILE = 10_000
-CHARACTERS_PER_FILE = 2**26
+ROWS_PER_GROUP = 10_000
+CHARACTERS_PER_GROUP = 2**26
+BYTES_PER_FILE = 128 * 2**20  # a task holds these too; most tasks write one file
 DOCUMENTS_PER_FILE = 50_000  # at least, but for the last one
 
 COUNTED = ("opt_out", "licence", "truncated")  # facts, each with few values
@@ -36,6 +35,22 @@ def divided(files: Sequence[CorpusFile]) -> list[list[CorpusFile]]:
     num_tasks = min(len(files), num_tasks)
     ends = [len(files) * number // num_tasks for number in range(num_tasks + 1)]
     return [list(files[start:end]) for start, end in pairwise(ends)]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The files that a task writes at a time, of one name."""
+
+    documents: tables.GrowingFile
+    sections: tables.GrowingFile
+
+    @property
+    def num_bytes(self) -> int:
+        return self.documents.num_bytes + self.sections.num_bytes
+
+    def close(self) -> None:
+        self.documents.close()
+        self.sections.close()
 
 
 @dataclass(frozen=True)
@@ -51,29 +66,36 @@ class Cut:
 
     sections: str
     documents: str
-    files: Sequence[Sequence[CorpusFile]]  # of each task
     settings: CorpusSettings
     blocked: BlockList | None
     prompts: PromptIndex | None
 
-    def cut(self, number: int) -> Figures:
-        """Write the rows of a task's files, under names that are the same in every attempt."""
-        rows = (
-            row for file in self.files[number] for row in rows_of(file, self.settings, self.blocked)
-        )
+    def cut(self, number: int, files: Sequence[CorpusFile]) -> Figures:
+        """Write the rows of some files, under names that are the same in every attempt."""
+        rows = (row for file in files for row in rows_of(file, self.settings, self.blocked))
         names: list[str] = []
         counts: dict[str, Counter[str]] = {fact: Counter() for fact in COUNTED}
         num_documents = num_captures = 0
+        written: _Written | None = None
         for batch in _batches(rows):
-            names.append(f"{number:05}-{len(names):05}")
+            if written is None or written.num_bytes >= BYTES_PER_FILE:
+                if written is not None:
+                    written.close()
+                names.append(f"{number:05}-{len(names):05}")
+                written = _Written(
+                    tables.GrowingFile(self.documents, names[-1], DocumentFacts),
+                    tables.GrowingFile(self.sections, names[-1], DroppedSegment),
+                )
             facts = [row for row in batch if isinstance(row, DocumentFacts)]
             sections = [self._section(row) for row in batch if isinstance(row, Segment)]
-            tables.write_rows(self.documents, facts, DocumentFacts, names[-1])
-            tables.write_rows(self.sections, sections, DroppedSegment, names[-1])
+            written.documents.add(tables.to_table(facts, DocumentFacts))
+            written.sections.add(tables.to_table(sections, DroppedSegment))
             num_documents += len(facts)
             num_captures += sum(row.captured_at is not None for row in facts)
             for fact, count in counts.items():
                 count.update(value for row in facts if (value := getattr(row, fact)))
+        if written is not None:
+            written.close()
         return {
             "names": names, "num_documents": num_documents, "num_captures": num_captures, **counts,
         }  # fmt: skip
@@ -91,9 +113,14 @@ class Cut:
 
     def gather(self, number: int, names: Sequence[str], folder: str) -> Figures:
         """Write the facts in some files as one, since a task for small files leaves small ones."""
-        facts = pa.concat_tables(tables.read_named(self.documents, name) for name in names)
-        tables.write_table(folder, facts, f"part-{number:05}")
-        return {"num_rows": len(facts)}
+        whole = tables.GrowingFile(folder, f"part-{number:05}", DocumentFacts, ROWS_PER_GROUP)
+        num_rows = 0
+        for name in names:
+            for facts in tables.scan_row_groups(*tables.path_of_named(self.documents, name)):
+                whole.add(facts)
+                num_rows += len(facts)
+        whole.close()
+        return {"num_rows": num_rows}
 
 
 def _batches(rows: Iterator[DocumentFacts | Segment]) -> Iterator[list[DocumentFacts | Segment]]:
@@ -102,7 +129,7 @@ def _batches(rows: Iterator[DocumentFacts | Segment]) -> Iterator[list[DocumentF
     for row in rows:
         batch.append(row)
         num_characters += len(row.text) if isinstance(row, Segment) else 0
-        if len(batch) >= ROWS_PER_FILE or num_characters >= CHARACTERS_PER_FILE:
+        if len(batch) >= ROWS_PER_GROUP or num_characters >= CHARACTERS_PER_GROUP:
             yield batch
             batch, num_characters = [], 0
     if batch:

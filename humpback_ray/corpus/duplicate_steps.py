@@ -6,8 +6,8 @@
     carry       the text of each pair's later row, to the part of its earlier row
     verify      exact Jaccard index of each pair: who is near whom
     settle      who is kept, round after round until every row is decided
-    count       kept rows by the first digits of their places, where only a sample stays
-    edge        places of the rows of the one bucket in which the sample ends
+    place       places of the kept rows, where only a sample stays
+    last        the place at which the sample ends
     finish      kept and dropped rows, with the kept text that each dropped one repeats
 
 A step is one task for each part, and it reads what the tasks before it have written for this part
@@ -37,6 +37,7 @@ import pyarrow.compute as pc
 from humpback_ray import storage, tables
 from humpback_ray.config.duplicates import NearDuplicateSettings
 from humpback_ray.corpus.exchange import read_part, split, write_parts
+from humpback_ray.corpus.order_statistics import nth_smallest, of_texts, to_text
 from humpback_ray.corpus.steps import Figures
 from humpback_ray.method import duplicates
 from humpback_ray.method.duplicates import Decision
@@ -51,9 +52,6 @@ ROWS_PER_FILE = 25_000  # of a kept or dropped file; later stages resume by file
 NUM_LARGEST = 20  # clusters that a task reports
 NUM_CACHED = 1_000  # n-gram sets of earlier rows, about 40 KB each
 
-_BUCKET_DIGITS = 3  # hexadecimal; of 50 million rows a bucket has 12,000
-NUM_BUCKETS = 16**_BUCKET_DIGITS
-
 _PART_BITS = np.uint64(32)  # a row's number: its part, then its place among the part's texts
 _PLACE = np.uint64(2**32 - 1)
 _BANDS = pa.schema({"key": pa.uint64(), "row": pa.uint64(), "sketch": pa.list_(pa.uint64())})
@@ -63,6 +61,7 @@ _NEAR = pa.schema(
     {"row": pa.uint64(), "earlier": pa.uint64(), "content": pa.string(), "jaccard": pa.float64()}
 )
 _DECISIONS = pa.schema({"decision": pa.uint8()})
+_PLACES = pa.schema({"place": pa.string()})
 _HOSTS = pa.schema({"host": pa.string(), "num_rows": pa.int64(), "num_lost": pa.int64()})
 
 
@@ -222,15 +221,23 @@ class Search:
         counts = np.bincount(decisions, minlength=len(Decision)).tolist()
         return {"num_open": counts[Decision.UNDECIDED], "num_kept": counts[Decision.KEPT]}
 
-    def count(self, part: int, turn: int) -> Figures:
-        """The numbers of a part's kept rows by the first digits of their places."""
-        buckets = [bucket_of(place) for place in self._kept_places(part, turn)]
-        return {"buckets": np.bincount(buckets, minlength=NUM_BUCKETS).tolist()}
+    def place(self, part: int, turn: int) -> Figures:
+        """Write the places of a part's kept rows; returns the length of one in digits."""
+        kept = self._unique(part, self.columns.content).filter(pa.array(self._is_kept(part, turn)))
+        places = pa.array([place_of(content) for content in kept.to_pylist()], pa.string())
+        write_parts(self._path("places", part), _PLACES, [pa.table([places], schema=_PLACES)])
+        return {"length": pc.max(pc.binary_length(places)).as_py() or 0}
 
-    def edge(self, part: int, turn: int, bucket: int) -> Figures:
-        """The places of a part's kept rows in one bucket."""
-        places = self._kept_places(part, turn)
-        return {"places": [place for place in places if bucket_of(place) == bucket]}
+    def last(self, max_rows: int, length: int) -> Figures:
+        """The place of the last row of a sample, in a few passes over the places of all parts."""
+        num_words = -(-length // 8)
+
+        def keys() -> Iterator[np.ndarray]:
+            for part in range(self.num_parts):
+                places = read_part(self._path("places", part))["place"]
+                yield of_texts(places.to_pylist(), num_words)
+
+        return {"place": to_text(nth_smallest(keys, max_rows - 1))}
 
     def finish(self, part: int, turn: int, last: str | None) -> Figures:
         """Write a part's rows, of which the kept ones up to the place `last` stay; None: all."""
@@ -252,8 +259,10 @@ class Search:
             "largest": _largest(near["duplicate_of"]),
         }
 
-    def hosts(self, part: int, names: list[str], least: int, share: float) -> Figures:
+    def hosts(self, part: int, least: int, share: float) -> Figures:
         """The hosts of a part with at least `least` rows that lose more than `share` of them."""
+        names = [f"partition-{number}" for number in range(self.num_sources)]
+        names += [f"{step}-{n}" for step in ("index", "finish") for n in range(self.num_parts)]
         counted = pa.concat_tables(read_part(self._path("hosts", name), part) for name in names)
         counted = counted.group_by("host").aggregate([("num_rows", "sum"), ("num_lost", "sum")])
         found = [
@@ -270,10 +279,6 @@ class Search:
     def _is_kept(self, part: int, turn: int) -> np.ndarray:
         decisions = read_part(self._path(f"decisions-{turn}", part))["decision"].to_numpy()
         return np.asarray(decisions == Decision.KEPT)
-
-    def _kept_places(self, part: int, turn: int) -> list[str]:
-        kept = self._unique(part, self.columns.content).filter(pa.array(self._is_kept(part, turn)))
-        return [place_of(content) for content in kept.to_pylist()]
 
     def _gather(self, step: str, part: int) -> pa.Table:
         files = [self._path(step, number) for number in range(self.num_parts)]
@@ -368,11 +373,6 @@ def place_of(content: str) -> str:
     """
     middle = len(content) // 2
     return content[middle:] + content[:middle]
-
-
-def bucket_of(place: str) -> int:
-    """The first digits of a place, as the number of a bucket."""
-    return int(place[:_BUCKET_DIGITS], 16)
 
 
 def host_of(url: str) -> str:

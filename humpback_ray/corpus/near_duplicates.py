@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from humpback_ray.corpus.duplicate_steps import Search
 from humpback_ray.corpus.steps import Figures, Tasks, run_once
 
@@ -102,15 +100,11 @@ def _settle(search: Search, run: Run) -> tuple[int, list[Figures]]:
 
 
 def _last_place(search: Search, run: Run, turn: int, max_rows: int) -> str:
-    """The place of the last row of a sample; the driver sees the places of one bucket only."""
-    parts = range(search.num_parts)
-    counted = run("kept texts counted", "count", [(part, turn) for part in parts])
-    num_upto = np.cumsum(np.sum([found["buckets"] for found in counted], axis=0))
-    bucket = int(np.searchsorted(num_upto, max_rows))
-    num_before = int(num_upto[bucket - 1]) if bucket else 0
-    edges = run("end of the sample", "edge", [(part, turn, bucket) for part in parts])
-    places = sorted(place for found in edges for place in found["places"])
-    return places[max_rows - num_before - 1]
+    """The place of the last row of a sample."""
+    items = [(part, turn) for part in range(search.num_parts)]
+    length = max(found["length"] for found in run("kept texts placed", "place", items))
+    [found] = run("end of the sample found", "last", [(max_rows, length)])
+    return str(found["place"])
 
 
 def _total(figures: list[Figures], name: str) -> Counter[str]:
@@ -130,8 +124,6 @@ def _largest(figures: list[Figures]) -> list[tuple[str, int]]:
 def _hosts(search: Search, run: Run) -> list[tuple[str, int, int]]:
     if not search.columns.url:
         return []
-    names = [f"partition-{number}" for number in range(search.num_sources)]
-    names += [f"{step}-{part}" for step in ("index", "finish") for part in range(search.num_parts)]
-    items = [(part, names, MIN_ALARM_ROWS, MAX_HOST_SHARE) for part in range(search.num_parts)]
+    items = [(part, MIN_ALARM_ROWS, MAX_HOST_SHARE) for part in range(search.num_parts)]
     found = [tuple(host) for part in run("hosts counted", "hosts", items) for host in part["hosts"]]
     return sorted(found, key=lambda host: (-host[2], host[0]))[:3]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from humpback_ray.corpus.seed_rows import MAX_SHOWN
 from humpback_ray.errors import UserError
 from humpback_ray.method import filters
 from humpback_ray.rows import DroppedSeed, SeedOutcome, SeedPair
@@ -136,7 +137,7 @@ def pairs_of(
         if reply is not None:
             pairs.append(SeedPair(identifier, root["text"].strip(), reply["text"].strip()))
         else:
-            text = filters.storable(str(root["text"] or ""), 1000)
+            text = filters.storable(str(root["text"] or ""), MAX_SHOWN)
             dropped.append(DroppedSeed(identifier, outcome, text))
     return pairs, dropped
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
 from typing import Any
 
 from humpback_ray.corpus import oasst
-from humpback_ray.corpus.seed_rows import SeedRow, read_seed_rows
+from humpback_ray.corpus.seed_rows import MAX_SHOWN, SeedRow, read_seed_rows
 from humpback_ray.errors import UserError
 from humpback_ray.method import filters
 from humpback_ray.rows import DroppedSeed, SeedOutcome, SeedPair
@@ -45,7 +45,7 @@ MODEL = ("assistant", "gpt", "model", "chatgpt", "bing", "bard")
 class SeedContent:
     """The pairs of a seed, dropped rows with reasons, and the words for a seed without pairs."""
 
-    format: SeedFormat | None = None  # None: no row
+    formats: tuple[SeedFormat, ...] = ()  # of the places that have rows
     pairs: list[SeedPair] = field(default_factory=list)
     dropped: list[DroppedSeed] = field(default_factory=list)
     problem: str = "it holds no row"  # the reason why no pair comes out; empty: the counts tell
@@ -55,7 +55,35 @@ class SeedContent:
     def figures(self) -> dict[str, Any]:
         """The figures of a stage's record."""
         lost = {"num_without_root": self.num_without_root} if self.num_without_root else {}
-        return {"format": str(self.format), **lost}
+        return {"format": ", ".join(dict.fromkeys(self.formats)), **lost}
+
+
+def read_seeds(places: Sequence[str], language: str, setting: str = SETTING) -> SeedContent:
+    """The pairs of several files and datasets; of one that several have, the first stays.
+
+    Args:
+        places: each as `read_seed` takes it.
+
+    Raises:
+        UserError: as `read_seed`.
+    """
+    whole = SeedContent(problem="")
+    seen: set[str] = set()
+    for content in (read_seed(place, language, setting) for place in places):
+        whole.formats += content.formats
+        whole.dropped += content.dropped
+        whole.num_without_root += content.num_without_root
+        whole.problem = content.problem
+        names = [{pair.pair_id, identifier_of(pair.instruction, pair.response)}
+                 for pair in content.pairs]  # fmt: skip
+        for pair, own in zip(content.pairs, names, strict=True):
+            if own & seen:
+                repeated = filters.storable(pair.instruction, MAX_SHOWN)
+                whole.dropped.append(DroppedSeed(pair.pair_id, SeedOutcome.REPEATED, repeated))
+            else:
+                whole.pairs.append(pair)
+        seen.update(*names)
+    return whole
 
 
 def read_seed(path: str, language: str, setting: str = SETTING) -> SeedContent:
@@ -128,7 +156,7 @@ def _of_open_assistant(
     seen = oasst.SeenMessages()
     pairs, dropped = oasst.pairs_of(map(oasst.message_of, rows), language, seen)
     problem = seen.problem(language)
-    return SeedContent(found, pairs, dropped, problem, seen.num_without_root)
+    return SeedContent((found,), pairs, dropped, problem, seen.num_without_root)
 
 
 # --- pairs and conversations ----------------------------------------------------------------------
@@ -144,7 +172,7 @@ class _FirstTurn:
 
 
 def _of_turns(found: SeedFormat, turns: Iterable[_FirstTurn]) -> SeedContent:
-    content = SeedContent(found, problem="")
+    content = SeedContent((found,), problem="")
     seen: set[str] = set()
     for turn in turns:
         asked, answered = text_of(turn.asked), text_of(turn.answered)
@@ -156,7 +184,9 @@ def _of_turns(found: SeedFormat, turns: Iterable[_FirstTurn]) -> SeedContent:
         if outcome is SeedOutcome.KEPT:
             content.pairs.append(SeedPair(identifier, asked, answered))
         else:
-            content.dropped.append(DroppedSeed(identifier, outcome, filters.storable(asked, 1000)))
+            content.dropped.append(
+                DroppedSeed(identifier, outcome, filters.storable(asked, MAX_SHOWN))
+            )
     return content
 
 

@@ -22,6 +22,8 @@ from humpback_ray.corpus.opening import (
 )
 from humpback_ray.errors import UserError
 
+MAX_SHOWN = 1000  # characters of a dropped row's text that are kept
+
 
 @dataclass(frozen=True, slots=True)
 class SeedRow:

@@ -1,20 +1,20 @@
 """The rows of a folder that have the smallest keys, out of any number of rows.
 
-Tasks write one key for each row, a task finds the edge among the keys alone, and tasks read the
-rows again and divide them there. A task whose figures are on disk is not run again.
+Tasks write one key for each row, a task finds the edge in a few passes over the keys, and tasks
+read the rows again and divide them there. A task whose figures are on disk is not run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from humpback_ray import storage, tables
+from humpback_ray.corpus.order_statistics import nth_smallest
 from humpback_ray.corpus.steps import Figures, Tasks, run_once
 
 ROWS_PER_TASK = 20_000  # about 40 MB of segments
@@ -49,9 +49,12 @@ class Division:
         return {"num_rows": len(keys)}
 
     def edge(self, num_parts: int, num_kept: int) -> Figures:
-        """The key of the last row that is kept; a task holds 8 bytes for each row."""
-        keys = np.concatenate([self._keys_of(number) for number in range(num_parts)])
-        return {"edge": int(np.partition(keys, num_kept - 1)[num_kept - 1])}
+        """The key of the last row that is kept."""
+
+        def keys() -> Iterator[np.ndarray]:
+            return (self._keys_of(number)[:, None] for number in range(num_parts))
+
+        return {"edge": int(nth_smallest(keys, num_kept - 1)[0])}
 
     def divide(self, number: int, files: Sequence[str], edge: int) -> Figures:
         """Write the rows in some files, under names that are the same in every attempt."""
@@ -80,7 +83,7 @@ def divide(division: Division, num_kept: int, tasks: Tasks) -> int:
 
     It keeps more where rows behind the last one have its key too.
     """
-    groups = _groups(division.source)
+    groups = list(tables.groups_of_files(division.source, ROWS_PER_TASK))
 
     def run(label: str, step: str, items: Sequence[tuple[object, ...]]) -> list[Figures]:
         return tasks(label, partial(run_once, division.work, division, step), items)
@@ -89,20 +92,6 @@ def divide(division: Division, num_kept: int, tasks: Tasks) -> int:
     [found] = run("edge found", "edge", [(len(groups), num_kept)])
     items = [(number, files, found["edge"]) for number, files in enumerate(groups)]
     return sum(figures["num_kept"] for figures in run("parts divided", "divide", items))
-
-
-def _groups(folder: str) -> list[list[str]]:
-    """Files of together about `ROWS_PER_TASK` rows."""
-    filesystem, path = storage.arrow_filesystem(folder)
-    groups: list[list[str]] = [[]]
-    num_rows = 0
-    for file in tables.parquet_files(filesystem, path):
-        if num_rows >= ROWS_PER_TASK:
-            groups.append([])
-            num_rows = 0
-        groups[-1].append(file)
-        num_rows += pq.read_metadata(file, filesystem=filesystem).num_rows
-    return groups
 
 
 def _name(number: int) -> str:

@@ -11,7 +11,7 @@ Figures = dict[str, Any]
 
 # Runs a function on the arguments of every item and returns the results in the items' order. The
 # first argument is a line for people.
-Tasks = Callable[[str, Callable[..., Figures], Sequence[tuple[Any, ...]]], list[Figures]]
+Tasks = Callable[[str, Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 
 
 def run_once(folder: str, steps: Any, step: str, *arguments: Any) -> Figures:

@@ -23,15 +23,17 @@ from humpback_ray.sizing.gguf_header import (
 MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 
 
-def file_source(path: str, what: str, key: str) -> Source:
+def file_source(path: str | tuple[str, ...], what: str, key: str) -> Source:
     """A single file by its content, whose name and location do not matter, or a dataset.
 
     Args:
-        path: local path or URL.
+        path: local path, URL or address of a dataset; or several, whose order matters.
         what: description of the file, for people.
         key: the setting that names it.
     """
-
+    if not isinstance(path, str):
+        source = _source(", ".join(path), lambda: _identity_of_files(path, what, key))
+        return replace(source, several=path)
     if is_dataset(path):
         return dataset_source(path, key)
 
@@ -39,6 +41,16 @@ def file_source(path: str, what: str, key: str) -> Source:
         return content_identity([CorpusFile(path, what, storage.size(path, what, key))], key)
 
     return _source(path, identity)
+
+
+def _identity_of_files(paths: tuple[str, ...], what: str, key: str) -> str:
+    identities = []
+    for path in paths:
+        source = file_source(path, what, key)
+        if source.identity is None:
+            raise UserError(source.problem)
+        identities.append(source.identity)
+    return f"in turn:{fingerprint(identities)}"
 
 
 def corpus_source(path: str | tuple[str, ...], key: str = "settings.corpus.path") -> Source:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.errors import UserError
@@ -12,16 +14,17 @@ from humpback_ray.errors import UserError
 SHOWN_SHARES = (0.01, 0.05, 0.10, 0.25)  # of the pairs, whose thresholds a record tells
 
 
-def thresholds(scores: Sequence[float]) -> dict[str, float]:
+def thresholds(num_scores: int, ranked: Callable[[int], float]) -> dict[str, float]:
     """The k at which `threshold` selects each of some shares of the pairs, or more where tied.
 
     Rounded down to four decimals, so that a k copied from a record loses no pair.
+
+    Args:
+        ranked: the score with so many better ones before it.
     """
-    ranked = sorted(scores, reverse=True)
     return {
-        f"{share:.0%}": math.floor(ranked[max(round(share * len(ranked)), 1) - 1] * 1e4) / 1e4
+        f"{share:.0%}": math.floor(ranked(max(round(share * num_scores), 1) - 1) * 1e4) / 1e4
         for share in SHOWN_SHARES
-        if ranked
     }
 
 
@@ -43,39 +46,72 @@ def eligible(
     return [(candidate, score) for _, candidate, score in first.values()]
 
 
-def select(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> set[str]:
-    """Ids of the selected pairs, out of (candidate_id, score) of all eligible pairs.
+def num_chosen(num_eligible: int, num_at_least_k: int, settings: SelectionSettings) -> int:
+    """Number of pairs that the method chooses, before `max_pairs` draws some of them.
 
     `threshold` takes every pair of at least k (paper: A_5 is score >= 4.5), `best` and `share` the
-    highest scores, ties broken by id so that the choice never depends on the order of the rows.
-    `max_pairs` draws some of them; a larger draw has every pair of a smaller one.
+    highest scores.
+    """
+    if settings.method == "threshold":
+        return num_at_least_k
+    if settings.method == "best":
+        return min(settings.num_best, num_eligible)
+    return num_eligible if settings.method == "all" else round(settings.share * num_eligible)
+
+
+def is_by_rank(settings: SelectionSettings) -> bool:
+    """True if it takes the other pairs to say whether a pair is chosen."""
+    return settings.method in ("best", "share")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The last pairs of a selection; None where there is no such limit."""
+
+    rank: tuple[float, str] | None  # (-score, id) of the last pair that the method chooses
+    draw: str | None  # `draw_key` of the last pair that `max_pairs` draws
+
+    @classmethod
+    def of(cls, rank: Sequence[Any] | None, draw: str | None) -> Edge:
+        """An edge from the values that a JSON file holds."""
+        return cls((rank[0], rank[1]) if rank else None, draw)
+
+
+def is_chosen(candidate: str, score: float, settings: SelectionSettings, edge: Edge) -> bool:
+    """True for an eligible pair that is selected.
+
+    Ties are broken by id, so that the choice never depends on the order of the rows. A larger draw
+    has every pair of a smaller one.
+    """
+    if settings.method == "threshold" and score < settings.k:
+        return False
+    if edge.rank is not None and (-score, candidate) > edge.rank:
+        return False
+    return edge.draw is None or draw_key(candidate) <= edge.draw
+
+
+def draw_key(candidate: str) -> str:
+    """The place of a pair in the order of the draw."""
+    return hashlib.sha256(candidate.encode()).hexdigest()
+
+
+def refuse_none(
+    num_chosen: int, num_eligible: int, scores: Sequence[float], settings: SelectionSettings
+) -> None:
+    """Refuse a selection without pairs.
+
+    Args:
+        scores: the lowest and the highest one among them.
 
     Raises:
-        UserError: nothing is left, with the scores there are and the ways out.
+        UserError: nothing is chosen, with the scores there are and the ways out.
     """
-    if not scored:
+    if not num_eligible:
         raise UserError("no pair has a score, so none can be selected; see the rating's outcomes")
-    ranked = sorted(scored, key=lambda pair: (-pair[1], pair[0]))
-    chosen = ranked[: num_chosen(ranked, settings)]
-    if not chosen:
+    if not num_chosen:
         rule = {"threshold": f"k = {settings.k}", "share": f"share = {settings.share}"}
         raise UserError(
-            f"none of the {len(ranked)} rated pairs is selected by {rule[settings.method]}: scores "
-            f"run from {ranked[-1][1]:.2f} to {ranked[0][1]:.2f}; lower settings.selection.k, or "
-            "set settings.selection.method to best or share"
+            f"none of the {num_eligible} rated pairs is selected by {rule[settings.method]}: "
+            f"scores run from {min(scores):.2f} to {max(scores):.2f}; lower settings.selection.k, "
+            "or set settings.selection.method to best or share"
         )
-    ids = [name for name, _ in chosen]
-    return set(sorted(ids, key=_draw_key)[: settings.max_pairs])
-
-
-def num_chosen(scored: Sequence[tuple[str, float]], settings: SelectionSettings) -> int:
-    """Number of pairs that the method chooses, before `max_pairs` draws some of them."""
-    if settings.method == "threshold":
-        return sum(score >= settings.k for _, score in scored)
-    if settings.method == "best":
-        return min(settings.num_best, len(scored))
-    return len(scored) if settings.method == "all" else round(settings.share * len(scored))
-
-
-def _draw_key(candidate_id: str) -> str:
-    return hashlib.sha256(candidate_id.encode()).hexdigest()

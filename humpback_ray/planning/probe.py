@@ -10,13 +10,13 @@ Models that the run has trained already generate in the probe too; the probe tra
 from __future__ import annotations
 
 import json
-import random
 import shlex
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -31,12 +31,14 @@ from humpback_ray.config.settings import (
     ScratchBase,
     TrainingSettings,
 )
+from humpback_ray.corpus.order_statistics import nth_smallest
 from humpback_ray.errors import UserError
 from humpback_ray.execution import logs, runner
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.provenance import provenance
 from humpback_ray.execution.stage import METRICS, Context, Result, Stage, StageRecord, State
+from humpback_ray.method.prefilter import draw_keys
 from humpback_ray.method.tokens import example_ids
 from humpback_ray.planning import estimate, extrapolate
 from humpback_ray.planning.extrapolate import ProbeReport, Records, Sample
@@ -207,13 +209,18 @@ def _fill(
 
 def _draw(context: Context, *, source: str, num_rows: int, random_seed: int) -> Result:
     """Draw rows of a table at random, the same ones for the same seed, and write them."""
-    ids = sorted(tables.id_column(source, "segment_id").to_pylist())
-    drawn = pa.array(random.Random(random_seed).sample(ids, min(num_rows, len(ids))))
-    batches = [
-        batch.filter(pc.is_in(batch["segment_id"], value_set=drawn))
-        for batch in tables.scan(source)
-    ]
-    tables.write_table(context.path("rows"), pa.Table.from_batches(batches), "part-0")
+
+    def keys_of(batch: pa.RecordBatch) -> np.ndarray:
+        return draw_keys(batch["segment_id"].to_pylist(), random_seed)
+
+    def keys() -> Iterator[np.ndarray]:
+        return (keys_of(batch)[:, None] for batch in tables.scan(source, ["segment_id"]))
+
+    edge = nth_smallest(keys, min(num_rows, tables.num_rows(source)) - 1)[0]
+    drawn = pa.Table.from_batches(
+        batch.filter(pa.array(keys_of(batch) <= edge)) for batch in tables.scan(source)
+    )
+    tables.write_table(context.path("rows"), drawn, "part-0")
     return Result(len(drawn), {SegmentOutcome.KEPT.value: len(drawn)})
 
 

@@ -41,8 +41,8 @@ class BaseText(Stage):
 
     def check(self, placement: Placement) -> None:
         """Refuse a dataset that is not reached or lacks a column of text."""
-        location = self.corpus.location
-        check_dataset(location, CorpusSettings(path=location), TEXT_SETTING)
+        for place in self.corpus.places:
+            check_dataset(place, CorpusSettings(path=place), TEXT_SETTING)
 
     def run(self, context: Context) -> Result:
         """Write every document that is plain text.
@@ -50,9 +50,9 @@ class BaseText(Stage):
         Raises:
             UserError: there is none.
         """
-        path = context.of(self.corpus)
-        settings = CorpusSettings(path=path)
-        files = list_files(path, setting=TEXT_SETTING)
+        places = self.corpus.several or self.corpus.location
+        settings = CorpusSettings(path=places)
+        files = list_files(places, setting=TEXT_SETTING)
         documents = [each for file in files for each in read_documents(file, settings)]
         texts = [
             PlainText(segment_id(document.content), document.content)
@@ -63,8 +63,8 @@ class BaseText(Stage):
         ]
         if not texts:
             raise UserError(
-                f"no plain text in {path} ({TEXT_SETTING}): give text files, or JSON, Parquet or "
-                "a dataset with a column text"
+                f"no plain text in {self.corpus.location} ({TEXT_SETTING}): give text files, or "
+                "JSON, Parquet or a dataset with a column text"
             )
         storage.delete(context.path("rows"))
         tables.write_rows(context.path("rows"), texts, PlainText)

@@ -19,7 +19,7 @@ from humpback_ray.method.contamination import PromptIndex
 from humpback_ray.rows import Candidate, ContaminatedCandidate, Finish, InstructionOutcome
 from humpback_ray.stages.evaluate import prompt_index, prompts_source
 
-FILES_PER_TASK = 32  # passes write files of a few hundred rows
+ROWS_PER_TASK = 20_000  # about 40 MB of candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,13 @@ class Decontaminate(Stage):
         A candidate without a whole instruction stays: its rating says why it has no score.
         """
         source = context.of(self.candidates, "rows")
-        filesystem, path = storage.arrow_filesystem(source)
-        files = tables.parquet_files(filesystem, path)
-        index = prompt_index(context.of(self.prompts), self.decontamination.ngram)
+        index = prompt_index(self.prompts.places, self.decontamination.ngram)
         rows, dropped = context.path("rows"), context.path("dropped")
+        for folder in (rows, dropped):  # of an attempt that divided the candidates otherwise
+            storage.delete(folder)
         work = partial(_divide, source, rows, dropped, index)
-        starts = range(0, len(files), FILES_PER_TASK)
-        items = [(files[first : first + FILES_PER_TASK], f"part-{first:07}") for first in starts]
+        groups = enumerate(tables.groups_of_files(source, ROWS_PER_TASK))
+        items = [(files, f"part-{number:06}") for number, files in groups]
         run_tasks(context.progress, "instructions compared", work, items)
         outcomes = {
             InstructionOutcome.KEPT.value: tables.num_rows(rows),

@@ -7,7 +7,7 @@ Answers are also written as `outputs.json` in AlpacaEval's format, for its `--mo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -53,7 +53,7 @@ class Evaluate(GeneratingStage):
     def check(self, placement: Placement) -> None:
         """Refuse a dataset of prompts that is not reached or lacks the column."""
         super().check(placement)
-        check_prompts(self.prompts.location)
+        check_prompts(self.prompts.places)
 
     def wording(self) -> dict[str, str]:
         """The turn markers around a prompt."""
@@ -62,7 +62,7 @@ class Evaluate(GeneratingStage):
     def run(self, context: Context) -> Result:
         """Write `rows` and `outputs.json` of one model."""
         tasks = [
-            *_prompts_to_answer(context.of(self.prompts)),
+            *_prompts_to_answer(self.prompts.places),
             *_pairs_to_score(tables.read_rows(context.of(self.seed, "held_out"), SeedPair)),
         ]
         tables.write_rows(context.path("_tasks"), tasks, Task)
@@ -137,7 +137,7 @@ def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
     }
 
 
-def prompts_source(path: str, key: str = PROMPTS_KEY) -> Source:
+def prompts_source(path: str | tuple[str, ...], key: str = PROMPTS_KEY) -> Source:
     """The evaluation prompts by their content; with a problem if they are no prompts.
 
     A dataset's prompts are not read here: `check_prompts` looks at them before a run.
@@ -146,28 +146,28 @@ def prompts_source(path: str, key: str = PROMPTS_KEY) -> Source:
         key: the setting that names them.
     """
     source = file_source(path, "evaluation prompts", key)
-    if source.problem or is_dataset(path):
+    if source.problem:
         return source
     try:
-        read_prompts(path, key)
+        read_prompts([place for place in source.places if not is_dataset(place)], key)
     except UserError as error:
         return replace(source, identity=None, problem=str(error))
     return source
 
 
-def check_prompts(path: str, key: str = PROMPTS_KEY) -> None:
-    """Refuse a dataset that cannot be read as prompts; nothing for files.
+def check_prompts(places: Sequence[str], key: str = PROMPTS_KEY) -> None:
+    """Refuse datasets that cannot be read as prompts; nothing for files.
 
     Raises:
-        UserError: it is not reached, or has no such config, split or column.
+        UserError: one is not reached, or has no such config, split or column.
     """
-    if is_dataset(path):
-        address = dataset_address(path)
+    for place in filter(is_dataset, places):
+        address = dataset_address(place)
         hub_datasets.check_columns(address, [address.column or "instruction"], key)
 
 
-def read_prompts(path: str, key: str = PROMPTS_KEY) -> list[dict[str, str]]:
-    """Evaluation prompts in AlpacaEval's format, or of a dataset.
+def read_prompts(places: Sequence[str], key: str = PROMPTS_KEY) -> list[dict[str, str]]:
+    """Evaluation prompts of files in AlpacaEval's format and of datasets, in their order.
 
     Args:
         key: the setting that names them, for messages.
@@ -176,8 +176,14 @@ def read_prompts(path: str, key: str = PROMPTS_KEY) -> list[dict[str, str]]:
         UserError: no such file, not JSON, or not a list of objects with an instruction; or the
             dataset cannot be read, lacks the column, or has another value than a text in it.
     """
-    if is_dataset(path):
-        return _prompts_of_dataset(path, key)
+    read = (
+        _prompts_of_dataset(place, key) if is_dataset(place) else _prompts_of_file(place, key)
+        for place in places
+    )
+    return [prompt for prompts in read for prompt in prompts]
+
+
+def _prompts_of_file(path: str, key: str) -> list[dict[str, str]]:
     wanted = f'set {key} to a JSON list of {{"dataset", "instruction"}}, as AlpacaEval has'
     text = storage.read_text(path, "evaluation prompts", key).removeprefix("\ufeff")
     try:
@@ -197,7 +203,7 @@ def read_prompts(path: str, key: str = PROMPTS_KEY) -> list[dict[str, str]]:
 
 
 def _prompts_of_dataset(location: str, key: str) -> list[dict[str, str]]:
-    check_prompts(location, key)
+    check_prompts([location], key)
     address = dataset_address(location)
     column = address.column or "instruction"
     prompts = []
@@ -221,14 +227,14 @@ def prompt_id(number: int) -> str:
     return f"prompt-{number:05}"
 
 
-def prompt_index(path: str, ngram: int) -> PromptIndex:
-    """The n-grams of the prompts in a file or dataset, which must not be trained on."""
-    rows = enumerate(read_prompts(path))
+def prompt_index(places: Sequence[str], ngram: int) -> PromptIndex:
+    """The n-grams of the prompts of files and datasets, which must not be trained on."""
+    rows = enumerate(read_prompts(places))
     return PromptIndex({prompt_id(number): row["instruction"] for number, row in rows}, ngram)
 
 
-def _prompts_to_answer(path: str) -> Iterator[Task]:
-    for number, row in enumerate(read_prompts(path)):
+def _prompts_to_answer(places: Sequence[str]) -> Iterator[Task]:
+    for number, row in enumerate(read_prompts(places)):
         yield Task(prompt_id(number), TaskKind.ANSWER, row["dataset"], row["instruction"], "")
 
 

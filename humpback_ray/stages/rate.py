@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import string
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from humpback_ray import storage, tables
 from humpback_ray.config.placement import Placement
-from humpback_ray.config.settings import LongPromptSettings, RatingSettings
+from humpback_ray.config.settings import LongPromptSettings, RatingSettings, SelectionSettings
+from humpback_ray.corpus.order_statistics import of_floats, quantile
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
-from humpback_ray.method import prompts, rating, selection, tokens
+from humpback_ray.execution.tasks import run_tasks
+from humpback_ray.method import prompts, rating, tokens
 from humpback_ray.rows import Finish, RatedPair, RatingOutcome
 from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_and_count
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.missing_rows import RowFolders
 from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
+from humpback_ray.stages.choosing import compared
 from humpback_ray.stages.generating import GeneratingStage
 
 # Outcomes of pairs that no rater could have scored; they do not speak against the rater.
@@ -32,6 +37,7 @@ NOT_PUT_TO_RATER = (
     RatingOutcome.NO_INSTRUCTION, RatingOutcome.CUT_INSTRUCTION, RatingOutcome.PROMPT_TOO_LONG,
 )  # fmt: skip
 NUM_SHOWN_FAILURES = 5
+WORK = "_choice"  # folder of the files from which the figures of the scores come
 # Room for `Score: N` with some Markdown around it, where an endpoint writes the `Score:` too.
 MAX_SCORE_TOKENS = 16
 PROBE = "Reply with one line: Score: 3"
@@ -96,7 +102,7 @@ class Rate(GeneratingStage):
         figures = generate(context, work)
         if is_mean:
             _write_means(work.folders, context.path("rows"), self.settings.min_scored_samples)
-        return _result(context.path("rows"), self.settings, figures)
+        return _result(context, self.settings, figures)
 
     def row_task(self, context: Context) -> RowTask:
         """The request of a candidate to the rater, and the way from the answer to a `RatedPair`."""
@@ -332,55 +338,66 @@ def _mean(candidate_id: str, samples: list[dict[str, Any]], min_scored: int) -> 
     }
 
 
-def _result(folder: str, settings: RatingSettings, figures: dict[str, Any]) -> Result:
+def _result(context: Context, settings: RatingSettings, figures: dict[str, Any]) -> Result:
+    folder = context.path("rows")
     outcomes = tables.count_values(folder, "outcome")
     num_rated = outcomes.total() - sum(outcomes[outcome.value] for outcome in NOT_PUT_TO_RATER)
     num_scored = outcomes[RatingOutcome.SCORED.value]
     share = num_scored / num_rated if num_rated else 0.0
-    of_scores = ray.get(_score_figures.remote(folder))
+    masses = ray.get(_mass_figures.remote(folder))
     if share < settings.required_scored_share:
-        median_mass = of_scores.get("median_grade_mass")
+        median_mass = masses.get("median_grade_mass")
         raise UserError(_too_few_scores(folder, outcomes, share, settings, median_mass))
+    of_scores = _score_figures(context)
+    assert sum(of_scores["scores"].values()) == num_scored
     return Result(
         outcomes.total(),
         {name: count for name, count in outcomes.items() if count},
         {
             "scored_share": round(share, 4),
             **of_scores,
+            **masses,
             **tables.token_figures(folder),
             **figures,
         },
     )
 
 
-@ray.remote
-def _score_figures(folder: str) -> dict[str, Any]:
-    """Figures from which a person chooses k, in a task, so the driver holds no list of pairs."""
-    histogram: Counter[int] = Counter()
-    sum_of_scores = 0.0
-    best: dict[str, float] = {}
-    masses: list[float] = []
-    for batch in tables.scan(folder, ["segment_id", "score", "grade_mass"]):
-        masses += batch["grade_mass"].drop_null().to_pylist()
-        for row in batch.select(["segment_id", "score"]).to_pylist():
-            if (score := row["score"]) is not None:
-                sum_of_scores += score
-                histogram[rating.tenths(score)] += 1
-                best[row["segment_id"]] = max(score, best.get(row["segment_id"], score))
-    num_scored = histogram.total()
-    found: dict[str, Any] = {
-        "mean_score": round(sum_of_scores / num_scored, 4) if num_scored else None,
+def _score_figures(context: Context) -> dict[str, Any]:
+    """Figures from which a person chooses k."""
+    work = context.path(WORK)
+    storage.delete(work)  # the rows of a run that was killed may lie in other files by now
+    pairs = compared(
+        context.path("rows"), work, SelectionSettings(), partial(run_tasks, context.progress)
+    )
+    num_scored = pairs.num_scored
+    figures = {
+        "mean_score": round(pairs.sum_of_scores / num_scored, 4) if num_scored else None,
         # By the first score of a bin that is a tenth of a grade wide.
-        "scores": {f"{tenth / 10:.1f}": histogram[tenth] for tenth in sorted(histogram)},
+        "scores": {f"{tenth / 10:.1f}": pairs.tenths[tenth] for tenth in sorted(pairs.tenths)},
         # Of the best candidates of the segments, among which a selection chooses.
-        "thresholds": selection.thresholds(list(best.values())),
+        "thresholds": pairs.thresholds(),
     }
-    if masses:
-        # Four significant digits and not decimals: a mass may be 1e-26.
-        for name, share in (("median_grade_mass", 0.5), ("grade_mass_5_percent", 0.05)):
-            quantile = pc.quantile(pa.array(masses), share)[0].as_py()
-            found[name] = float(f"{quantile:.4g}")
-    return found
+    storage.delete(work)
+    return figures
+
+
+@ray.remote
+def _mass_figures(folder: str) -> dict[str, float]:
+    """Quantiles of the probability that a grade follows `Score:`, where it is known."""
+
+    def keys() -> Iterator[np.ndarray]:
+        for batch in tables.scan(folder, ["grade_mass"]):
+            yield of_floats(batch["grade_mass"].drop_null().to_numpy())[:, None]
+
+    num_known = sum(map(len, keys()))
+    if not num_known:
+        return {}
+    # Four significant digits and not decimals: a mass may be 1e-26.
+    return {
+        name: float(f"{quantile(keys, num_known, share):.4g}")
+        for name, share in (("median_grade_mass", 0.5), ("grade_mass_5_percent", 0.05))
+    }
 
 
 def _too_few_scores(

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import Settings
-from humpback_ray.corpus.hub_datasets import dataset_read
+from humpback_ray.corpus.hub_datasets import datasets_read
 from humpback_ray.corpus.seed_formats import OUTPUTS, identifier_of, text_of
-from humpback_ray.corpus.seed_rows import SeedRow, check_seed, read_seed_rows
+from humpback_ray.corpus.seed_rows import MAX_SHOWN, SeedRow, check_seed, read_seed_rows
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -49,7 +50,8 @@ class RatingSeed(Stage):
 
     def check(self, placement: Placement) -> None:
         """Refuse a dataset that is not reached."""
-        check_seed(self.ratings_file.location, KEY)
+        for place in self.ratings_file.places:
+            check_seed(place, KEY)
 
     def run(self, context: Context) -> Result:
         """Write `rows` (trained on) and `dropped`.
@@ -58,17 +60,17 @@ class RatingSeed(Stage):
             UserError: a file that is not there, damaged or without these columns, or no row to
                 train on.
         """
-        path = context.of(self.ratings_file)
+        path, places = self.ratings_file.location, self.ratings_file.places
         examples: dict[str, TrainingExample] = {}
         dropped: list[DroppedSeed] = []
-        for row in read_seed_rows(path, FORMAT, KEY):
+        for row in chain.from_iterable(read_seed_rows(place, FORMAT, KEY) for place in places):
             identifier, example, outcome = self._read(row)
             if identifier in examples:
                 outcome = SeedOutcome.REPEATED
             if outcome is SeedOutcome.KEPT:
                 examples[identifier] = example
             else:
-                text = filters.storable(text_of(row.values["instruction"]), 1000)
+                text = filters.storable(text_of(row.values["instruction"]), MAX_SHOWN)
                 dropped.append(DroppedSeed(identifier, outcome, text))
         outcomes = Counter(row.outcome.value for row in dropped)
         if not examples:
@@ -79,7 +81,7 @@ class RatingSeed(Stage):
         tables.write_rows(context.path("dropped"), dropped, DroppedSeed)
         scores = Counter(example.completion[-1] for example in examples.values())
         figures: dict[str, Any] = {"scores": dict(sorted(scores.items()))}
-        return Result(outcomes.total(), outcomes, {**figures, **dataset_read(path, KEY)})
+        return Result(outcomes.total(), outcomes, {**figures, **datasets_read(places, KEY)})
 
     def _read(self, row: SeedRow) -> tuple[str, TrainingExample, SeedOutcome]:
         """A row's id, its example, and what speaks against it."""

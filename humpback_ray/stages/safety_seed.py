@@ -14,8 +14,8 @@ from typing import ClassVar
 from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SafetySeedSettings, Settings
-from humpback_ray.corpus.hub_datasets import dataset_read
-from humpback_ray.corpus.seed_formats import read_seed
+from humpback_ray.corpus.hub_datasets import datasets_read
+from humpback_ray.corpus.seed_formats import read_seeds
 from humpback_ray.corpus.seed_rows import check_seed
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
@@ -43,12 +43,13 @@ class SafetySeed(Stage):
 
     def check(self, placement: Placement) -> None:
         """Refuse a dataset that is not reached."""
-        check_seed(self.safety_file.location, f"{KEY}.path")
+        for place in self.safety_file.places:
+            check_seed(place, f"{KEY}.path")
 
     def run(self, context: Context) -> Result:
         """Write `rows` (trained on) and `dropped`."""
-        path = context.of(self.safety_file)
-        content = read_seed(path, self.language, f"{KEY}.path")
+        path, places = self.safety_file.location, self.safety_file.places
+        content = read_seeds(places, self.language, f"{KEY}.path")
         pairs, dropped = content.pairs, content.dropped
         trained, held_out = (
             tables.read_rows(context.of(self.seed, name), SeedPair) for name in ("rows", "held_out")
@@ -73,7 +74,7 @@ class SafetySeed(Stage):
         outcomes = Counter(row.outcome.value for row in dropped)
         outcomes[SeedOutcome.KEPT.value] = number
         share = number / (number + len(trained))
-        figures = {**content.figures, **dataset_read(path, f"{KEY}.path")}
+        figures = {**content.figures, **datasets_read(places, f"{KEY}.path")}
         return Result(outcomes.total(), outcomes, {"share": round(share, 4), **figures})
 
     def _number(self, num_seed: int, num_there: int, path: str) -> int:

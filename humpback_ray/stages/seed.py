@@ -14,8 +14,8 @@ from typing import ClassVar
 from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SeedSettings
-from humpback_ray.corpus.hub_datasets import dataset_read
-from humpback_ray.corpus.seed_formats import SETTING, read_seed
+from humpback_ray.corpus.hub_datasets import datasets_read
+from humpback_ray.corpus.seed_formats import SETTING, read_seeds
 from humpback_ray.corpus.seed_rows import check_seed
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
@@ -37,12 +37,13 @@ class Seed(Stage):
 
     def check(self, placement: Placement) -> None:
         """Refuse a dataset that is not reached."""
-        check_seed(self.file.location, SETTING)
+        for place in self.file.places:
+            check_seed(place, SETTING)
 
     def run(self, context: Context) -> Result:
         """Write `rows` (trained on), `held_out` (kept for the held-out loss) and `dropped`."""
-        settings, path = self.settings, context.of(self.file)
-        content = read_seed(path, settings.language)
+        settings = self.settings
+        content = read_seeds(self.file.places, settings.language)
         pairs, dropped = content.pairs, content.dropped
         pairs.sort(key=lambda pair: shuffle_key(self.random_seed, pair.pair_id))
         held_out, rest = pairs[: settings.num_held_out], pairs[settings.num_held_out :]
@@ -55,8 +56,8 @@ class Seed(Stage):
         dropped += [DroppedSeed(p.pair_id, SeedOutcome.SURPLUS, p.instruction) for p in surplus]
         if not kept:
             raise UserError(
-                f"the seed file {path} (settings.seed.path) has no pair left to train on: "
-                + (content.problem or _counts(dropped, held_out))
+                f"the seed file {self.file.location} (settings.seed.path) has no pair left to "
+                "train on: " + (content.problem or _counts(dropped, held_out))
             )
         tables.write_rows(context.path("rows"), kept, SeedPair)
         tables.write_rows(context.path("held_out"), held_out, SeedPair)
@@ -69,7 +70,7 @@ class Seed(Stage):
                 f"{content.num_without_root} messages belong to no first turn: their parents are "
                 "not in the export, or lead in a circle"
             )
-        figures = {**content.figures, **dataset_read(path, SETTING)}
+        figures = {**content.figures, **datasets_read(self.file.places, SETTING)}
         return Result(outcomes.total(), outcomes, figures)
 
 

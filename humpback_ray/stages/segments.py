@@ -39,6 +39,7 @@ BLOCKED_KEY = "settings.corpus.blocked_file"
 MAX_REASONS = 20  # in the record: the media types that servers name are without number
 CAPTURES = "captures"  # folder below `WORK`
 CAPTURES_PER_TASK = 1_000_000  # of about 100 bytes
+ROWS_PER_COUNT = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Segments(Stage):
         for place in self.corpus.places:
             check_dataset(place, self.settings, "settings.corpus.path")
         if self.decontamination and self.prompts:
-            check_prompts(self.prompts.location)
+            check_prompts(self.prompts.places)
 
     def run(self, context: Context) -> Result:
         """Write every section of every document to `rows` (kept) or `dropped`.
@@ -125,15 +126,14 @@ class Segments(Stage):
         documents = context.path("_documents")
         prompts = None
         if self.decontamination and self.prompts:
-            prompts = prompt_index(context.of(self.prompts), self.decontamination.ngram)
-        divided = cut_tasks.divided(files)
-        corpus = Cut(sections, documents, divided, self.settings, self._blocked(context), prompts)
+            prompts = prompt_index(self.prompts.places, self.decontamination.ngram)
+        corpus = Cut(sections, documents, self.settings, self._blocked(context), prompts)
         tasks = partial(run_tasks, context.progress)
 
         def run(label: str, step: str, items: list[tuple[Any, ...]]) -> list[Figures]:
             return tasks(label, partial(run_once, context.path(WORK), corpus, step), items)
 
-        found = run("parts of the corpus cut", "cut", [(number,) for number in range(len(divided))])
+        found = run("parts of the corpus cut", "cut", list(enumerate(cut_tasks.divided(files))))
         groups = enumerate(cut_tasks.gathered(found))
         whole = context.path("documents")
         run("tables of documents written", "gather", [(n, names, whole) for n, names in groups])
@@ -151,12 +151,12 @@ class Segments(Stage):
         """The number of replaced addresses in the kept rows, where they are replaced."""
         if not self.settings.replace_personal_data:
             return {}
-        totals = dict.fromkeys(REPLACEMENTS, 0)
-        for batch in tables.scan(context.path("rows"), ["text"]):
-            for kind, address in REPLACEMENTS.items():
-                counts = pc.count_substring_regex(batch["text"], rf"\b{re.escape(address)}\b")
-                totals[kind] += pc.sum(counts).as_py() or 0
-        return {"num_replaced": totals}
+        rows = context.path("rows")
+        items = [(rows, files) for files in tables.groups_of_files(rows, ROWS_PER_COUNT)]
+        total: Counter[str] = Counter(dict.fromkeys(REPLACEMENTS, 0))
+        for counts in run_tasks(context.progress, "replacements counted", _replaced_in, items):
+            total.update(counts)
+        return {"num_replaced": dict(total)}
 
     def _blocked(self, context: Context) -> BlockList | None:
         """The hosts and URLs that are blocked; None if there are none."""
@@ -199,6 +199,16 @@ def _with_reasons(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
     """Dropped sections, and the reasons for which archive records gave no document."""
     not_read = pc.equal(table["outcome"], SegmentOutcome.NOT_READ.value)
     return table, Counter(table["text"].filter(not_read).to_pylist())
+
+
+def _replaced_in(rows: str, files: list[str]) -> dict[str, int]:
+    """The number of replaced addresses in some files, by their kind."""
+    totals = dict.fromkeys(REPLACEMENTS, 0)
+    for _, batch in tables.scan_ahead(rows, ["text"], files):
+        for kind, address in REPLACEMENTS.items():
+            counts = pc.count_substring_regex(batch["text"], rf"\b{re.escape(address)}\b")
+            totals[kind] += pc.sum(counts).as_py() or 0
+    return totals
 
 
 def _write_others(dropped: str, others: list[Segment]) -> None:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from humpback_ray.ablations.arms import RUN, Arm, Chosen, Group, Supply, Values, arms_of
+from humpback_ray.ablations.arms import (
+    RUN,
+    Arm,
+    Chosen,
+    Group,
+    Supply,
+    Values,
+    arms_of,
+    thresholds_of,
+)
 from humpback_ray.config.recipe import Recipe
 from tests.support.run_folder import recipe
 
-# 100 segments with two candidates each, whose best scores run from 1.04 to 5.
-SCORED = [(f"s{n:03}-{c}", f"s{n:03}", 1.04 + 0.04 * n - c / 2) for n in range(100) for c in (0, 1)]
-SUPPLY = Supply(SCORED, 800)
+SCORES = [1.04 + 0.04 * n for n in range(100)]  # of 100 segments, from 1.04 to 5
 PAPER = ("settings.selection={method: threshold, k: 4.5}",)
 
 
-def chosen(*groups: Group, overrides=PAPER, supply=SUPPLY, **values) -> Chosen:
-    return arms_of(groups, recipe(*overrides).settings, supply, Values(**values))
+def chosen(*groups: Group, overrides=PAPER, scores=SCORES, **values) -> Chosen:
+    settings, values = recipe(*overrides).settings, Values(**values)
+    num_at_least = {k: sum(s >= k for s in scores) for k in thresholds_of(settings, values)}
+    return arms_of(groups, settings, Supply(len(scores), num_at_least, 800), values)
 
 
 def recipes(found: Chosen, overrides=PAPER) -> dict[str, Recipe]:
@@ -55,8 +64,7 @@ def test_curation_of_a_run_with_another_selection_has_that_one_too():
 
 
 def test_threshold_without_pairs_is_left_out_and_named():
-    low = Supply([(f"c{n}", f"s{n}", 1 + n / 40) for n in range(100)], 800)
-    found = chosen(Group.CURATION, Group.K, supply=low)
+    found = chosen(Group.CURATION, Group.K, scores=[1 + n / 40 for n in range(100)])
     assert list(selections(found)) == ["curation-uncurated", "k-3"]
     assert found.left_out == [
         "curation-A_4: no pair has a score of 4 or more",

@@ -188,6 +188,24 @@ def test_list_of_places_travels_as_one_folder_with_the_names_of_the_whole_list(
         ]  # fmt: skip
 
 
+def test_list_of_files_travels_in_its_order(here, tmp_path_factory, monkeypatch):
+    pairs = ['{"instruction": "One?", "output": "1"}\n', '{"instruction": "Two?", "output": "2"}\n']
+    for name, text in zip(("b/seed.jsonl", "a/seed.jsonl"), pairs, strict=True):
+        (here / name).parent.mkdir()
+        (here / name).write_text(text)
+    places = ["b/seed.jsonl", "dataset://o/n", "a/seed.jsonl"]
+    folder = tmp_path_factory.mktemp("packed")
+    override = f"settings.seed.path={json.dumps(places)}"
+    submission = prepared(folder, "mine.yaml", override)
+    before = fingerprints("mine.yaml", [override])
+    monkeypatch.chdir(folder)
+    recipe, overrides = arguments(submission)
+    assert fingerprints(recipe, overrides) == fingerprints(recipe, overrides[1:]) == before
+    first, dataset, second = load_recipe(recipe, overrides).settings.seed.path
+    assert [Path(place).read_text() for place in (first, second)] == pairs
+    assert dataset == "dataset://o/n"
+
+
 def test_list_with_a_url_is_not_packed(here, tmp_path_factory):
     place = json.dumps(["s3://bucket/web", str(here / "corpus")])
     folder = tmp_path_factory.mktemp("packed")

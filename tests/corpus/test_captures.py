@@ -35,8 +35,8 @@ def search(folder, num_parts=1):
     files = divided(list_files(str(folder)))
     settings = CorpusSettings(path=str(folder), min_characters=40)
     work = folder.parent / f"{folder.name}-work"
-    cut = Cut(str(work / "sections"), str(work / "documents"), files, settings, None, None)
-    found = [cut.cut(number) for number in range(len(files))]
+    cut = Cut(str(work / "sections"), str(work / "documents"), settings, None, None)
+    found = [cut.cut(number, some) for number, some in enumerate(files)]
     names = [figures["names"] for figures in found]
     captures = Captures(str(work / "steps"), cut.sections, cut.documents, names, num_parts)
     num_older = mark_older_captures(captures, one_by_one)
@@ -85,13 +85,17 @@ def test_older_captures_do_not_depend_on_files_and_parts(tmp_path, per_file, num
     assert num_older == num_others == len(older_texts(sections)) == 28
 
 
-@pytest.mark.parametrize("limit", ["ROWS_PER_FILE", "CHARACTERS_PER_FILE"])
-def test_older_captures_whose_sections_lie_in_two_files_go_whole(tmp_path, monkeypatch, limit):
+@pytest.mark.parametrize("bytes_per_file", [1, 2**20])
+@pytest.mark.parametrize("limit", ["ROWS_PER_GROUP", "CHARACTERS_PER_GROUP"])
+def test_older_captures_in_several_files_and_row_groups_go_whole(
+    tmp_path, monkeypatch, limit, bytes_per_file
+):
     monkeypatch.setattr(f"humpback_ray.corpus.cut_tasks.{limit}", 2)
+    monkeypatch.setattr("humpback_ray.corpus.cut_tasks.BYTES_PER_FILE", bytes_per_file)
     records = [captured("http://a/", f"2024-01-0{n + 1}T00:00:00Z", n) for n in range(3)]
     write(tmp_path / "in", records, 3)
     [figures], sections, _ = search(tmp_path / "in")
-    assert len(figures["names"]) > 3
+    assert (len(figures["names"]) > 3) is (bytes_per_file == 1)
     outcomes = [row["outcome"] for row in sections.to_pylist()]
     assert outcomes == [OLDER] * 4 + ["kept", "too_short"]
 
@@ -127,10 +131,8 @@ def test_tables_of_documents_are_the_same_whatever_the_tasks(tmp_path, monkeypat
     files, whole = list_files(str(tmp_path / "in")), []
     for name, tasks in (("one", [files]), ("many", [[file] for file in files])):
         settings = CorpusSettings(path="", min_characters=40)
-        cut = Cut(
-            *(str(tmp_path / name / part) for part in ("s", "d")), tasks, settings, None, None
-        )
-        found = [cut.cut(number) for number in range(len(tasks))]
+        cut = Cut(*(str(tmp_path / name / part) for part in ("s", "d")), settings, None, None)
+        found = [cut.cut(number, some) for number, some in enumerate(tasks)]
         folder = str(tmp_path / name / "documents")
         for number, names in enumerate(gathered(found)):
             cut.gather(number, names, folder)

@@ -13,7 +13,7 @@ import pytest
 
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SeedSettings
-from humpback_ray.corpus.seed_formats import read_seed
+from humpback_ray.corpus.seed_formats import read_seed, read_seeds
 from humpback_ray.corpus.seed_rows import check_seed
 from humpback_ray.errors import UserError
 from humpback_ray.execution.sources import file_source
@@ -131,6 +131,42 @@ def test_every_container_gives_the_same_pairs_with_the_same_ids(tmp_path, ending
     data = (tmp_path / "seed.jsonl").read_bytes()
     (tmp_path / f"a.{ending}").write_bytes(compress(data))
     assert read_seed(str(tmp_path / f"a.{ending}"), "en").pairs == plain.pairs
+
+
+def test_several_places_of_any_formats_are_one_seed_and_repeated_pairs_go(tmp_path):
+    more = [{"instruction": "Third?", "output": "Yes."}]
+    places = [
+        write(tmp_path / "trees.jsonl", rows_of("oasst_trees")),
+        write(tmp_path / "pairs.jsonl", [*rows_of("alpaca"), *more]),
+        write(tmp_path / "messages.jsonl", rows_of("oasst_messages")),
+    ]
+    content = read_seeds(places, "en")
+    assert texts(content) == [*BOTH, ("Third?", "Yes.")]
+    assert content.figures == {"format": "oasst_trees, pairs, oasst_messages"}
+    assert [row.outcome for row in content.dropped] == [SeedOutcome.REPEATED] * 4
+    assert read_seeds(places[:1], "en") == read_seed(places[0], "en")
+
+
+def test_damaged_place_of_several_is_refused_with_its_name(tmp_path):
+    good = write(tmp_path / "good.jsonl", rows_of("alpaca"))
+    other = write(tmp_path / "other.jsonl", [{"prompt": "Why?"}])
+    with pytest.raises(UserError, match=r"other\.jsonl"):
+        read_seeds([good, other], "en")
+
+
+def test_identity_of_several_files_is_that_of_their_contents_in_order(tmp_path):
+    one = write(tmp_path / "one.jsonl", rows_of("alpaca"))
+    two = write(tmp_path / "two.jsonl", rows_of("lima"))
+    (tmp_path / "moved").mkdir()
+    moved = write(tmp_path / "moved" / "x.jsonl", rows_of("lima"))
+
+    def identity(*paths: str) -> str | None:
+        return file_source(paths, "seed file", "settings.seed.path").identity
+
+    assert identity(one, two) == identity(one, moved) != identity(two, one)
+    missing = file_source((one, str(tmp_path / "no.jsonl")), "seed file", "settings.seed.path")
+    assert missing.identity is None
+    assert "no.jsonl" in missing.problem
 
 
 def test_input_and_context_belong_to_the_instruction(tmp_path):

@@ -161,7 +161,7 @@ def test_written_set_is_a_file_of_evaluation_prompts(tmp_path):
     write(tmp_path, *FILES)
     rows = prompt_sets.read_prompt_sets(str(tmp_path)).rows
     (tmp_path / "prompts.json").write_text(json.dumps(rows))
-    assert read_prompts(str(tmp_path / "prompts.json")) == rows
+    assert read_prompts([str(tmp_path / "prompts.json")]) == rows
 
 
 # --- sources that are named -----------------------------------------------------------------------

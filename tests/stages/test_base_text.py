@@ -33,6 +33,17 @@ def test_base_text_takes_documents_whole_and_counts_what_is_no_plain_text(tmp_pa
     assert result.outcomes == {"read": 2, "no_plain_text": 2}
 
 
+def test_base_text_of_several_places_has_the_texts_of_all(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"Text {name}.")
+    own = stages(f"settings.base.text=[{tmp_path}/one, {tmp_path}/two]")["base/text"]
+    own.check(load_recipe("tiny").placement)
+    own.run(context(tmp_path / "base"))
+    rows = tables.read_rows(str(tmp_path / "base" / "rows"), PlainText)
+    assert {row.text for row in rows} == {"Text one.", "Text two."}
+
+
 def test_base_text_without_plain_text_is_refused_with_the_setting(tmp_path):
     (tmp_path / "c.html").write_text("<h1>Four</h1>")
     stage = BaseText(path="base/text", corpus=Source(str(tmp_path), "texts"))

@@ -37,14 +37,14 @@ def test_prompts_in_another_format_are_a_problem_of_the_first_stages(tmp_path, c
     recipe = load_recipe("tiny", [f"settings.evaluation.prompts={path}"])
     assert source.problem in {line for stage in stages_of(recipe) for line in stage.problems}
     with pytest.raises(UserError, match=r"set settings\.evaluation\.prompts"):
-        read_prompts(str(path))
+        read_prompts([str(path)])
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_prompts_in_alpacaevals_format_are_read(tmp_path, mark):
     path = tmp_path / "prompts.json"
     path.write_text(f'{mark}[{LINE}, {{"instruction": "Name a tree.", "output": "-"}}]', "utf-8")
-    assert read_prompts(str(path)) == [
+    assert read_prompts([str(path)]) == [
         {"dataset": "x", "instruction": "Name a fruit."},
         {"dataset": "", "instruction": "Name a tree."},
     ]
@@ -59,11 +59,44 @@ def test_prompts_of_a_dataset_are_read_by_their_column(tmp_path):
         {"dataset": None, "prompt": "Name a tree."},
     ]
     location = write_dataset(tmp_path / "set", "parquet", rows) + "&column=prompt"
-    assert read_prompts(location) == [
+    assert read_prompts([location]) == [
         {"dataset": "x", "instruction": "Name a fruit."},
         {"dataset": "set", "instruction": "Name a tree."},
     ]
     assert prompts_source(location).identity
+
+
+def test_prompts_of_several_places_follow_each_other(tmp_path):
+    (tmp_path / "one.json").write_text(f"[{LINE}]")
+    (tmp_path / "two.json").write_text('[{"instruction": "Name a tree."}]')
+    rows = [{"prompt": "Name a river."}]
+    location = write_dataset(tmp_path / "set", "parquet", rows) + "&column=prompt"
+    places = (str(tmp_path / "two.json"), location, str(tmp_path / "one.json"))
+    source = prompts_source(places)
+    assert [row["instruction"] for row in read_prompts(source.places)] == [
+        "Name a tree.", "Name a river.", "Name a fruit.",
+    ]  # fmt: skip
+    assert source.identity
+    assert source.identity != prompts_source(places[::-1]).identity
+    broken = prompts_source((*places, str(tmp_path / "none.json")))
+    assert broken.identity is None
+    assert "none.json" in broken.problem
+
+
+def test_prompts_of_a_list_reach_the_stages_and_one_is_as_before(tmp_path):
+    path = tmp_path / "one.json"
+    path.write_text(f"[{LINE}]")
+    (tmp_path / "two.json").write_text('[{"instruction": "Name a tree."}]')
+
+    def declared(prompts: str) -> Evaluate:
+        recipe = load_recipe("tiny", [f"settings.evaluation.prompts={prompts}"])
+        return next(stage for stage in stages_of(recipe) if isinstance(stage, Evaluate))
+
+    several = declared(f"[{path}, {tmp_path}/two.json]")
+    assert several.prompts.places == (str(path), f"{tmp_path}/two.json")
+    several.check(load_recipe("tiny").placement)
+    assert declared(f"[{path}]").fingerprint == declared(str(path)).fingerprint
+    assert several.fingerprint != declared(str(path)).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -87,4 +120,4 @@ def test_dataset_of_prompts_that_cannot_be_used_is_refused_by_the_check(tmp_path
 def test_value_that_is_no_text_is_refused_with_its_row(tmp_path):
     location = write_dataset(tmp_path / "set", "json", [{"prompt": "x", "number": 7}])
     with pytest.raises(UserError, match="row 0 has no text as number"):
-        read_prompts(f"{location}&column=number")
+        read_prompts([f"{location}&column=number"])

@@ -9,20 +9,12 @@ import pytest
 from humpback_ray import tables
 from humpback_ray.config.settings import PromptSettings, SelectionSettings
 from humpback_ray.execution.stage import Result, Source
-from humpback_ray.rows import Origin, RatedPair, RatingOutcome, SeedPair, TrainingExample
+from humpback_ray.rows import Origin, RatedPair, SeedPair, TrainingExample
 from humpback_ray.stages.curate import Curate
 from tests.support.generation import context
+from tests.support.rated_pairs import pair
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-
-
-def pair(segment: int, candidate: int, score: float | None) -> RatedPair:
-    outcome = RatingOutcome.EMPTY if score is None else RatingOutcome.SCORED
-    name = f"s{segment}-{candidate}"
-    return RatedPair(
-        name, f"s{segment}", f"x of {name}", f"y of s{segment}", score, None, None,
-        int(score is not None), outcome, "", False, 9, 0, 1,
-    )  # fmt: skip
 
 
 def curate(folder: Path, settings: SelectionSettings, safety: Source | None = None) -> Result:
