@@ -16,7 +16,7 @@ from humpback_ray import pipeline, storage
 from humpback_ray.ablations.arms import FIRST_MODEL, RUN, Arm, Group, Supply, Values, arms_of
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import ABLATIONS, RECORD, STARTED, Source, Stage, State
+from humpback_ray.execution.stage import ABLATIONS, RECORD, STARTED, Begun, Source, Stage, State
 from humpback_ray.rows import SeedOutcome
 from humpback_ray.stages import curate
 from humpback_ray.stages.evaluate import Evaluate
@@ -219,6 +219,7 @@ def _results_of_arms(run_folder: str) -> dict[str, str]:
     for file in sorted(filesystem.find(root)):
         folder, _, name = file[len(root) :].strip("/").rpartition("/")
         if name in (RECORD, STARTED):
-            content = storage.read_json(storage.join(run_folder, ABLATIONS, folder, name))
-            found.setdefault(content["fingerprint"], storage.join(ABLATIONS, folder))
+            begun = storage.read_as(storage.join(run_folder, ABLATIONS, folder, name), Begun)
+            if begun:
+                found.setdefault(begun.fingerprint, storage.join(ABLATIONS, folder))
     return found
