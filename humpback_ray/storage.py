@@ -9,13 +9,15 @@ another client, so one configuration covers everything.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -25,6 +27,9 @@ from humpback_ray.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow.fs as arrow_fs
+    from pydantic import ValidationError
+
+Content = TypeVar("Content")
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 # A request that the store refuses with 503 or cuts off is retried for about half a minute, with
@@ -32,6 +37,7 @@ OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 # (https://docs.aws.amazon.com/boto3/latest/guide/retries.html).
 S3_RETRIES = {"mode": "standard", "max_attempts": 8}
 
+MAX_MISFITS = 3  # that a message names
 PROBE_BYTES = 1 << 18  # not 0, because creating an empty file succeeds on a full disk
 
 
@@ -171,11 +177,90 @@ def exists(url: str) -> bool:
 
 
 def read_json(url: str) -> Any:
-    """The content of a JSON file; None if the file does not exist."""
+    """The content of a JSON file; None if the file does not exist.
+
+    Numbers that JSON lacks, NaN and infinities, are None.
+
+    Raises:
+        UserError: the file holds no JSON, because a writer was cut off or something damaged it.
+    """
     if not exists(url):
         return None
-    with open_text(url) as file:
-        return json.load(file)
+    try:
+        with open_text(url) as file:
+            return parse_json(file.read())
+    except ValueError as error:
+        raise UserError(
+            f"{url} is damaged, it is no JSON ({one_line(error)}): put a copy back"
+        ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of JSON text, where NaN and infinities are None.
+
+    Raises:
+        ValueError: the text is no JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def read_as(url: str, kind: type[Content]) -> Content | None:
+    """The content of a JSON file as a type that pydantic knows; None if the file does not exist.
+
+    Raises:
+        UserError: the file is damaged, or another version of the program wrote it.
+    """
+    return as_type(read_json(url), kind, url) if exists(url) else None
+
+
+def as_type(content: Any, kind: type[Content], place: str) -> Content:
+    """Plain values as a type that pydantic knows.
+
+    Raises:
+        UserError: they are not of that type; the message names the place and the values.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return cast(Content, _adapter(cast(Any, kind)).validate_python(content))
+    except ValidationError as error:
+        raise UserError(
+            f"{place} is damaged or of another version of this program ({misfits(error)}): put a "
+            "copy back, or use that version"
+        ) from error
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def misfits(error: ValidationError) -> str:
+    """The values of a content that are not of the type asked for, in one line."""
+    entries = error.errors(include_url=False, include_context=False)
+    lines = [_misfit(entry) for entry in entries[:MAX_MISFITS]]
+    more = len(entries) - len(lines)
+    return ", ".join(lines) + (f" and {more} more" if more > 0 else "")
+
+
+def _misfit(entry: Any) -> str:
+    place = ".".join(map(str, entry["loc"])) or "all of it"
+    if entry["type"] == "missing":
+        return f"{place} is missing"
+    if entry["type"] == "value_error":  # a rule of ours
+        return f"{place}: {entry['msg'].removeprefix('Value error, ')}"
+    shown = json.dumps(entry["input"], ensure_ascii=False, default=str)
+    return f"{place} is {shown if len(shown) <= 40 else f'{shown[:37]}...'}"
 
 
 def open_text(url: str) -> Any:

@@ -12,6 +12,7 @@ import typing
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ import pyarrow.fs as arrow_fs
 import pyarrow.parquet as pq
 
 from humpback_ray import storage
+from humpback_ray.errors import UserError
 
 Row = TypeVar("Row")
 
@@ -145,16 +147,68 @@ def parquet_files(filesystem: arrow_fs.FileSystem, path: str) -> list[str]:
 
 
 def read_rows(folder: str, row_type: type[Row]) -> list[Row]:
-    """All rows of a small folder as objects, sorted by their first column."""
+    """All rows of a small folder as objects, sorted by their first column.
+
+    Raises:
+        UserError: the rows are damaged, or another version of the program wrote them.
+    """
     hints = typing.get_type_hints(row_type)
-    table = read_table(folder).select(list(hints))
+    with damage_named(folder):
+        table = read_table(folder)
+        for batch in table.to_batches():
+            check_columns(batch, row_type, list(hints), folder)
+        records = table.select(list(hints)).to_pylist() if table.num_rows else []
     enums = {
         name: hint
         for name, hint in hints.items()
         if isinstance(hint, type) and issubclass(hint, StrEnum)
     }
-    rows = sorted(table.to_pylist(), key=lambda row: row[table.column_names[0]])
-    return [row_type(**{k: enums[k](v) if k in enums else v for k, v in r.items()}) for r in rows]
+    rows = sorted(records, key=lambda row: row[table.column_names[0]])
+    try:
+        return [
+            row_type(**{k: enums[k](v) if k in enums else v for k, v in r.items()}) for r in rows
+        ]
+    except ValueError as error:
+        raise UserError(_other_rows(folder, str(error))) from error
+
+
+@contextmanager
+def damage_named(folder: str) -> Iterator[None]:
+    """Turn Arrow's error about a damaged file inside the block into a UserError."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise UserError(f"a file in {folder} is no Parquet: {storage.one_line(error)}") from error
+    except OSError as error:
+        if error.errno is not None:  # the store fails, and not the file's content
+            raise
+        raise UserError(f"a file in {folder} is damaged: {storage.one_line(error)}") from error
+
+
+def check_columns(
+    batch: pa.RecordBatch, row_type: type, columns: Iterable[str], folder: str
+) -> None:
+    """Check that some columns of rows are those of a row type.
+
+    Raises:
+        UserError: a column is missing, has another type, nulls where the row type has none, or
+            numbers that are not finite.
+    """
+    schema = arrow_schema(row_type)
+    for name in columns:
+        if name not in batch.schema.names:
+            raise UserError(_other_rows(folder, f"they have no column {name}"))
+        column, wanted = batch[name], schema.field(name)
+        if column.type != wanted.type:
+            raise UserError(_other_rows(folder, f"{name} is {column.type}, not {wanted.type}"))
+        if column.null_count and not wanted.nullable:
+            raise UserError(_other_rows(folder, f"{name} has {column.null_count:,} nulls"))
+        if pa.types.is_floating(column.type) and pc.all(pc.is_finite(column)).as_py() is False:
+            raise UserError(_other_rows(folder, f"{name} has numbers that are not finite"))
+
+
+def _other_rows(folder: str, what: str) -> str:
+    return f"the rows in {folder} are damaged or of another version of this program: {what}"
 
 
 def read_file(filesystem: arrow_fs.FileSystem, file: str) -> pa.Table:

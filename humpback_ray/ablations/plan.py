@@ -26,7 +26,7 @@ from humpback_ray.ablations.arms import (
 from humpback_ray.ablations.supply import segments_by_score
 from humpback_ray.config.recipe import Recipe, load_recipe
 from humpback_ray.errors import UserError
-from humpback_ray.execution.stage import ABLATIONS, RECORD, STARTED, Source, Stage, State
+from humpback_ray.execution.stage import ABLATIONS, RECORD, STARTED, Begun, Source, Stage, State
 from humpback_ray.rows import SeedOutcome
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
@@ -229,6 +229,7 @@ def _results_of_arms(run_folder: str) -> dict[str, str]:
     for file in sorted(filesystem.find(root)):
         folder, _, name = file[len(root) :].strip("/").rpartition("/")
         if name in (RECORD, STARTED):
-            content = storage.read_json(storage.join(run_folder, ABLATIONS, folder, name))
-            found.setdefault(content["fingerprint"], storage.join(ABLATIONS, folder))
+            begun = storage.read_as(storage.join(run_folder, ABLATIONS, folder, name), Begun)
+            if begun:
+                found.setdefault(begun.fingerprint, storage.join(ABLATIONS, folder))
     return found

@@ -8,11 +8,13 @@ from typing import Any
 
 from humpback_ray import storage
 from humpback_ray.ablations.plan import AblationPlan, PlannedArm
+from humpback_ray.errors import UserError
 from humpback_ray.evaluation import scaling
 from humpback_ray.evaluation.estimates import Estimate, weighted_mean
 from humpback_ray.evaluation.scaling import PAPER_ALPHAS, ScalingFit
-from humpback_ray.execution.stage import ABLATIONS, Stage, StageRecord, read_record
-from humpback_ray.figures.models import HeldOutLosses, held_out_losses
+from humpback_ray.execution.stage import ABLATIONS, RECORD, Stage, StageRecord, read_record
+from humpback_ray.figures.models import HeldOutLosses, held_out_losses, judge_figures
+from humpback_ray.figures.record_figures import readable_figures
 from humpback_ray.report.foreign_text import shown
 from humpback_ray.rows import Origin
 
@@ -65,7 +67,11 @@ class AblationResults:
 
 
 def read_results(plan: AblationPlan) -> AblationResults:
-    """Read the results of a plan whose stages are done."""
+    """Read the results of a plan whose stages are done.
+
+    Raises:
+        UserError: a record or rows are damaged.
+    """
     losses = {
         arm.arm.name: held_out_losses(storage.join(plan.run_folder, arm.evaluation.path, "rows"))
         for arm in plan.arms
@@ -118,11 +124,20 @@ def _change(losses: HeldOutLosses, of_run: HeldOutLosses) -> Estimate | None:
 def _game(planned: PlannedArm, run_folder: str) -> GameResult | None:
     if planned.judgement is None:
         return None
-    figures = _record(planned.judgement, run_folder).figures
-    game = next(g for g in figures["games"] if g["model"] == planned.evaluation.name)
-    failed = tuple(each["name"] for each in figures["controls"] if not each["passed"])
-    names = ("opponent", "win_rate", "low", "high", "num_prompts", "num_judged")
-    return GameResult(**{name: game[name] for name in names}, failed_controls=failed)
+    record, path = _record(planned.judgement, run_folder), planned.judgement.path
+    figures, damage = readable_figures(planned.judgement.kind, record.figures)
+    judge = judge_figures(path, figures)
+    game = next((g for g in judge.games if g.model == planned.evaluation.name), None)
+    if damage or game is None:
+        problem = damage or f"it has no game of {planned.evaluation.name}"
+        raise UserError(
+            f"{storage.join(run_folder, path, RECORD)} is damaged ({problem}): put a copy back, or "
+            "delete the folder, and give the same command again"
+        )
+    return GameResult(
+        game.opponent, game.win_rate, game.low, game.high, game.num_prompts, game.num_judged,
+        tuple(judge.failed_controls),
+    )  # fmt: skip
 
 
 # --- the fit --------------------------------------------------------------------------------------

@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, median
+from statistics import median
 
 import numpy as np
 
-from humpback_ray.evaluation.estimates import NUM_RESAMPLES, Estimate, share_of
-
-Z = NormalDist().inv_cdf(0.975)
-
+from humpback_ray.evaluation.bootstrap import quantile_interval, resample_weights
+from humpback_ray.evaluation.estimates import Estimate, Z, estimate, share_of
 
 # --- raters among themselves ----------------------------------------------------------------------
 
@@ -45,10 +43,10 @@ def krippendorff_alpha(
     (alpha,) = _alphas(counts, every_item_once)
     if math.isnan(alpha):
         return None
-    alphas = _alphas(counts, _draws(len(paired), random_seed))
     # A draw of items that all have one value gives no alpha.
-    low, high = np.nanquantile(alphas, [0.025, 0.975])
-    return Estimate(float(alpha), len(paired), float(low), float(high))
+    alphas = _alphas(counts, resample_weights(len(paired), seed=random_seed))
+    interval = quantile_interval(alphas, len(paired))
+    return estimate(float(alpha), len(paired), interval.low, interval.high)
 
 
 def _alphas(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -65,14 +63,6 @@ def _alphas(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     expected = (total**2 - ((weights @ counts) ** 2).sum(axis=1)) / (total - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(expected > 0, 1 - (weights @ disagreement) / expected, np.nan)
-
-
-def _draws(num_items: int, random_seed: int) -> np.ndarray:
-    """Counts of each item in each bootstrap draw, (draws, items)."""
-    drawn = np.random.default_rng(random_seed).integers(0, num_items, (NUM_RESAMPLES, num_items))
-    # One count for all draws is ten times as fast as numpy's multinomial.
-    drawn += np.arange(NUM_RESAMPLES)[:, None] * num_items
-    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
 
 
 def self_consistency(twice: Sequence[tuple[Hashable, Hashable]]) -> Estimate | None:
@@ -166,8 +156,8 @@ def corrected_rate(num_wins: int, num_judged: int, errors: JudgeErrors) -> Corre
     value = _unit((raw.value + specificity - 1) / (sensitivity + specificity - 1))
     low, high = _lang_reiczigel(num_wins, num_judged, errors)
     # The interval's centre is another estimate, so for few labels it might miss this one.
-    estimate = Estimate(value, num_judged, min(low, value), max(high, value))
-    return CorrectedRate(raw, estimate, errors)
+    corrected = Estimate(value, num_judged, min(low, value), max(high, value))
+    return CorrectedRate(raw, corrected, errors)
 
 
 def _lang_reiczigel(num_wins: int, num_judged: int, errors: JudgeErrors) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from humpback_ray.errors import UserError
+from humpback_ray.evaluation.alpaca_files import file_name
 from humpback_ray.evaluation.games import Answers, Contestants, Prompt
 from humpback_ray.evaluation.model_outputs import ModelOutputs, prompt_key
 from humpback_ray.rows import Evaluated, Finish
@@ -45,7 +46,7 @@ def contest_of(
         has_reference: the first of the published models is the reference; else M_0 is.
 
     Raises:
-        UserError: two models have the same name.
+        UserError: two models have the same name, or the same folder of AlpacaEval's files.
     """
     asked = next(iter(evaluated.values()))
     prompts = _prompts(asked)
@@ -57,10 +58,11 @@ def contest_of(
         for name, rows in evaluated.items()
     }
     for outputs in published:
-        if outputs.model in answers:
+        if file_name(outputs.model) in map(file_name, answers):
             raise UserError(
                 f"the outputs {outputs.path} are of a model {outputs.model!r}, and another one in "
-                "this evaluation has that name: change `generator` in the file"
+                "this evaluation has that name, or one that gives the same name of a folder: "
+                "change `generator` in the file"
             )
         answers[outputs.model] = {
             prompt.prompt_id: outputs.by_prompt[prompt_key(prompt.instruction)].text

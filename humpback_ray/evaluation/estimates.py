@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000
+# Standard errors on each side of a figure whose error is normal.
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,34 @@ def share_of(num_hits: int, n: int) -> Estimate | None:
     return Estimate(num_hits / n, n, float(interval.low), float(interval.high))
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> Estimate | None:
-    """The weighted mean, with the interval of a bootstrap over the values; None out of none.
+def weighted_mean(
+    values: Sequence[float],
+    weights: Sequence[float] | None = None,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate | None:
+    """The mean of values, each with its weight, and its bootstrap interval; None without weight.
 
-    The draws are the same ones each time. One value alone has no interval.
+    One value without limits has no interval.
+
+    Args:
+        weights: None: all are equal.
+        limits: the least and the greatest value that is possible.
     """
     import numpy as np
 
-    if not values:
+    from humpback_ray.evaluation.bootstrap import mean_interval
+
+    x = np.asarray(values, float)
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+    x, w = x[w > 0], w[w > 0]
+    if not len(x):
         return None
-    x, w = np.asarray(values, float), np.asarray(weights, float)
-    n, mean = len(x), float((x * w).sum() / w.sum())
-    if n == 1:
-        return Estimate(mean, 1)
-    drawn = np.random.default_rng(0).integers(0, n, (NUM_RESAMPLES, n))
-    means = (x[drawn] * w[drawn]).sum(axis=1) / w[drawn].sum(axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(mean, n, float(low), float(high))
+    interval = mean_interval(x, limits, w)
+    return estimate(float((x * w).sum() / w.sum()), len(x), interval.low, interval.high)
+
+
+def estimate(value: float, n: int, low: float, high: float) -> Estimate:
+    """A figure with its interval; without one where the bounds are infinite."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Estimate(value, n)
+    return Estimate(value, n, low, high)

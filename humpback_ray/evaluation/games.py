@@ -6,6 +6,7 @@ Every game is over the same prompts in the same order, so its figures are paired
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from humpback_ray.evaluation import win_rates
+from humpback_ray.evaluation.bootstrap import Floats
 from humpback_ray.evaluation.judging import CONTROLS, VerdictsBy
 from humpback_ray.evaluation.strengths import bradley_terry
 from humpback_ray.rows import Comparison, Verdict
@@ -129,11 +131,11 @@ class Game:
     opponent: str
     is_control: bool
     prompts: tuple[Prompt, ...]
-    preferences: win_rates.Floats  # (prompts, orders) for the model; NaN for no verdict
+    preferences: Floats  # (prompts, orders) for the model; NaN for no verdict
     outputs: tuple[tuple[str, str], ...]  # of the model and of its opponent
 
     @property
-    def scores(self) -> win_rates.Floats:
+    def scores(self) -> Floats:
         """(prompts,) the mean of both orders; NaN for a prompt that is not judged."""
         return win_rates.prompt_scores(self.preferences)
 
@@ -142,6 +144,13 @@ class Game:
         lengths = np.array([[len(text) for text in pair] for pair in self.outputs])
         found = win_rates.game_figures(self.preferences, lengths[:, 0], lengths[:, 1], seed)
         return {"model": self.model, "opponent": self.opponent, **found}
+
+
+def num_halves(verdicts: Sequence[Verdict]) -> int:
+    """The number of prompts of games without exactly one verdict in each order."""
+    orders = Counter((v.model, v.opponent, v.prompt_id, v.is_model_first) for v in verdicts)
+    prompts = {order[:3] for order in orders}
+    return sum(orders[*prompt, True] != 1 or orders[*prompt, False] != 1 for prompt in prompts)
 
 
 def games_of(verdicts: Sequence[Verdict]) -> list[Game]:
@@ -209,8 +218,8 @@ def figures(
             {
                 "model": each.model,
                 "strength": each.strength,
-                "low": each.interval.low,
-                "high": each.interval.high,
+                "low": win_rates.finite(each.interval.low),
+                "high": win_rates.finite(each.interval.high),
             }
             for each in strengths
         ],
@@ -219,7 +228,7 @@ def figures(
 
 
 def _difference(
-    scores: Mapping[tuple[str, str], win_rates.Floats],
+    scores: Mapping[tuple[str, str], Floats],
     reference: str,
     model: str,
     other: str,

@@ -127,13 +127,14 @@ def refusals_of(model: str, record: Mapping[str, Any]) -> ModelRefusals:
     """A model's refusals as the figures of its record tell them.
 
     Raises:
-        UserError: another version of the program wrote the record.
+        UserError: the record lacks a figure.
     """
     try:
         return ModelRefusals(model, *(_share(record[name]) for name in _NAMES.values()))
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"the record of {model}'s refusals is of another version of this program: {error!r}"
+            f"the record of {model}'s refusals lacks {error}: it is damaged, or another version of "
+            "this program wrote it"
         ) from error
 
 

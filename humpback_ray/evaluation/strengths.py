@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from humpback_ray.evaluation.win_rates import (
-    LONGEST_STEP,
-    MAX_NEWTON_STEPS,
-    NEWTON_TOLERANCE,
+from humpback_ray.evaluation.bootstrap import (
     NUM_DRAWS,
     Floats,
     Interval,
     quantile_interval,
     resample_weights,
+)
+from humpback_ray.evaluation.win_rates import (
+    LONGEST_STEP,
+    MAX_NEWTON_STEPS,
+    NEWTON_TOLERANCE,
     sigmoid,
 )
 
@@ -64,16 +65,10 @@ def bradley_terry(
     weights = resample_weights(num_prompts, num_draws, seed)
     draws = _strengths(between, len(models), weights)
     rows = [
-        Strength(model, float(whole[at]), _interval_of_strength(draws[:, at], num_prompts))
+        Strength(model, float(whole[at]), quantile_interval(draws[:, at], num_prompts))
         for model, at in places.items()
     ]
     return sorted(rows, key=lambda row: -row.strength)
-
-
-def _interval_of_strength(draws: Floats, num_prompts: int) -> Interval:
-    if num_prompts < 2:
-        return Interval(-math.inf, math.inf)
-    return quantile_interval(draws, num_prompts)
 
 
 def _connected(pairs: Sequence[tuple[str, str]], zero: str) -> list[str]:

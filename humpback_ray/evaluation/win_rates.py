@@ -12,23 +12,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from humpback_ray.evaluation.bootstrap import (
+    NUM_DRAWS,
+    Floats,
+    Interval,
+    mean_interval,
+    quantile_interval,
+    resample_weights,
+)
 from humpback_ray.evaluation.estimates import CONFIDENCE
 
-Floats = NDArray[np.float64]
-
-NUM_DRAWS = 2000
 POWER = 0.8
 # A score from fewer prompts is a rump's: what was not judged may be what was hard to judge.
 REQUIRED_JUDGED_SHARE = 0.99
-# Scores so near to a win, or to a loss, say no more than a win or a loss.
-ALMOST_SURE = 0.01
 MAX_NEWTON_STEPS = 100
 NEWTON_TOLERANCE = 1e-10
 LONGEST_STEP = 2.0  # logits, of one step of Newton's method
@@ -70,12 +72,9 @@ def order_disagreement(preferences: ArrayLike) -> float | None:
 # --- one figure with its interval -----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Interval:
-    """The 95% interval of a figure, in the figure's units."""
-
-    low: float
-    high: float
+def is_enough_judged(num_judged: int, num_prompts: int) -> bool:
+    """True if so many judged prompts give a score."""
+    return 0 < num_judged >= REQUIRED_JUDGED_SHARE * num_prompts
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class WinRate:
     @property
     def is_complete(self) -> bool:
         """True if enough of the prompts are judged for a score."""
-        return self.num_judged >= REQUIRED_JUDGED_SHARE * self.num_prompts
+        return is_enough_judged(self.num_judged, self.num_prompts)
 
 
 def win_rate(scores: ArrayLike, seed: int = 0, num_draws: int = NUM_DRAWS) -> WinRate | None:
@@ -116,7 +115,7 @@ def win_rate(scores: ArrayLike, seed: int = 0, num_draws: int = NUM_DRAWS) -> Wi
     return WinRate(
         win_rate=100 * float(judged.mean()),
         standard_error=100 * _standard_error(judged),
-        interval=_percent(mean_interval(judged, (0.0, 1.0), seed, num_draws)),
+        interval=_percent(mean_interval(judged, (0.0, 1.0), None, seed, num_draws)),
         num_prompts=len(given),
         num_judged=len(judged),
         num_wins=int((judged > 0.5).sum()),
@@ -149,7 +148,7 @@ def paired_difference(
     return Difference(
         100 * float(pairs.mean()),
         100 * _standard_error(pairs),
-        _percent(mean_interval(pairs, (-1.0, 1.0), seed, num_draws)),
+        _percent(mean_interval(pairs, (-1.0, 1.0), None, seed, num_draws)),
         len(pairs),
     )
 
@@ -164,61 +163,6 @@ def smallest_difference(standard_error: float) -> float:
     """
     z = stats.norm.ppf(1 - (1 - CONFIDENCE) / 2) + stats.norm.ppf(POWER)
     return float(z * standard_error)
-
-
-def mean_interval(
-    values: Floats, limits: tuple[float, float], seed: int = 0, num_draws: int = NUM_DRAWS
-) -> Interval:
-    """The interval of a mean by bootstrap over the values.
-
-    Args:
-        values: (n,), one of each prompt.
-        limits: the least and the greatest value that is possible.
-    """
-    least, greatest = limits
-    if len(values) < 2:
-        return Interval(least, greatest)
-    # No draw shows what no prompt has shown. Where all prompts are won, the bound is that of an
-    # exact binomial interval: with a lower rate the chance to see no loss would be below 2.5%.
-    width = greatest - least
-    unseen = width * (1 - ((1 - CONFIDENCE) / 2) ** (1 / len(values)))
-    if values.min() > greatest - width * ALMOST_SURE:
-        return Interval(greatest - unseen, greatest)
-    if values.max() < least + width * ALMOST_SURE:
-        return Interval(least, least + unseen)
-    means = resample_weights(len(values), num_draws, seed) @ values / len(values)
-    return quantile_interval(means, len(values))
-
-
-def quantile_interval(draws: Floats, num_prompts: int) -> Interval:
-    """The interval between two quantiles of bootstrap draws, wider for few prompts.
-
-    The plain 2.5% and 97.5% quantiles are too narrow for a small sample, as a normal quantile in
-    place of Student's t is (Hesterberg's "expanded percentile" interval, arXiv 1411.5279).
-    """
-    n = num_prompts
-    tail = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(low), float(high))
-
-
-@lru_cache(maxsize=4)
-def resample_weights(num_prompts: int, num_draws: int = NUM_DRAWS, seed: int = 0) -> Floats:
-    """Counts of each prompt in each draw of a bootstrap.
-
-    The same prompts, seed and number of draws give the same draws, so figures of several games over
-    one set of prompts stay paired.
-
-    Returns:
-        (draws, prompts); every row adds up to the number of prompts.
-    """
-    random = np.random.default_rng(seed)
-    taken = random.integers(0, num_prompts, (num_draws, num_prompts))
-    rows = np.arange(num_draws)[:, None] * num_prompts
-    counts = np.bincount((taken + rows).ravel(), minlength=num_draws * num_prompts)
-    weights = counts.reshape(num_draws, num_prompts).astype(np.float64)
-    weights.setflags(write=False)
-    return weights
 
 
 def _judged(scores: Floats) -> Floats:
@@ -344,7 +288,7 @@ def game_figures(
     if rate is None or not rate.is_complete:
         return figures
     figures |= {
-        "win_rate": rate.win_rate, "standard_error": _finite(rate.standard_error),
+        "win_rate": rate.win_rate, "standard_error": finite(rate.standard_error),
         "low": rate.interval.low, "high": rate.interval.high,
         "discrete_win_rate": rate.discrete_win_rate, "num_wins": rate.num_wins,
         "num_losses": rate.num_losses, "num_draws": rate.num_draws,
@@ -359,5 +303,6 @@ def game_figures(
     return figures
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value for a record; None for what JSON does not have."""
     return value if math.isfinite(value) else None

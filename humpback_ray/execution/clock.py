@@ -10,6 +10,15 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def parse_time(text: object) -> datetime | None:
+    """The time that a record gives, in UTC; None for anything else."""
+    try:
+        time = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: 7 s, 3:05, 2:10:00."""
     whole = round(seconds)

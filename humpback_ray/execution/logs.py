@@ -9,8 +9,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+
+from pydantic import BaseModel
 
 from humpback_ray import storage
 
@@ -156,11 +158,24 @@ def keep_traceback(error: BaseException) -> str:
 
 
 def last_error(log: str) -> str | None:
-    """The last error in the lines of a run's log, with its time; None without an error."""
+    """The last error in the lines of a run's log, with its time; None without an error.
+
+    A line that is no record of a log is passed over, such as half a line of a killed writer.
+    """
     for line in reversed(log.splitlines()):
-        record = json.loads(line)
-        if record["level"] in ("ERROR", "CRITICAL"):
-            # The text after the last frame of a traceback, or all of it.
-            text = re.split(r"\n(?:[ \t].*\n)+", record.get("exception") or record["message"])[-1]
-            return f"{record['time']} {' '.join(text.split())[:500]}"
+        with suppress(ValueError):  # pydantic's too
+            record = _LoggedLine.model_validate(storage.parse_json(line))
+            if record.level in ("ERROR", "CRITICAL"):
+                # The text after the last frame of a traceback, or all of it.
+                text = re.split(r"\n(?:[ \t].*\n)+", record.exception or record.message)[-1]
+                return f"{record.time} {' '.join(text.split())[:500]}"
     return None
+
+
+class _LoggedLine(BaseModel):
+    """A line of a log, as `JsonLines` writes it."""
+
+    time: str
+    level: str
+    message: str
+    exception: str | None = None

@@ -7,13 +7,18 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from humpback_ray import storage
 from humpback_ray.execution.clock import utc_now
 from humpback_ray.execution.logs import BufferedLines
 
+TEXTS = ("time", "stage")  # of a line of metrics; all other values are numbers
+GREATEST = 1e18  # no figure is as great, and every number below it fits a float
 URL_SECONDS = 30.0  # interval of rewriting a growing file on a store that cannot append
 
 
@@ -30,6 +35,61 @@ class Metrics:
     def flush(self) -> None:
         """Append the lines that the file does not have yet."""
         self._lines.flush()
+
+
+@dataclass(frozen=True)
+class ReadMetrics:
+    """The lines of a `metrics.jsonl`, and what of it is left out.
+
+    Every value of a line is a number, but for `time` and `stage`, which are texts.
+    """
+
+    lines: list[dict[str, Any]]
+    num_lines: int  # with the left-out ones
+    no_numbers: Counter[str]  # values by name that are no finite numbers: null, a word, NaN
+
+    @property
+    def problem(self) -> str:
+        """The damage in one line; empty without any."""
+        parts = []
+        if lost := self.num_lines - len(self.lines):
+            parts.append(f"{lost:,} of {self.num_lines:,} lines are cut or no JSON")
+        if self.no_numbers:
+            named = ", ".join(f"{n:,} of {name}" for name, n in self.no_numbers.most_common())
+            parts.append(f"{self.no_numbers.total():,} values are no numbers ({named})")
+        return f"{' and '.join(parts)}: left out" if parts else ""
+
+
+def read_metrics(url: str) -> ReadMetrics:
+    """The metrics in a file; none where there is no file."""
+    if not storage.exists(url):
+        return parse_metrics([])
+    filesystem, path = storage.locate(url)
+    with filesystem.open(path, "rt", encoding="utf-8", errors="replace") as file:
+        return parse_metrics(file)
+
+
+def parse_metrics(lines: Iterable[str]) -> ReadMetrics:
+    """Metrics out of lines of text. A killed writer may have left half a line at the end."""
+    read: list[dict[str, Any]] = []
+    num_lines, no_numbers = 0, Counter[str]()
+    for line in lines:
+        num_lines += 1
+        try:
+            values = storage.parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            wrong = [name for name, value in values.items() if not _is_right(name, value)]
+            no_numbers.update(wrong)
+            read.append({name: value for name, value in values.items() if name not in wrong})
+    return ReadMetrics(read, num_lines, no_numbers)
+
+
+def _is_right(name: str, value: object) -> bool:
+    if name in TEXTS:
+        return isinstance(value, str)
+    return isinstance(value, int | float) and abs(value) < GREATEST
 
 
 class TensorBoard:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.progress import (
@@ -19,7 +19,7 @@ from rich.progress import (
 
 from humpback_ray import storage
 from humpback_ray.execution.clock import duration, utc_now
-from humpback_ray.execution.lease import STATE_SECONDS, this_driver
+from humpback_ray.execution.lease import STATE_SECONDS, Heartbeat, this_driver
 from humpback_ray.execution.logs import logger
 
 PLAIN_LINE_SECONDS = 10.0  # interval of progress lines without a terminal
@@ -74,16 +74,16 @@ class StageProgress:
         """Print a line that stays."""
         self._print_line(f"  {self._name}: {text}")
 
-    def state(self) -> dict[str, Any]:
-        """The state to write for other processes; `total` is None in a phase without units."""
-        return {
-            "time": utc_now(),
-            "done": self._done if self._total else None,
-            "total": self._total or None,
-            "detail": self._detail,
-            "seconds_left": self._seconds_left(),
-            "driver": this_driver(),
-        }
+    def heartbeat(self) -> Heartbeat:
+        """The state now, for other processes."""
+        return Heartbeat(
+            time=utc_now(),
+            done=self._done if self._total else None,
+            total=self._total or None,
+            detail=self._detail,
+            seconds_left=self._seconds_left(),
+            driver=this_driver(),
+        )
 
     def _seconds_left(self) -> float | None:
         """Estimated seconds to the end of the stage or phase; None while unknown."""
@@ -150,7 +150,7 @@ def state_written(progress: StageProgress, url: str) -> Iterator[None]:
 
     def write() -> None:
         try:
-            storage.write_json(url, progress.state())
+            storage.write_json(url, asdict(progress.heartbeat()))
         except storage.errors() as error:  # a failing store must not end the heartbeat
             logger.warning("the stage's state is not written: %s", error)
 

@@ -184,7 +184,7 @@ def _refuse_second_driver(stage: Stage, run_folder: str, console: Console) -> No
     folder = storage.join(run_folder, stage.path)
     if other := lease.other_driver(storage.join(folder, PROGRESS), console):
         raise UserError(
-            f"{folder} belongs to another driver, process {other['pid']} on {other['host']}: wait "
+            f"{folder} belongs to another driver, process {other.pid} on {other.host}: wait "
             "for its end, or stop it, and give the same command again"
         )
 

@@ -20,10 +20,12 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from pydantic import NonNegativeFloat, NonNegativeInt
+
 from humpback_ray import storage
 from humpback_ray.config.fields import Frozen
 from humpback_ray.config.placement import Placement
-from humpback_ray.errors import UserError
+from humpback_ray.execution import clock
 from humpback_ray.execution.metrics import Metrics
 from humpback_ray.execution.progress import StageProgress
 
@@ -128,11 +130,17 @@ class Begun:
 class StageRecord(Begun):
     """The content of a finished stage's `record.json`."""
 
-    num_rows: int
-    outcomes: dict[str, int]
+    num_rows: NonNegativeInt
+    outcomes: dict[str, NonNegativeInt]
     figures: dict[str, Any]
-    seconds: float
+    seconds: NonNegativeFloat
     provenance: dict[str, Any]
+
+    @property
+    def finished_at(self) -> str:
+        """The time in UTC; empty where the provenance has none."""
+        time = self.provenance.get("finished_at")
+        return str(time) if clock.parse_time(time) else ""
 
     @property
     def counts(self) -> str:
@@ -233,9 +241,7 @@ class Stage:
         """The state of this stage in a run; with its record if done, with its mark if changed."""
         folder = storage.join(run_folder, self.path)
         record = read_record(folder)
-        begun: Begun | None = record
-        if record is None and (mark := storage.read_json(storage.join(folder, STARTED))):
-            begun = Begun(mark["fingerprint"], mark["identity"])
+        begun = record or read_mark(folder)
         if begun is None:
             return State.TO_DO, None
         if begun.fingerprint != self.fingerprint:
@@ -278,18 +284,18 @@ def read_record(folder: str) -> StageRecord | None:
     """The record of a stage's folder; None where the stage is not done.
 
     Raises:
-        UserError: the record has other fields, so another version of the program wrote it.
+        UserError: the record is damaged, or another version of the program wrote it.
     """
-    content = storage.read_json(storage.join(folder, RECORD))
-    if content is None:
-        return None
-    try:
-        return StageRecord(**content)
-    except TypeError as error:
-        raise UserError(
-            f"{folder}/{RECORD} has other fields than this program's records ({error}): use the "
-            "version that made the run, or another run folder"
-        ) from error
+    return storage.read_as(storage.join(folder, RECORD), StageRecord)
+
+
+def read_mark(folder: str) -> Begun | None:
+    """The mark of a begun stage's folder; None where the stage is done or has not begun.
+
+    Raises:
+        UserError: as in `read_record`.
+    """
+    return storage.read_as(storage.join(folder, STARTED), Begun)
 
 
 def fingerprint(content: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from humpback_ray.errors import UserError
-from humpback_ray.evaluation.estimates import Estimate
+from humpback_ray.evaluation.estimates import Estimate, Z
 from humpback_ray.figures.benchmark_types import (
     PAPER,
     BenchmarkFigures,
@@ -17,9 +17,8 @@ from humpback_ray.figures.benchmark_types import (
 )
 from humpback_ray.figures.stage_records import StageRecords
 from humpback_ray.figures.stage_rows import scan_rows
+from humpback_ray.rows import BenchmarkScore
 from humpback_ray.stages.benchmark import SCORES, Benchmark
-
-Z = statistics.NormalDist().inv_cdf(0.975)
 
 Scores = dict[tuple[str, str], dict[tuple[int, str], float]]  # by task and metric, by question
 
@@ -42,7 +41,8 @@ def benchmarks_of(records: StageRecords) -> list[BenchmarkFigures]:
         by_task = _by_task(figures)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"a record in benchmarks lacks {error}: another version of this program wrote it"
+            f"a record in benchmarks lacks {error}: it is damaged, or another version of this "
+            "program wrote it"
         ) from error
     base, last = next(iter(figures)), list(figures)[-1]
     before, after = (_scores(records.folder(stage, SCORES)) for stage in (stages[0], stages[-1]))
@@ -95,7 +95,7 @@ def _leaves(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 def _scores(folder: str) -> Scores:
     found: Scores = {}
     columns = ["task", "metric", "doc_id", "question", "value"]
-    for task, metric, doc_id, question, value in scan_rows(folder, columns):
+    for task, metric, doc_id, question, value in scan_rows(folder, BenchmarkScore, columns):
         found.setdefault((task, metric), {})[doc_id, question] = value
     return found
 

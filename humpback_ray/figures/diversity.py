@@ -14,6 +14,7 @@ from humpback_ray.figures.diversity_types import DiversityFigures, LanguageFigur
 from humpback_ray.figures.pair_sets import MAX_DRAWN, PairSet, RunRows, sets_of
 from humpback_ray.figures.stage_rows import Hashes
 from humpback_ray.method.diversity import Words
+from humpback_ray.rows import Segment
 from humpback_ray.stages.segments import Segments
 
 NUM_SOURCES = 15
@@ -81,7 +82,7 @@ def sources_of(rows: RunRows) -> list[SourceFigures]:
     chosen = _selected_segments(rows)
     every: Counter[str] = Counter()
     selected: Counter[str] = Counter()
-    for hashes, batch in rows.folder(segments, "rows", "segment_id").scan(["url"]):
+    for hashes, batch in rows.folder(segments, Segment).scan(["url"]):
         starts = pc.replace_substring_regex(batch["url"], _START_OF_URL, r"\1")
         every.update(_counted(starts))
         if chosen is not None:

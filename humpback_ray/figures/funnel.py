@@ -15,12 +15,18 @@ from humpback_ray.figures.stage_records import Selected, StageRecords, count_of
 from humpback_ray.figures.stage_rows import Hashes, hashes_of, scan
 from humpback_ray.figures.types import FactFigures, FunnelStep, StageFigures
 from humpback_ray.rows import (
+    Candidate,
     Finish,
     InstructionOutcome,
     Origin,
+    RatedPair,
     RatingOutcome,
+    ScoredSegment,
     SeedOutcome,
+    SeedPair,
+    Segment,
     SegmentOutcome,
+    TrainingExample,
 )
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.curate import Curate
@@ -109,7 +115,7 @@ def _reason_of(outcome: str) -> str:
 def _documents_by(group: Callable[[str], str], folder: str) -> dict[str, Hashes]:
     """Hashes of different documents, 8 bytes each, by the groups of their rows' outcomes."""
     found: defaultdict[str, list[Hashes]] = defaultdict(list)
-    for batch in scan(folder, ["document_id", "outcome"]):
+    for batch in scan(folder, Segment, ["document_id", "outcome"]):
         for outcome in batch["outcome"].unique().to_pylist():
             rows = batch.filter(pc.equal(batch["outcome"], outcome))
             found[group(outcome)].append(hashes_of(pc.unique(rows["document_id"])))
@@ -119,10 +125,11 @@ def _documents_by(group: Callable[[str], str], folder: str) -> dict[str, Hashes]
 def facts_of(records: StageRecords) -> list[FactFigures]:
     """The facts that documents of the corpus state, with the numbers in the segments' record."""
     return [
-        FactFigures(name, value, number, count_of(segments, "num_documents"))
+        FactFigures(name, value, number, num_documents)
         for segments in records.of(Segments)[:1]
         for fact, name in FACTS.items()
         for value, number in segments.figures.get(fact, {}).items()
+        if (num_documents := count_of(segments, "num_documents"))
     ]
 
 
@@ -163,13 +170,13 @@ def mismatches(run: RunRows) -> list[str]:
     for stage in records.stages:
         if stage.num_rows is not None and (total := sum(stage.outcomes.values())):
             compare(f"outcomes in {stage.path}/record.json", total, stage.num_rows, "num_rows")
-    columns: dict[type[Stage], str] = {
-        Seed: "pair_id", SafetySeed: "pair_id", RatingSeed: "example_id", Segments: "segment_id",
-        PromisingSegments: "segment_id",
+    row_types: dict[type[Stage], type] = {
+        Seed: SeedPair, SafetySeed: SeedPair, RatingSeed: TrainingExample, Segments: Segment,
+        PromisingSegments: ScoredSegment,
     }  # fmt: skip
-    for kind, column in columns.items():
+    for kind, row_type in row_types.items():
         for stage in records.of(kind):
-            rows = run.folder(stage, "rows", column).num_rows
+            rows = run.folder(stage, row_type).num_rows
             compare(f"rows in {stage.path}", rows, stage.outcomes.get("kept", 0), "its record")
     for promising, segments in zip(
         records.of(PromisingSegments), records.of(Segments), strict=False
@@ -177,7 +184,7 @@ def mismatches(run: RunRows) -> list[str]:
         kept = segments.outcomes.get(SegmentOutcome.KEPT, 0)
         compare(f"segments in {promising.path}", promising.num_rows or 0, kept, segments.path)
     for stage in records.of(Augment):
-        rows = run.folder(stage, "rows", "candidate_id").num_rows
+        rows = run.folder(stage, Candidate).num_rows
         compare(f"rows in {stage.path}", rows, stage.num_rows or 0, "its record")
     for kind, origin in ((SafetySeed, Origin.SAFETY), (RatingSeed, Origin.RATING)):
         for source in records.of(kind):
@@ -200,7 +207,7 @@ def _compare_iteration(
     run: RunRows, iteration: Selected, compare: Callable[[str, int, int, str], None]
 ) -> None:
     rated, curated = iteration.rated, iteration.curated
-    rows = run.folder(rated, "rows", "candidate_id").num_rows
+    rows = run.folder(rated, RatedPair).num_rows
     compare(f"rows in {rated.path}", rows, rated.num_rows or 0, "its record")
     kinds = (Distinct, Decontaminate, Augment)
     for candidates in [stage for kind in kinds for stage in run.records.of(kind)][:1]:
@@ -211,5 +218,5 @@ def _compare_iteration(
         scored = rated.outcomes.get(RatingOutcome.SCORED, 0)
         num_scored = count_of(curated, "num_scored")
         compare(f"pairs with a score in {curated.path}", num_scored, scored, rated.path)
-        rows = run.folder(curated, "rows", "example_id").num_rows
+        rows = run.folder(curated, TrainingExample).num_rows
         compare(f"rows in {curated.path}", rows, curated.num_rows or 0, "its record")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from humpback_ray.figures.run_facts import StageState
 from humpback_ray.figures.types import Game, JudgeFigures, ModelLoss, StageFigures
+from humpback_ray.stages.judge import Judge
 
 
 def headline(
     stages: Sequence[StageFigures], judges: Sequence[JudgeFigures], losses: Sequence[ModelLoss]
 ) -> tuple[str, str]:
     """The answer, and what it rests on: `judge`, `held-out loss` or `nothing`."""
-    to_do = [stage.path for stage in stages if stage.num_rows is None]
+    unreadable = [stage.path for stage in stages if stage.state == StageState.UNREADABLE]
+    to_do = [s.path for s in stages if s.num_rows is None and s.path not in unreadable]
     unfinished = f" The run is not finished: {_listed(to_do)} to do." if to_do else ""
+    if unreadable:
+        unfinished += f" The run is not whole: {_listed(unreadable)} cannot be read."
     if judges and judges[0].games:
         return _by_judge(judges[0], losses) + unfinished, "judge"
     if losses:
-        return _by_loss(losses) + unfinished, "held-out loss"
+        is_lost = bool(unreadable) or any(s.kind == Judge.kind and s.num_rows for s in stages)
+        return _by_loss(losses, is_judge_lost=is_lost) + unfinished, "held-out loss"
     return f"No model of this run is evaluated yet, so it compares none.{unfinished}", "nothing"
 
 
@@ -66,10 +72,11 @@ def _game(game: Game) -> str:
     return f"{verdict}: it {figures} {interval}."
 
 
-def _by_loss(losses: Sequence[ModelLoss]) -> str:
+def _by_loss(losses: Sequence[ModelLoss], *, is_judge_lost: bool) -> str:
     last = losses[-1]
+    judge = "No judge's figures can be read" if is_judge_lost else "No judge is set"
     sentences = [
-        "No judge is set, so this run does not say whose answers are better.",
+        f"{judge}, so this run does not say whose answers are better.",
         f"{last.model}'s loss on held-out seed answers is {last.loss.value:.3f} nats per token.",
     ]
     if last.change is not None:

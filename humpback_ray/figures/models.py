@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from statistics import median
 from typing import Any, TypeVar
 
-from humpback_ray import storage
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation.alpaca_length import AlpacaLength
 from humpback_ray.evaluation.estimates import Estimate, weighted_mean
 from humpback_ray.evaluation.refusals import ModelRefusals, refusals_of
+from humpback_ray.execution.clock import parse_time
+from humpback_ray.execution.metrics import read_metrics
 from humpback_ray.execution.stage import METRICS
 from humpback_ray.figures.stage_records import StageRecords
 from humpback_ray.figures.stage_rows import scan_rows
@@ -27,7 +27,7 @@ from humpback_ray.figures.types import (
     Strength,
     TrainingFigures,
 )
-from humpback_ray.rows import Direction, TaskKind
+from humpback_ray.rows import Direction, Evaluated, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
@@ -47,26 +47,31 @@ def losses_of(records: StageRecords) -> list[ModelLoss]:
     found: list[ModelLoss] = []
     before: HeldOutLosses = {}
     for stage in records.of(Evaluate):
-        losses = held_out_losses(records.folder(stage, "rows"))
-        if not losses:
-            continue
-        loss = weighted_mean(*_columns(losses.values()))
-        assert loss is not None
-        shared = [name for name in losses if name in before]
-        changes = [(losses[name][0] - before[name][0], losses[name][1]) for name in shared]
-        found.append(
-            ModelLoss(
-                str(stage.settings.get("name", stage.path)),
-                loss,
-                sum(num_tokens for _, num_tokens in losses.values()),
-                weighted_mean(*_columns(changes)),
-                found[-1].model if found else "",
-                int(stage.figures.get("num_answers", 0)),
-                stage.figures.get("mean_answer_characters"),
-            )
-        )
-        before = losses
+        with records.leaving_out():
+            losses = held_out_losses(records.folder(stage, "rows"))
+            if losses:
+                found.append(_loss(stage, losses, before, found[-1].model if found else ""))
+                before = losses
     return found
+
+
+def _loss(
+    stage: StageFigures, losses: HeldOutLosses, before: HeldOutLosses, name_before: str
+) -> ModelLoss:
+    loss = weighted_mean(*_columns(losses.values()))
+    if loss is None:
+        raise UserError(f"the rows of {stage.path} have no token of a held-out answer")
+    shared = [name for name in losses if name in before]
+    changes = [(losses[name][0] - before[name][0], losses[name][1]) for name in shared]
+    return ModelLoss(
+        str(stage.settings.get("name", stage.path)),
+        loss,
+        sum(num_tokens for _, num_tokens in losses.values()),
+        weighted_mean(*_columns(changes)),
+        name_before,
+        stage.figures.get("num_answers") or 0,
+        stage.figures.get("mean_answer_characters"),
+    )
 
 
 def held_out_losses(folder: str) -> HeldOutLosses:
@@ -74,7 +79,7 @@ def held_out_losses(folder: str) -> HeldOutLosses:
     columns = ["task_id", "kind", "loss", "num_loss_tokens"]
     return {
         name: (loss, num_tokens)
-        for name, kind, loss, num_tokens in scan_rows(folder, columns)
+        for name, kind, loss, num_tokens in scan_rows(folder, Evaluated, columns)
         if kind == TaskKind.LOSS and loss is not None
     }
 
@@ -96,9 +101,9 @@ def trainings_of(records: StageRecords) -> list[TrainingFigures]:
 def _training(
     records: StageRecords, stage: StageFigures, names: Mapping[str, str]
 ) -> TrainingFigures:
-    lines = list(metrics_of(records.folder(stage, METRICS)))
+    lines = _metrics(records, stage)
     # A restart repeats steps; the last line of a step is the one that the weights saw.
-    by_step = {int(line["step"]): float(line["loss"]) for line in lines if "step" in line}
+    by_step = {int(line["step"]): line["loss"] for line in lines if {"step", "loss"} <= line.keys()}
     return TrainingFigures(
         stage.path,
         names.get(stage.path) or _name_by_direction(records, stage),
@@ -125,22 +130,16 @@ def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def metrics_of(url: str) -> Iterator[dict[str, Any]]:
-    """The lines of a stage's metrics; a line that a killed writer has cut off is left out."""
-    if not storage.exists(url):
-        return
-    with storage.open_text(url) as file:
-        for line in file:
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(values, dict):
-                yield values
+def _metrics(records: StageRecords, stage: StageFigures) -> list[dict[str, Any]]:
+    """The lines of a stage's metrics; their damage is noted."""
+    read = read_metrics(records.folder(stage, METRICS))
+    if read.problem:
+        records.note(f"{stage.path}/{METRICS}: {read.problem}")
+    return read.lines
 
 
 def _median(lines: list[dict[str, Any]], name: str) -> float | None:
-    values = [line[name] for line in lines if line.get(name) is not None]
+    values = [line[name] for line in lines if name in line]
     return median(values) if values else None
 
 
@@ -171,16 +170,16 @@ def _generation(records: StageRecords, stage: StageFigures) -> GenerationFigures
         engines.get("num_restarts"),
         engines.get("longest_start_seconds"),
         None if idle is None else 1 - idle,
-        _tail_seconds(records.folder(stage, METRICS), stage.finished_at),
+        _tail_seconds(_metrics(records, stage), parse_time(stage.finished_at)),
     )
 
 
-def _tail_seconds(url: str, finished_at: str) -> float | None:
+def _tail_seconds(lines: list[dict[str, Any]], end: datetime | None) -> float | None:
     """From the first line of metrics with 98% of the rows to the stage's end."""
-    for line in metrics_of(url):
+    for line in lines:
         if line.get("of") and line.get("rows", 0) >= TAIL_ROWS * line["of"]:
-            begun, end = (datetime.fromisoformat(time) for time in (line["time"], finished_at))
-            return max((end - begun).total_seconds(), 0.0)
+            begun = parse_time(line.get("time"))
+            return max((end - begun).total_seconds(), 0.0) if begun and end else None
     return None
 
 
@@ -193,17 +192,21 @@ def judges_of(records: StageRecords) -> list[JudgeFigures]:
     """The figures of a run's judges, out of their records.
 
     Raises:
-        UserError: a judge's record lacks a figure, so another version of the program wrote it.
+        UserError: a judge's record lacks a figure.
     """
     stages = [s for s in records.stages if s.kind == Judge.kind and s.num_rows is not None]
-    return [_judge(stage) for stage in stages]
+    return [judge_figures(stage.path, stage.figures) for stage in stages]
 
 
-def _judge(stage: StageFigures) -> JudgeFigures:
-    figures = stage.figures
+def judge_figures(path: str, figures: Mapping[str, Any]) -> JudgeFigures:
+    """The figures of a judge's record, as `readable_figures` leaves them.
+
+    Raises:
+        UserError: one of them is missing, so none counts.
+    """
     try:
         return JudgeFigures(
-            stage.path,
+            path,
             str(figures["judge"]),
             str(figures["verdicts_by"]),
             int(figures["num_prompts"]),
@@ -215,9 +218,10 @@ def _judge(stage: StageFigures) -> JudgeFigures:
             figures["smallest_difference"],
             AlpacaLength(**found) if (found := figures.get("alpaca_eval")) else None,
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(
-            f"the record of {stage.path} is of another version of this program: {error!r}"
+            f"the record of {path} lacks {error}: it is damaged, or another version of this "
+            "program wrote it"
         ) from error
 
 
@@ -237,7 +241,8 @@ def estimate_of(game: Game) -> Estimate | None:
 
 def refusals_of_models(records: StageRecords) -> list[ModelRefusals]:
     """The refusals of every model that has answered the safety prompts, the base first."""
-    return [
-        refusals_of(str(stage.settings.get("name", stage.path)), stage.figures)
-        for stage in records.of(SafetyAnswers)
-    ]
+    found = []
+    for stage in records.of(SafetyAnswers):
+        with records.leaving_out():
+            found.append(refusals_of(str(stage.settings.get("name", stage.path)), stage.figures))
+    return found

@@ -18,7 +18,7 @@ from humpback_ray.errors import UserError
 from humpback_ray.figures.stage_records import StageRecords
 from humpback_ray.figures.stage_rows import Drawn, Hashes, RowFolder, hashes_of, where
 from humpback_ray.figures.types import LengthFigures, Moments, PaperLengths, StageFigures
-from humpback_ray.rows import Origin
+from humpback_ray.rows import Candidate, Origin, RatedPair, SeedPair, TrainingExample
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.seed import Seed
 
@@ -151,7 +151,7 @@ class Rated:
 class RunRows:
     """The rows of a run's stages. Each folder's texts are read once, however often they are asked.
 
-    Every method may raise a UserError for rows that another version of the program wrote.
+    Every method may raise a UserError for damaged rows, or those of another version of the program.
     """
 
     def __init__(self, records: StageRecords) -> None:
@@ -160,10 +160,10 @@ class RunRows:
         self._selected: dict[str, PairSet] = {}
         self._rated: dict[str, Rated] = {}
 
-    def folder(self, stage: StageFigures, name: str, id_column: str) -> RowFolder:
+    def folder(self, stage: StageFigures, row_type: type, name: str = "rows") -> RowFolder:
         """The rows of a stage in its folder `name`."""
         path = self.records.folder(stage, name)
-        return self._folders.setdefault(path, RowFolder(path, id_column))
+        return self._folders.setdefault(path, RowFolder(path, row_type))
 
     @cached_property
     def seed(self) -> PairSet | None:
@@ -171,14 +171,14 @@ class RunRows:
         stage = self.records.first(Seed)
         if stage is None:
             return None
-        return _read(self.folder(stage, "rows", "pair_id"), _OF_SEED)[0]
+        return _read(self.folder(stage, SeedPair), _OF_SEED)[0]
 
     @cached_property
     def _of_candidates(self) -> tuple[PairSet, Candidates] | None:
         stage = self.records.first(Augment)
         if stage is None:
             return None
-        return _read(self.folder(stage, "rows", "candidate_id"), _OF_CANDIDATE)
+        return _read(self.folder(stage, Candidate), _OF_CANDIDATE)
 
     @property
     def all_pairs(self) -> PairSet | None:
@@ -196,7 +196,7 @@ class RunRows:
     def selected(self, curated: StageFigures) -> PairSet:
         """The pairs that an iteration has selected."""
         if curated.path not in self._selected:
-            rows = self.folder(curated, "rows", "example_id")
+            rows = self.folder(curated, TrainingExample)
             self._selected[curated.path] = _read(rows, _OF_EXAMPLE)[0]
         return self._selected[curated.path]
 
@@ -204,7 +204,7 @@ class RunRows:
         """The scores of an iteration."""
         if stage.path not in self._rated:
             hashes, scores = [np.empty(0, np.uint64)], [np.empty(0)]
-            for found, batch in self.folder(stage, "rows", "candidate_id").scan(["score"]):
+            for found, batch in self.folder(stage, RatedPair).scan(["score"]):
                 hashes.append(found)
                 scores.append(batch["score"].to_numpy(zero_copy_only=False).astype(np.float64))
             self._rated[stage.path] = Rated(np.concatenate(hashes), np.concatenate(scores))

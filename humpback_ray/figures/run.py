@@ -31,7 +31,7 @@ class _Gathering:
 
     def compute(self, what: str, figures: Callable[[], list[Figures]], missing: str = "") \
             -> list[Figures]:  # fmt: skip
-        """The figures; none where rows are of another version of the program.
+        """The figures; none where files are damaged or of another version of the program.
 
         Args:
             what: the figures, for people.
@@ -62,10 +62,11 @@ def figures_of(
     """
     facts = status_of(run_folder)
     with storage.explained(run_folder):
-        records, problems = read_stages(run_folder, facts)
+        records = read_stages(run_folder, facts)
         rows = RunRows(records)
-        recipe = storage.read_json(storage.join(run_folder, "config.json")) or {}
-        recipe = recipe.get("recipe", recipe)
+        recipe: dict[str, Any] = {}
+        with records.leaving_out():
+            recipe = storage.read_as(storage.join(run_folder, "config.json"), dict) or {}
         gathering = _Gathering()
         compute = gathering.compute
         losses = compute("held-out losses", lambda: model_figures.losses_of(records),
@@ -117,9 +118,8 @@ def figures_of(
                              "no model is asked for them (settings.evaluation.safety)"),
             samples=compute("samples", lambda: samples.samples_of(rows)),
             # Last, because every folder is read by now.
-            problems=[*problems,
-                      *compute("checks of the counts", lambda: funnel.mismatches(rows)),
-                      *_other_versions(records)],
+            problems=[*compute("checks of the counts", lambda: funnel.mismatches(rows)),
+                      *_other_versions(records), *records.problems],
             not_computed=[*gathering.not_computed, *_unfinished(records)],
         )  # fmt: skip
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from humpback_ray import storage
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.errors import UserError
 from humpback_ray.execution import clock, lease, logs
+from humpback_ray.execution.metrics import parse_metrics
 from humpback_ray.execution.stage import (
     ABLATIONS,
     METRICS,
@@ -20,8 +21,11 @@ from humpback_ray.execution.stage import (
     RECORD,
     STARTED,
     StageRecord,
+    read_mark,
     read_record,
 )
+
+Read = TypeVar("Read")
 
 FRESH_SECONDS = 4 * lease.STATE_SECONDS
 METRICS_BYTES, LOG_BYTES = 2**14, 2**18  # read from the end of a file
@@ -42,7 +46,7 @@ class StageState(StrEnum):
     RUNNING = "running"  # its driver has written progress lately, by this machine's clock
     STARTED = "started"
     TO_DO = "to do"
-    UNREADABLE = "unreadable"  # another version of the program has written its record
+    UNREADABLE = "unreadable"  # its record or its mark is damaged or of another version
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,10 @@ class StageFacts:
     finished_at: str | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
-    # Of an unfinished stage: `StageProgress.state()`, and the last line of metrics.jsonl.
-    progress: Mapping[str, Any] | None = None
+    # Of an unfinished stage: the last heartbeat, and the last line of metrics.jsonl.
+    progress: lease.Heartbeat | None = None
     metrics: Mapping[str, Any] | None = None
+    problem: str = ""  # a file of the stage that cannot be read, and why
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,18 @@ class RunFacts:
     attempt: int  # number of the last one
     stages: list[StageFacts]  # in the run's order
     last_error: str | None  # of the last attempt
+    problems: list[str] = field(default_factory=list)  # of files that cannot be read
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An attempt to run stages, as `attempt.json` has it."""
+
+    stages: list[str]  # paths, in the run's order
+
+
+def _read_attempt(url: str) -> _Attempt | None:
+    return storage.read_as(url, _Attempt)
 
 
 def run_folder_of(run_folder: str | None, recipe: Recipe) -> str:
@@ -91,15 +108,18 @@ def status_of(run_folder: str) -> RunFacts:
         UserError: the folder has no run or cannot be read from here.
     """
     with storage.explained(run_folder):
-        attempts = sorted(storage.names(storage.join(run_folder, "attempts")))
+        names = storage.names(storage.join(run_folder, "attempts"))
+        attempts = sorted((name for name in names if name.isdecimal()), key=int)
         if not attempts:
             raise UserError(f"no run in {run_folder}: give the folder that `humpback run` named")
         last = storage.join(run_folder, "attempts", attempts[-1])
+        attempt, problem = _read(_read_attempt, storage.join(last, "attempt.json"))
         # An attempt that is just starting has written nothing yet.
-        attempt = storage.read_json(storage.join(last, "attempt.json")) or {"stages": []}
-        stages = _in_order(_read_begun(run_folder), attempt["stages"])
+        stages = _in_order(_read_begun(run_folder), attempt.stages if attempt else [])
         last_error = logs.last_error(_end_of(storage.join(last, "run.log"), LOG_BYTES))
-    return RunFacts(run_folder, _state_of(stages), int(attempts[-1]), stages, last_error)
+    problems = [line for line in (problem, *(stage.problem for stage in stages)) if line]
+    state = _state_of(stages)
+    return RunFacts(run_folder, state, int(attempts[-1]), stages, last_error, problems)
 
 
 def _state_of(stages: Sequence[StageFacts]) -> RunState:
@@ -128,14 +148,22 @@ def _read_begun(run_folder: str) -> dict[str, StageFacts]:
 
 def _read_stage(run_folder: str, path: str) -> StageFacts:
     folder = storage.join(run_folder, path)
-    # In this order, because a stage that finishes meanwhile writes its record before it deletes
-    # this mark.
-    started = storage.read_json(storage.join(folder, STARTED))
+    # The mark first, because a stage that finishes meanwhile deletes it after writing its record.
+    begun, problem = _read(read_mark, folder)
+    record, problem_of_record = _read(read_record, folder)
+    if record:
+        return _finished_stage(path, record)
+    if problem := problem_of_record or problem:
+        return StageFacts(path, StageState.UNREADABLE, problem=problem)
+    return _unfinished_stage(folder, path, begun.fingerprint if begun else None)
+
+
+def _read(read: Callable[[str], Read | None], url: str) -> tuple[Read | None, str]:
+    """What a function reads, or the line that says why it cannot."""
     try:
-        record = read_record(folder)
-    except UserError:
-        return StageFacts(path, StageState.UNREADABLE)
-    return _finished_stage(path, record) if record else _unfinished_stage(folder, path, started)
+        return read(url), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def _finished_stage(path: str, record: StageRecord) -> StageFacts:
@@ -146,28 +174,31 @@ def _finished_stage(path: str, record: StageRecord) -> StageFacts:
         record.fingerprint,
         record.num_rows,
         record.seconds,
-        record.provenance["finished_at"],
+        record.finished_at,
         record.outcomes,
         record.figures,
     )
 
 
-def _unfinished_stage(folder: str, path: str, started: Mapping[str, Any]) -> StageFacts:
-    progress = storage.read_json(storage.join(folder, PROGRESS))
+def _unfinished_stage(folder: str, path: str, fingerprint: str | None) -> StageFacts:
+    heartbeat, problem = _read(lease.read_heartbeat, storage.join(folder, PROGRESS))
     lines = _end_of(storage.join(folder, METRICS), METRICS_BYTES).splitlines()
-    is_fresh = progress is not None and _age(progress["time"]) < FRESH_SECONDS
+    last = parse_metrics(lines[-1:]).lines
+    age = _age(heartbeat)
     return StageFacts(
         path,
-        StageState.RUNNING if is_fresh else StageState.STARTED,
-        fingerprint=started["fingerprint"],
-        progress=progress,
-        metrics=json.loads(lines[-1]) if lines else None,
+        StageState.RUNNING if age is not None and age < FRESH_SECONDS else StageState.STARTED,
+        fingerprint=fingerprint,
+        progress=heartbeat,
+        metrics=last[0] if last else None,
+        problem=problem,
     )
 
 
-def _age(time: str) -> float:
-    """Seconds since a time in UTC as `clock.utc_now` writes it."""
-    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+def _age(heartbeat: lease.Heartbeat | None) -> float | None:
+    """Seconds since a heartbeat; None where nothing says when it was."""
+    time = clock.parse_time(heartbeat.time) if heartbeat else None
+    return (datetime.now(UTC) - time).total_seconds() if time else None
 
 
 def _end_of(url: str, num_bytes: int) -> str:
@@ -182,17 +213,21 @@ def _end_of(url: str, num_bytes: int) -> str:
 
 
 def describe_unfinished(stage: StageFacts) -> str:
-    """One line on a begun stage: detail, rate, and time left or since the last heartbeat."""
+    """One line on a begun stage: detail, rate, and time left or since the last heartbeat.
+
+    Of a file that cannot be read the line is its problem.
+    """
+    if stage.problem or stage.progress is None:
+        return stage.problem
     progress, metrics = stage.progress, stage.metrics or {}
-    if progress is None:
-        return ""
-    parts = [progress["detail"]]
+    parts = [progress.detail]
     if "rows_per_second" in metrics:
         parts.append(f"{metrics['rows_per_second']:,.1f} rows/s")
     if stage.state is not StageState.RUNNING:
-        parts.append(f"no heartbeat for {clock.duration(_age(progress['time']))}")
-    elif progress["seconds_left"] is not None:
-        parts.append(f"{clock.duration(progress['seconds_left'])} left")
+        age = _age(progress)
+        parts.append("no heartbeat" if age is None else f"no heartbeat for {clock.duration(age)}")
+    elif progress.seconds_left is not None:
+        parts.append(f"{clock.duration(progress.seconds_left)} left")
     return ", ".join(part for part in parts if part)
 
 
@@ -206,7 +241,7 @@ def last_model(folder: str) -> str:
         names = storage.names(folder)
         if {"config.json", "tokenizer.json"} <= names:
             return folder
-        numbers = [int(name.removeprefix("iter-")) for name in names if name.startswith("iter-")]
+        numbers = [int(name[5:]) for name in names if re.fullmatch(r"iter-[0-9]+", name)]
         for name in [*(f"iter-{t}" for t in sorted(numbers, reverse=True)), "forward-0"]:
             if storage.exists(storage.join(folder, name, "model", RECORD)):
                 return storage.join(folder, name, "model")

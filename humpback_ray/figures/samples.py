@@ -11,7 +11,15 @@ from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.pair_sets import WEB_ID, RunRows
 from humpback_ray.figures.stage_rows import Drawn, hashes_of, where
 from humpback_ray.figures.types import Sample, SampleFigures, StageFigures, sample_text
-from humpback_ray.rows import Finish, TaskKind
+from humpback_ray.rows import (
+    Candidate,
+    Evaluated,
+    Finish,
+    RatedPair,
+    SeedPair,
+    Segment,
+    TaskKind,
+)
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.safety_seed import SafetySeed
@@ -32,19 +40,19 @@ def samples_of(rows: RunRows) -> list[SampleFigures]:
 def _samples(rows: RunRows) -> Iterator[SampleFigures]:
     records = rows.records
     for seed in records.of(Seed)[:1]:
-        yield _of_rows(rows, seed, "rows", ["pair_id", "instruction", "response"], _pair)
+        yield _of_rows(rows, seed, SeedPair, ["instruction", "response"], _pair)
     for safety in records.of(SafetySeed)[:1]:
-        yield _of_rows(rows, safety, "rows", ["pair_id", "instruction", "response"], _pair)
+        yield _of_rows(rows, safety, SeedPair, ["instruction", "response"], _pair)
     for segments in records.of(Segments)[:1]:
-        columns = ["segment_id", "text", "header", "url", "outcome"]
-        yield _of_rows(rows, segments, "rows", columns, _segment)
-        yield _of_rows(rows, segments, "dropped", columns, _segment)
+        columns = ["text", "header", "url", "outcome"]
+        yield _of_rows(rows, segments, Segment, columns, _segment)
+        yield _of_rows(rows, segments, Segment, columns, _segment, "dropped")
     for candidates in records.of(Augment)[:1]:
-        columns = ["candidate_id", "instruction", "response", "finish"]
-        yield _with_sources(rows, _of_rows(rows, candidates, "rows", columns, _candidate))
-    columns = ["candidate_id", "instruction", "response", "score", "outcome", "rationale"]
+        columns = ["instruction", "response", "finish"]
+        yield _with_sources(rows, _of_rows(rows, candidates, Candidate, columns, _candidate))
+    columns = ["instruction", "response", "score", "outcome", "rationale"]
     for iteration in records.iterations():
-        rated = _of_rows(rows, iteration.rated, "rows", columns, _rated)
+        rated = _of_rows(rows, iteration.rated, RatedPair, columns, _rated)
         yield _with_sources(rows, _by_title(rated))
         if iteration.curated:
             yield _with_sources(rows, _selected(rows, iteration.curated))
@@ -55,12 +63,13 @@ def _samples(rows: RunRows) -> Iterator[SampleFigures]:
 def _of_rows(
     rows: RunRows,
     stage: StageFigures,
-    name: str,
+    row_type: type,
     columns: list[str],
     to_sample: Callable[[Row], Sample],
+    name: str = "rows",
 ) -> SampleFigures:
-    """Rows of one folder of a stage; the first column is the id."""
-    folder = rows.folder(stage, name, columns[0])
+    """Rows of one folder of a stage, with some of their columns."""
+    folder = rows.folder(stage, row_type, name)
     found = folder.drawn(NUM_SAMPLES, columns)
     title = stage.path if name == "rows" else f"{stage.path}, {name}"
     samples = [to_sample(row) for row in found]
@@ -122,9 +131,9 @@ def _with_sources(rows: RunRows, figures: SampleFigures) -> SampleFigures:
     if segments is None or candidates is None:
         return figures
     ids = [sample.row_id for sample in figures.rows]
-    found = rows.folder(candidates, "rows", "candidate_id").with_ids(ids, ["segment_id"])
+    found = rows.folder(candidates, Candidate).with_ids(ids, ["segment_id"])
     of_candidate = {row["candidate_id"]: row["segment_id"] for row in found}
-    folder = rows.folder(segments, "rows", "segment_id")
+    folder = rows.folder(segments, Segment)
     with_url = folder.with_ids(set(of_candidate.values()), ["url"])
     urls = {row["segment_id"]: row["url"] for row in with_url}
     samples = [
@@ -138,7 +147,7 @@ def _answers(rows: RunRows) -> SampleFigures:
     """Every model's answers to the same prompts, beside each other."""
     stages = rows.records.of(Evaluate)
     drawn, num_answers = Drawn(NUM_SAMPLES), 0
-    for _, batch in rows.folder(stages[0], "rows", "task_id").scan(["kind"]):
+    for _, batch in rows.folder(stages[0], Evaluated).scan(["kind"]):
         batch = batch.filter(pa.array(where(batch, "kind", TaskKind.ANSWER)))
         drawn.add(hashes_of(batch["task_id"]), batch)
         num_answers += len(batch)
@@ -146,7 +155,7 @@ def _answers(rows: RunRows) -> SampleFigures:
     answers: dict[str, list[tuple[str, str]]] = {name: [] for name in ids}
     datasets: dict[str, str] = {}
     for stage in stages:
-        folder = rows.folder(stage, "rows", "task_id")
+        folder = rows.folder(stage, Evaluated)
         for row in folder.with_ids(ids, ["instruction", "output", "dataset"]):
             texts = answers[row["task_id"]]
             if not texts:

@@ -18,6 +18,7 @@ from humpback_ray.figures.types import (
     Selection,
     sample_text,
 )
+from humpback_ray.rows import RatedPair
 
 NUM_EXAMPLES = 3  # of pairs in both selections, gained and lost
 # arXiv 2308.06259, Table 1: characters, mean and standard deviation.
@@ -96,7 +97,7 @@ def overlaps_of(rows: RunRows) -> list[OverlapFigures]:
         before, after = (rows.selected(each).hashes for each in (chosen, chosen_next))
         groups = [np.intersect1d(before, after), np.setdiff1d(after, before),
                   np.setdiff1d(before, after)]  # fmt: skip
-        rated = [rows.folder(each.rated, "rows", "candidate_id") for each in (first, second)]
+        rated = [rows.folder(each.rated, RatedPair) for each in (first, second)]
         # The smallest hashes: drawn at random, and the same ones on every call.
         examples = [_with_scores(rated, group[:NUM_EXAMPLES]) for group in groups]
         both, gained, lost = map(len, groups)
@@ -129,7 +130,7 @@ def raters_of(rows: RunRows, labels: rater_quality.Labels) -> list[RaterFigures]
     for iteration in rows.records.iterations():
         figures = iteration.curated.figures if iteration.curated else {}
         lowest = figures.get("lowest_selected_score")
-        rated = rows.folder(iteration.rated, "rows", "candidate_id")
+        rated = rows.folder(iteration.rated, RatedPair)
         labelled = rated.with_ids(labels.by_id, ["score"])
         scores = ((row["candidate_id"], row["score"]) for row in labelled)
         quality = rater_quality.measure(scores, labels, lowest)

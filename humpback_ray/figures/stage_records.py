@@ -6,7 +6,8 @@ has the same links, so nothing here needs its recipe to be one of today.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,8 @@ import humpback_ray.pipeline  # noqa: F401  it loads every kind of stage
 from humpback_ray import storage
 from humpback_ray.errors import UserError
 from humpback_ray.execution.runner import SET_ASIDE
-from humpback_ray.execution.stage import RECORD, STARTED, Stage, read_record
+from humpback_ray.execution.stage import RECORD, STARTED, Stage, StageRecord, read_mark, read_record
+from humpback_ray.figures.record_figures import readable_figures, readable_provenance
 from humpback_ray.figures.run_facts import RunFacts, StageState
 from humpback_ray.figures.types import StageFigures
 from humpback_ray.stages.curate import Curate
@@ -37,15 +39,15 @@ def count_of(stage: StageFigures, name: str) -> int:
     """A count among the figures of a finished stage's record.
 
     Raises:
-        UserError: the record has none, so another version of the program wrote it.
+        UserError: the record has none.
     """
-    try:
-        return int(stage.figures[name])
-    except (KeyError, TypeError, ValueError) as error:
+    count = stage.figures.get(name)
+    if count is None:
         raise UserError(
-            f"the record of {stage.path} has no count {name}: another version of this program "
-            "wrote it"
-        ) from error
+            f"the record of {stage.path} has no count {name}: it is damaged, or another version of "
+            "this program wrote it"
+        )
+    return int(count)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,20 @@ class StageRecords:
         self.stages = list(stages)
         self._done = [stage for stage in self.stages if stage.num_rows is not None]
         self._paths = {stage.fingerprint: stage.path for stage in self._done}
+        self.problems: list[str] = []  # of single stages, whose figures are left out
+
+    def note(self, problem: str) -> None:
+        """Keep a problem for people, once; an empty one is none."""
+        if problem and problem not in self.problems:
+            self.problems.append(problem)
+
+    @contextmanager
+    def leaving_out(self) -> Iterator[None]:
+        """Note the UserError of one stage's files, so that the figures of the others are shown."""
+        try:
+            yield
+        except UserError as error:
+            self.note(str(error))
 
     def of(self, kind: type[Stage]) -> list[StageFigures]:
         """The finished stages of a kind, in the run's order."""
@@ -113,51 +129,69 @@ class StageRecords:
         ]
 
 
-def read_stages(run_folder: str, facts: RunFacts) -> tuple[StageRecords, list[str]]:
-    """The stages of a run, and a line for each record that this program cannot read."""
+@dataclass(frozen=True)
+class _Identity:
+    """The identity of a stage as its record or mark has it."""
+
+    kind: str
+    version: int
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+
+
+def read_stages(run_folder: str, facts: RunFacts) -> StageRecords:
+    """The stages of a run; what cannot be read of them is left out and stands in `problems`."""
+    problems: list[str] = []
     stages = [
-        _stage(run_folder, stage.stage, stage.state)
+        _stage(run_folder, stage.stage, stage.state, problems)
         for stage in facts.stages
         if not stage.stage.startswith(f"{SET_ASIDE}/")
     ]
-    problems = [
-        f"{stage.path}/{RECORD} is of another version of this program and left out"
-        for stage in stages
-        if stage.state == StageState.UNREADABLE
-    ]
-    linked = StageRecords(run_folder, stages).linked()
-    return StageRecords(run_folder, linked), problems
+    records = StageRecords(run_folder, StageRecords(run_folder, stages).linked())
+    for problem in (*facts.problems, *problems):
+        records.note(problem)
+    return records
 
 
-def _stage(run_folder: str, path: str, state: StageState) -> StageFigures:
+def _stage(run_folder: str, path: str, state: StageState, problems: list[str]) -> StageFigures:
     folder = storage.join(run_folder, path)
-    if state is not StageState.DONE:
-        mark = storage.read_json(storage.join(folder, STARTED)) or {}
-        return _begun(path, state, mark)
-    content = storage.read_json(storage.join(folder, RECORD))
-    record = read_record(folder)
-    assert record is not None, folder
+    if state in (StageState.UNREADABLE, StageState.TO_DO):
+        return StageFigures(path, "", state.value)
+    record = read_record(folder) if state is StageState.DONE else None
+    begun = record or read_mark(folder)
+    if begun is None:  # another process has changed the folder meanwhile
+        return StageFigures(path, "", state.value)
+    try:
+        place = f"the identity in {storage.join(folder, RECORD if record else STARTED)}"
+        identity = storage.as_type(begun.identity, _Identity, place)
+    except UserError as error:
+        problems.append(str(error))
+        return StageFigures(path, "", StageState.UNREADABLE.value)
+    stage = StageFigures(
+        path,
+        identity.kind,
+        state.value,
+        begun.fingerprint,
+        identity.inputs,
+        identity.version,
+        _versions().get(identity.kind),
+        settings=identity.settings,
+    )
+    return _finished(stage, record, problems) if record else stage
+
+
+def _finished(stage: StageFigures, record: StageRecord, problems: list[str]) -> StageFigures:
+    figures, damage = readable_figures(stage.kind, record.figures)
+    provenance, damage_of_provenance = readable_provenance(record.provenance)
+    for part, what in (("figures", damage), ("provenance", damage_of_provenance)):
+        if what:
+            problems.append(f"{stage.path}/{RECORD}, {part}: {what}: left out")
     return replace(
-        _begun(path, state, content),
+        stage,
         num_rows=record.num_rows,
         outcomes=record.outcomes,
         seconds=record.seconds,
-        figures=record.figures,
-        provenance=record.provenance,
-        finished_at=record.provenance["finished_at"],
-    )
-
-
-def _begun(path: str, state: StageState, content: Mapping[str, Any]) -> StageFigures:
-    identity = content.get("identity") or {}
-    kind = str(identity.get("kind", ""))
-    return StageFigures(
-        path,
-        kind,
-        state.value,
-        str(content.get("fingerprint", "")),
-        dict(identity.get("inputs") or {}),
-        identity.get("version"),
-        _versions().get(kind),
-        settings=dict(identity.get("settings") or {}),
+        figures=figures,
+        provenance=provenance,
+        finished_at=record.finished_at,
     )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,45 +15,41 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from humpback_ray import storage, tables
-from humpback_ray.errors import UserError
+from humpback_ray import tables
 
 Hashes = NDArray[np.uint64]
 
 
-def scan(folder: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def scan(folder: str, row_type: type, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a folder in batches; nothing from a folder without files.
 
+    Args:
+        row_type: of the rows.
+
     Raises:
-        UserError: the rows lack a column, or a file is no Parquet.
+        UserError: the rows are damaged, or another version of the program wrote them.
     """
-    for _, batch in scan_files(folder, columns):
+    for _, batch in scan_files(folder, row_type, columns):
         yield batch
 
 
 def scan_files(
-    folder: str, columns: list[str], files: Collection[str] | None = None
+    folder: str, row_type: type, columns: list[str], files: Collection[str] | None = None
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The rows of a folder, or of some of its files, in batches, each with the name of its file.
 
     Raises:
         UserError: as in `scan`.
     """
-    try:
+    with tables.damage_named(folder):
         for file, batch in tables.scan_ahead(folder, columns, files):
-            if lacking := [name for name in columns if name not in batch.schema.names]:
-                raise UserError(
-                    f"the rows in {folder} have no column {', '.join(lacking)}: another version "
-                    "of this program wrote them"
-                )
+            tables.check_columns(batch, row_type, columns, folder)
             yield file, batch
-    except pa.ArrowInvalid as error:
-        raise UserError(f"a file in {folder} is no Parquet: {storage.one_line(error)}") from error
 
 
-def scan_rows(folder: str, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+def scan_rows(folder: str, row_type: type, columns: list[str]) -> Iterator[tuple[Any, ...]]:
     """The rows of a small folder one by one, as tuples of some columns."""
-    for batch in scan(folder, columns):
+    for batch in scan(folder, row_type, columns):
         yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
 
 
@@ -107,11 +104,12 @@ class RowFolder:
     """The rows of a folder by their ids: 12 bytes a row of memory, and a file read where it is.
 
     Args:
-        id_column: of strings.
+        row_type: of the rows; its first field is their id.
     """
 
-    def __init__(self, folder: str, id_column: str) -> None:
-        self.folder, self.id_column = folder, id_column
+    def __init__(self, folder: str, row_type: type) -> None:
+        self.folder, self.row_type = folder, row_type
+        self.id_column = fields(row_type)[0].name
         self._files: list[str] = []
         self._hashes: Hashes | None = None  # None before the first whole scan
         self._file_of: NDArray[np.uint32] = np.empty(0, np.uint32)
@@ -125,7 +123,7 @@ class RowFolder:
         files: dict[str, int] = {}
         found, places = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
         names = list(dict.fromkeys([self.id_column, *columns]))
-        for file, batch in scan_files(self.folder, names):
+        for file, batch in scan_files(self.folder, self.row_type, names):
             hashes = hashes_of(batch[self.id_column])
             found.append(hashes)
             places.append(np.full(len(hashes), files.setdefault(file, len(files)), np.uint32))
@@ -166,7 +164,7 @@ class RowFolder:
         files = [self._files[place] for place in np.unique(places)]
         names = list(dict.fromkeys([self.id_column, *columns]))
         found: list[dict[str, Any]] = []
-        for _, batch in scan_files(self.folder, names, files):
+        for _, batch in scan_files(self.folder, self.row_type, names, files):
             hashes = hashes_of(batch[self.id_column])
             found += batch.filter(pa.array(np.isin(hashes, wanted))).to_pylist()
         order = {int(value): place for place, value in enumerate(wanted)}

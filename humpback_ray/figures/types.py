@@ -279,8 +279,8 @@ class Strength:
 
     model: str
     strength: float
-    low: float
-    high: float
+    low: float | None  # None: one prompt alone says nothing about the others
+    high: float | None
 
 
 @dataclass(frozen=True)

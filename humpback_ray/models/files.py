@@ -133,7 +133,8 @@ class ModelFiles:
         if name not in self.names:
             return None
         try:
-            return storage.read_json(storage.join(self.folder, name))
+            with storage.open_text(storage.join(self.folder, name)) as file:
+                return storage.parse_json(file.read())
         except ValueError as error:
             raise self.unusable(
                 ProblemKind.UNREADABLE,

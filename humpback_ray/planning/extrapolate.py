@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
 from scipy import stats
 
 from humpback_ray import storage
@@ -142,6 +143,26 @@ def stand_in(stage: Stage, stages: Sequence[Stage], records: Records) -> str | N
     return alike[-1] if alike else None
 
 
+@dataclass(frozen=True)
+class _Engines:
+    busy_seconds: float
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """What is read of the figures of a generating stage."""
+
+    engines: _Engines | None = None
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What is read of the figures of a training."""
+
+    num_examples: int
+    num_tokens: float
+
+
 def _generating(
     recipe: Recipe, stage: GeneratingStage, measured: str, sample: Sample
 ) -> StageForecast:
@@ -152,9 +173,10 @@ def _generating(
         augment = estimate.first_origin(stage, Augment)
         num_rows = estimate.num_segments_read(augment, sample.num_segments)
         num_rows *= augment.num_candidates
-    engines = record.figures.get("engines")
+    place = f"the record of {measured}"
+    engines = storage.as_type(record.figures, _Generated, place).engines
     # An endpoint's engines are unknown, so its rows come at the measured rate.
-    busy = min(engines["busy_seconds"] if engines else record.seconds, record.seconds)
+    busy = min(engines.busy_seconds if engines else record.seconds, record.seconds)
     # An engine takes whole batches.
     num_engines = min(engine.max_engines, -(-num_rows // engine.rows_per_batch)) if engines else 1
     return StageForecast(
@@ -190,7 +212,8 @@ def _training(recipe: Recipe, stage: Finetune, measured: str, sample: Sample) ->
 
 def _examples(stage: Finetune, record: StageRecord, sample: Sample) -> tuple[int, float]:
     """Number of a training's examples in the real run, and their mean tokens."""
-    num_examples, num_tokens = record.figures["num_examples"], record.figures["num_tokens"]
+    trained = storage.as_type(record.figures, _Trained, f"the record of {stage.path}")
+    num_examples, num_tokens = trained.num_examples, trained.num_tokens
     # Pieces of the drawn segments.
     if isinstance(stage.examples, BaseExamples) and stage.path not in sample.done:
         share = sample.num_rows / sample.num_segments
@@ -225,6 +248,16 @@ def write(report: ProbeReport, run_folder: str) -> None:
     storage.write_json(storage.join(run_folder, RESULT), content)
 
 
+@dataclass(frozen=True)
+class _Probed:
+    """What is read of RUN/probe.json."""
+
+    num_gpus: int
+    stages: list[StageForecast]
+    recipe: dict[str, Any]
+    provenance: dict[str, Any]
+
+
 def replace_by_probe(
     recipe: Recipe,
     run_folder: str,
@@ -235,16 +268,23 @@ def replace_by_probe(
 
     Estimates stay unless the probe had the same settings, engines and training workers and, on
     GPUs, as many GPUs as `hardware`. Finished stages stay in any case.
+
+    Raises:
+        UserError: the file is damaged.
     """
-    result = storage.read_json(storage.join(run_folder, RESULT))
+    result = storage.read_as(storage.join(run_folder, RESULT), _Probed)
     if result is None:
         return estimates, ""
-    probed, when = Recipe.model_validate(result["recipe"]), result["provenance"]["finished_at"]
+    when = result.provenance.get("finished_at", "another day")
+    try:
+        probed = Recipe.model_validate(result.recipe)
+    except ValidationError:
+        return estimates, f"The probe of {when} is not used: another version wrote its recipe."
     if _cost_settings(probed) != _cost_settings(recipe):
         return estimates, f"The probe of {when} is not used: its settings or placement differ."
-    if result["num_gpus"] not in (0, hardware.num_gpus):
-        return estimates, f"The probe of {when} is not used: it had {result['num_gpus']} GPUs."
-    forecasts = {stage["path"]: stage for stage in result["stages"]}
+    if result.num_gpus not in (0, hardware.num_gpus):
+        return estimates, f"The probe of {when} is not used: it had {result.num_gpus} GPUs."
+    forecasts = {stage.path: stage for stage in result.stages}
     rows = [
         row
         if row.fits == "done" or row.path not in forecasts
@@ -261,8 +301,8 @@ def _cost_settings(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.settings, recipe.placement.engine, recipe.placement.training
 
 
-def _measured(row: estimate.StageEstimate, stage: Mapping[str, Any]) -> estimate.StageEstimate:
-    low, high = (clock.duration(seconds) for seconds in stage["interval"])
+def _measured(row: estimate.StageEstimate, stage: StageForecast) -> estimate.StageEstimate:
+    low, high = (clock.duration(seconds) for seconds in stage.interval)
     fits = f"measured: {low} to {high}"
-    layout = f"{stage['num_units']:,} {stage['unit']} at {stage['unit_seconds']:.3g} s"
-    return replace(row, fits=fits, layout=layout, hours=stage["seconds"] / 3600)
+    layout = f"{stage.num_units:,} {stage.unit} at {stage.unit_seconds:.3g} s"
+    return replace(row, fits=fits, layout=layout, hours=stage.seconds / 3600)

@@ -9,7 +9,6 @@ Models that the run has trained already generate in the probe too; the probe tra
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,7 @@ from humpback_ray.config.settings import (
 from humpback_ray.corpus.order_statistics import nth_smallest
 from humpback_ray.errors import UserError
 from humpback_ray.execution import logs, runner
-from humpback_ray.execution.metrics import Metrics
+from humpback_ray.execution.metrics import Metrics, read_metrics
 from humpback_ray.execution.progress import StageProgress
 from humpback_ray.execution.provenance import provenance
 from humpback_ray.execution.stage import METRICS, Context, Result, Stage, StageRecord, State
@@ -54,6 +53,7 @@ from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.segments import Segments
 
 FOLDER = "_probe"  # in the run's folder
+STEP_FIGURES = {"step", "tokens_per_second", "seconds", "checkpoint_seconds"}  # that are read
 NUM_STEPS = 8  # of a training; the first warms up, the others count
 # vLLM's defaults for `max_num_seqs`, at most.
 MAX_SEQUENCES = {"cpu": 256, "gpu": 1024}
@@ -103,8 +103,8 @@ def probe_run(run_folder: str, num_rows: int, console: Console) -> ProbeReport:
 def _read_run(run_folder: str) -> tuple[Recipe, list[Stage], Records]:
     """The recipe of a run, its stages, and the records of the finished ones."""
     with storage.explained(run_folder):
-        config = storage.read_json(storage.join(run_folder, "config.json"))
-    name = config["name"] if config else "RECIPE"
+        config = storage.read_as(storage.join(run_folder, "config.json"), dict)
+    name = config.get("name", "RECIPE") if config else "RECIPE"
     command = f"humpback run {name} --run {shlex.quote(run_folder)} --until {pipeline.SEGMENTS}"
     if config is None:
         raise UserError(f"no run in {run_folder}: make its segments first with `{command}`")
@@ -273,8 +273,13 @@ def _read_sample(
 
 
 def _steps(folder: str) -> list[dict[str, Any]]:
-    text = storage.read_text(storage.join(folder, METRICS), "metrics", "--run")
-    lines = [json.loads(line) for line in text.splitlines()]
+    read = read_metrics(storage.join(folder, METRICS))
+    lines = [line for line in read.lines if line.keys() >= STEP_FIGURES]
+    if not lines:
+        raise UserError(
+            f"{storage.join(folder, METRICS)} has no step with its times "
+            f"({read.problem or 'it is empty'}): train the model again, or put a copy back"
+        )
     # A step that a failure made the training repeat counts once.
     return list({line["step"]: line for line in lines}.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from humpback_ray.evaluation.estimates import Estimate
+from humpback_ray.evaluation.estimates import Estimate, Z
 from humpback_ray.figures.models import estimate_of
 from humpback_ray.figures.types import Moments, RunFigures
 from humpback_ray.report.document import Block, Document, Paragraph, Section, Table
@@ -124,7 +124,7 @@ def _mean(group: str, name: str, moments: Moments) -> Iterator[tuple[Key, Estima
     if moments.deviation is None:
         yield (group, name), Estimate(moments.mean, moments.n)
         return
-    half = 1.96 * moments.deviation / moments.n**0.5
+    half = Z * moments.deviation / moments.n**0.5
     bounds = (moments.mean - half, moments.mean + half)
     yield (group, name), Estimate(moments.mean, moments.n, *bounds)
 

@@ -50,9 +50,9 @@ def select_rows(folder: str, number: int, where: list[str], *, ranked: bool = Fa
 
     Raises:
         UserError: no such stage, field or value; the message lists those that exist. Or the rows
-            have no score to rank by, or the folder cannot be read from here.
+            have no score to rank by, a file is damaged, or the folder cannot be read from here.
     """
-    with storage.explained(folder):
+    with storage.explained(folder), tables.damage_named(folder):
         rows_folder = _rows_folder(folder)
         filesystem, path = storage.arrow_filesystem(rows_folder)
         files = tables.parquet_files(filesystem, path)
@@ -165,7 +165,7 @@ def _as_text(value: Any) -> str:
 
 
 def _has_examples(rows: list[dict[str, Any]]) -> bool:
-    return bool(rows) and "completion" in rows[0]
+    return bool(rows) and {"origin", "prompt", "tag", "completion"} <= rows[0].keys()
 
 
 def _fields_of_examples(folder: str) -> Callable[[dict[str, Any]], Fields]:
@@ -184,6 +184,14 @@ def _fields_of_examples(folder: str) -> Callable[[dict[str, Any]], Fields]:
         return [("origin", row["origin"]), ("masked, no loss", f"\n{masked}"), trained]
 
     return fields_of
+
+
+@dataclass(frozen=True)
+class _TrainingSettings:
+    """What is read of the settings in a training's record."""
+
+    max_length: int
+    too_long: str
 
 
 @dataclass(frozen=True)
@@ -210,11 +218,17 @@ class _Training:
 
 
 def _training_beside(folder: str) -> _Training | None:
-    """The training of the examples in a folder; None if there is no finished one beside it."""
+    """The training of the examples in a folder; None if no finished one can be read beside it."""
     stage = folder.removesuffix("/rows")
+    if not stage.endswith("/examples"):
+        return None
     model = storage.join(stage.rpartition("/")[0], "model")
-    record = read_record(model)
-    if record is None or not stage.endswith("/examples"):
+    try:
+        record = read_record(model)
+        if record is None:
+            return None
+        settings = storage.as_type(record.identity["settings"], _TrainingSettings, model)
+    except (UserError, KeyError):  # a damaged record is no reason to hide the rows
         return None
     from transformers import AutoTokenizer
 
@@ -222,5 +236,4 @@ def _training_beside(folder: str) -> _Training | None:
         tokenizer = AutoTokenizer.from_pretrained(local_folder(model, weights=False))
     except ValueError:  # it comes with code, which is not run for a look at rows
         return None
-    settings = record.identity["settings"]
-    return _Training(tokenizer, settings["max_length"], settings["too_long"] == "drop")
+    return _Training(tokenizer, settings.max_length, settings.too_long == "drop")

@@ -15,6 +15,8 @@ DROPPED = "dropped"
 # Text columns of the stages that drop duplicates, with the column of the text's hash.
 TEXTS = {"text": "segment_id", "instruction": "instruction_id"}
 
+LOST = "(the text that it repeats is not among the rows)"
+
 
 @dataclass(frozen=True)
 class Repetition:
@@ -38,7 +40,7 @@ def select_dropped(
             Otherwise as `select_rows`.
     """
     folder = storage.join(stage, DROPPED)
-    with storage.explained(folder):
+    with storage.explained(folder), tables.damage_named(folder):
         if not storage.exists(folder):
             raise UserError(f"{stage} has no dropped rows: name RUN/segments, for example")
         counts = tables.count_values(folder, "outcome")
@@ -56,12 +58,15 @@ def _repetitions(stage: str, shown: Shown) -> Iterator[Repetition]:
     repeating = [(row, fields) for row, fields in rows if "duplicate_of" in fields]
     if not repeating:
         return
-    text = next(name for name in TEXTS if name in repeating[0][1])
+    text = next((name for name in TEXTS if name in repeating[0][1]), None)
+    if text is None:
+        return
     kept = _texts_of(stage, text, {fields["duplicate_of"] for _, fields in repeating})
     for row, fields in repeating:
         rest = [entry for entry in row.fields if entry[0] not in (text, "outcome")]
-        other = kept[fields["duplicate_of"]]
-        yield Repetition(ShownRow(row.title, rest), fields[text].removeprefix("\n"), other)
+        other = kept.get(fields["duplicate_of"], LOST)
+        own = fields.get(text, "")
+        yield Repetition(ShownRow(row.title, rest), own.removeprefix("\n"), other)
 
 
 def _texts_of(stage: str, text: str, ids: Collection[str]) -> Mapping[str, str]:

@@ -31,6 +31,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class _Output:
+    """What is read of an entry in AlpacaEval's format."""
+
+    instruction: str
+    output: str
+
+
+@dataclass(frozen=True)
 class Written:
     """Texts of a run for a person to read."""
 
@@ -51,11 +59,13 @@ def read_written(run_folder: str, stages: Sequence[Stage]) -> Written:
             RankedPair(place, fields["score"], fields["instruction"].strip(), fields["response"])
         )
     outputs = {
-        stage.name: storage.read_json(storage.join(run_folder, stage.path, "outputs.json"))
+        stage.name: storage.read_as(
+            storage.join(run_folder, stage.path, "outputs.json"), list[_Output]
+        )
         for stage in stages
         if isinstance(stage, Evaluate)
     }
     answered = {name: entries[0] for name, entries in outputs.items() if entries}
-    answers = [Answer(name, entry["output"]) for name, entry in answered.items()]
-    question = next((entry["instruction"] for entry in answered.values()), "")
+    answers = [Answer(name, entry.output) for name, entry in answered.items()]
+    question = next((entry.instruction for entry in answered.values()), "")
     return Written(pairs, question, answers)

@@ -55,6 +55,14 @@ from humpback_ray.stages.generating import GeneratingStage
 VERDICTS = "verdicts"  # folder below the run's, of verdicts by judge
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """An endpoint and the way to read its verdicts, as a file keeps them."""
+
+    judge: str
+    verdicts_by: VerdictsBy
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judge(GeneratingStage):
     """A verdict for each pair of answers in each order, and the win rates that follow."""
@@ -242,10 +250,10 @@ class Judge(GeneratingStage):
         if self.uses_engines:
             return VerdictsBy.PROBABILITIES, 0
         path = storage.join(self._known_folder(context), "verdicts_by.json")
-        if tried := storage.read_json(path):
-            return VerdictsBy(tried["verdicts_by"]), 0
+        if tried := storage.read_as(path, _Tried):
+            return tried.verdicts_by, 0
         by, num_sent = self.endpoint_judge.try_probabilities(context.placement.judge_endpoint)
-        storage.write_json(path, {"judge": self.name, "verdicts_by": by.value})
+        storage.write_json(path, asdict(_Tried(self.name, by)))
         return by, num_sent
 
     # --- behind an endpoint -----------------------------------------------------------------------

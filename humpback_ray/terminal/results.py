@@ -20,6 +20,7 @@ from humpback_ray.terminal.safety import refusals_table
 
 # For types alone, because these modules load libraries that `humpback --help` does not wait for.
 if TYPE_CHECKING:
+    from humpback_ray.figures.types import JudgeFigures
     from humpback_ray.report.run_report import WrittenReport
     from humpback_ray.report.run_summary import ModelResult, RunSummary
     from humpback_ray.report.written import Answer, RankedPair, Written
@@ -81,25 +82,25 @@ def _self_curation(selections: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _print_games(judgement: Mapping[str, Any]) -> None:
+def _print_games(judgement: JudgeFigures) -> None:
     """Print the win rates, and every control that the judge has failed beside them."""
-    by = f"Games, judged by {judgement['judge']} ({judgement['verdicts_by']})"
+    by = f"Games, judged by {judgement.judge} ({judgement.verdicts_by})"
     columns = ("model", "against", "win rate", "95% interval", "length-controlled", "judged")
     table = Table(*columns, title=escape(by))
-    for game in judgement["games"]:
+    for game in judgement.games:
         table.add_row(
-            escape(game["model"]),
-            escape(game["opponent"]),
-            _percent(game["win_rate"]),
-            f"{_percent(game['low'])} to {_percent(game['high'])}",
-            _percent(game["length_controlled_win_rate"]),
-            f"{game['num_judged']} of {game['num_prompts']}",
+            escape(game.model),
+            escape(game.opponent),
+            _percent(game.win_rate),
+            f"{_percent(game.low)} to {_percent(game.high)}",
+            _percent(game.length_controlled_win_rate),
+            f"{game.num_judged} of {game.num_prompts}",
         )
     show(table)
-    for control in judgement["controls"]:
-        if not control["passed"]:
-            rate = _percent(control["win_rate"])
-            say(f"the judge fails a control: {control['name']} wins {rate}, and {control['rule']}")
+    for control in judgement.controls:
+        if not control.passed:
+            rate = _percent(control.win_rate)
+            say(f"the judge fails a control: {control.name} wins {rate}, and {control.rule}")
 
 
 def _percent(rate: float | None) -> str:

@@ -33,10 +33,9 @@ def print_run(run: RunFacts) -> None:
     title = escape(f"{run.run}: {run.state}, attempt {run.attempt}")
     table = Table("stage", "state", "rows", "outcomes, or what goes on", "time", title=title)
     for stage in run.stages:
-        progress = stage.progress or {}
         rows = "" if stage.num_rows is None else str(stage.num_rows)
-        if progress.get("total"):
-            rows = f"{progress['done']} of {progress['total']}"
+        if stage.progress and stage.progress.total:
+            rows = f"{stage.progress.done} of {stage.progress.total}"
         outcomes = ", ".join(f"{count} {name}" for name, count in stage.outcomes.items())
         seconds = "" if stage.seconds is None else clock.duration(stage.seconds)
         text = escape(outcomes or describe_unfinished(stage))

@@ -84,3 +84,8 @@ def test_run_without_m_0_plays_against_its_first_model():
 def test_outputs_with_the_name_of_another_model_are_refused(name):
     with pytest.raises(UserError, match=rf"/{name}\.json.*'{name}'.*change `generator`"):
         contest([outputs("davinci"), outputs(name)])
+
+
+def test_outputs_of_two_models_that_would_share_a_folder_are_refused():
+    with pytest.raises(UserError, match="same name of a folder: change `generator`"):
+        contest([outputs("org/davinci"), outputs("org_davinci")])

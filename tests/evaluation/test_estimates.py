@@ -36,14 +36,23 @@ def test_mean_has_the_bootstrap_interval_of_a_normal_mean():
     assert mean.value - mean.low == pytest.approx(half, rel=0.1)
 
 
-def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
+@pytest.mark.parametrize("n", [8, 40])
+def test_bootstrap_interval_covers_the_mean_as_often_as_it_says(n):
+    """Of eight values too, of which plain percentiles cover the mean in 87% of the cases."""
     draw = random.Random(2)
     hits = 0
-    for _ in range(300):
-        values = [draw.gauss(1.0, 1.0) for _ in range(40)]
-        mean = weighted_mean(values, [1.0] * 40)
+    for _ in range(600):
+        weights = [draw.uniform(0.5, 1.5) for _ in range(n)]
+        mean = weighted_mean([draw.gauss(1.0, 1.0) for _ in range(n)], weights)
         hits += mean.low <= 1.0 <= mean.high
-    assert 0.89 <= hits / 300 <= 0.98
+    assert 0.91 <= hits / 600 <= 0.97
+
+
+def test_share_of_items_that_are_all_won_is_not_sure():
+    won = weighted_mean([1.0] * 24, limits=(0.0, 1.0))
+    assert won.high == 1
+    assert won.low**24 == pytest.approx(0.025)
+    assert (weighted_mean([1.0], limits=(0.0, 1.0)).low, weighted_mean([1.0]).low) == (0.0, None)
 
 
 def test_weighted_mean_weighs_and_one_value_has_no_interval():

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from humpback_ray.evaluation.bootstrap import Interval
 from humpback_ray.evaluation.strengths import bradley_terry
-from humpback_ray.evaluation.win_rates import Interval
 
 
 def test_strengths_of_two_models_are_the_logit_of_the_win_rate():

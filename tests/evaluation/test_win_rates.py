@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from humpback_ray.evaluation import win_rates
-from humpback_ray.evaluation.win_rates import Interval
+from humpback_ray.evaluation import bootstrap, win_rates
+from humpback_ray.evaluation.bootstrap import Interval
 
 NAN = math.nan
 
@@ -101,7 +101,7 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_another_for_another():
 
 
 def test_bootstrap_draws_take_as_many_prompts_as_there_are():
-    weights = win_rates.resample_weights(37, 2000, 0)
+    weights = bootstrap.resample_weights(37, 2000, 0)
     assert weights.shape == (2000, 37)
     assert set(weights.sum(axis=1)) == {37.0}
     assert weights.mean() == 1.0
@@ -127,7 +127,7 @@ def test_interval_of_one_prompt_says_nothing():
 
 def test_interval_is_wider_than_percentiles_for_few_prompts():
     draws = np.random.default_rng(0).normal(size=100_000)
-    few, many = (win_rates.quantile_interval(draws, n) for n in (5, 5000))
+    few, many = (bootstrap.quantile_interval(draws, n) for n in (5, 5000))
     assert many.high == pytest.approx(1.96, abs=0.05)
     assert few.high > 2.5
 
@@ -150,7 +150,7 @@ def test_smallest_difference_is_seen_in_four_of_five_evaluations():
     num_seen = 0
     for _ in range(500):
         scores = 0.5 + smallest + noise * random.standard_normal(n)
-        found = win_rates.mean_interval(scores, (-9.0, 9.0))
+        found = bootstrap.mean_interval(scores, (-9.0, 9.0))
         num_seen += found.low > 0.5
     assert 0.75 < num_seen / 500 < 0.85
 

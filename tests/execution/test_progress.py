@@ -19,4 +19,4 @@ def test_stage_that_has_said_nothing_yet_is_preparing(monkeypatch):
         while not written.getvalue():
             pass
     assert re.match(r"  seed: preparing, \d+ s so far\n", written.getvalue())
-    assert shown.state()["detail"] == "preparing"
+    assert shown.heartbeat().detail == "preparing"

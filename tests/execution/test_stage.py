@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -111,20 +111,22 @@ def other_process():
         process.kill()
 
 
-def leave_state(folder, **driver) -> None:
-    storage.write_json(f"{folder}/seed/{PROGRESS}", {"driver": lease.this_driver() | driver})
+def leave_heartbeat(folder, beat: int = 0, **driver) -> None:
+    by = replace(lease.this_driver(), **driver)
+    left = lease.Heartbeat("2026-11-28T10:00:00Z", beat, 99, "rows", None, by)
+    storage.write_json(f"{folder}/seed/{PROGRESS}", asdict(left))
 
 
 def test_stage_of_another_live_process_is_refused_until_it_ends(tmp_path, other_process):
     stage = pairs_stage([])
     stage.begin(str(tmp_path))
-    leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time())
+    leave_heartbeat(tmp_path, pid=other_process.pid, started=other_process.create_time())
     before = storage.names(f"{tmp_path}/seed")
     with pytest.raises(ValueError, match=f"another driver, process {other_process.pid} on"):
         execute(stage, tmp_path)
     assert storage.names(f"{tmp_path}/seed") == before
     # A process number that has come again is not that driver.
-    leave_state(tmp_path, pid=other_process.pid, started=other_process.create_time() - 60)
+    leave_heartbeat(tmp_path, pid=other_process.pid, started=other_process.create_time() - 60)
     execute(stage, tmp_path)
     assert stage.find(str(tmp_path))[0] is State.DONE
 
@@ -133,12 +135,12 @@ def test_stage_of_another_live_process_is_refused_until_it_ends(tmp_path, other_
 def test_driver_of_another_machine_is_found_by_its_heartbeat(tmp_path, monkeypatch, lives):
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 3.0)
     stage = pairs_stage([])
-    leave_state(tmp_path, host="elsewhere", beat=0)
+    leave_heartbeat(tmp_path, host="elsewhere", beat=0)
     beats, done = count(1), threading.Event()
 
     def live() -> None:
         while not done.wait(0.2):
-            leave_state(tmp_path, host="elsewhere", beat=next(beats))
+            leave_heartbeat(tmp_path, host="elsewhere", beat=next(beats))
 
     thread = threading.Thread(target=live)
     if lives:

@@ -284,7 +284,7 @@ def test_record_with_foreign_fields_is_named_and_left_out(tmp_path):
     folder = write_run(str(tmp_path / "run"))
     storage.write_json(f"{folder}/iter-2/rated/record.json", {"fingerprint": "f", "rows": 3})
     figures = figures_of(folder)
-    assert "iter-2/rated/record.json is of another version" in figures.problems[0]
+    assert "iter-2/rated/record.json is damaged or of another version" in figures.problems[0]
     assert [entry.iteration for entry in figures.scores] == [1]
 
 
@@ -294,7 +294,10 @@ def test_rows_that_lack_a_column_are_named_and_the_rest_is_computed(tmp_path):
     table = tables.read_table(rows).drop_columns(["score"])
     tables.write_table(rows, table, "part-0")
     figures = figures_of(folder)
-    assert "have no column score: another version" in not_computed(figures)["scores"]
+    assert (
+        "another version of this program: they have no column score"
+        in (not_computed(figures)["scores"])
+    )
     assert figures.losses
     assert figures.funnel
 

@@ -46,7 +46,7 @@ def test_live_run_shows_its_progress(run_folder, monkeypatch):
     def num_done() -> int | None:
         seen.append(run_facts.status_of(run_folder))
         (facts,) = [stage for stage in seen[-1].stages if stage.stage == "b"]
-        return facts.progress["done"]
+        return facts.progress.done
 
     def work(context: Context) -> Result:
         context.progress.update(1, 10, "rows")
@@ -68,8 +68,8 @@ def test_live_run_shows_its_progress(run_folder, monkeypatch):
     assert live.attempt == 1
     assert states(live) == [("a", "done"), ("b", "running"), ("c", "to do")]
     running = live.stages[1]
-    assert (running.progress["done"], running.progress["total"]) == (3, 10)
-    assert running.progress["seconds_left"] > 0
+    assert (running.progress.done, running.progress.total) == (3, 10)
+    assert running.progress.seconds_left > 0
     assert running.metrics["rows_per_second"] == 1.5
     assert "1.5 rows/s" in run_facts.describe_unfinished(running)
     after = run_facts.status_of(run_folder)
@@ -164,16 +164,18 @@ def test_status_command_prints_the_facts_as_json(tmp_path):
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
     done, started, to_do = content.pop("stages")
-    assert content == {"run": run_folder, "state": "stopped", "attempt": 1, "last_error": None}
+    assert content == {
+        "run": run_folder, "state": "stopped", "attempt": 1, "last_error": None, "problems": [],
+    }  # fmt: skip
     assert done.pop("seconds") >= 0
     assert done.pop("finished_at").endswith("Z")
     assert done == {
         "stage": "a", "state": "done", "num_rows": 2, "outcomes": {"kept": 2},
         "fingerprint": stage("a", None).fingerprint, "figures": {"mean": 0.5}, "progress": None,
-        "metrics": None,
+        "metrics": None, "problem": "",
     }  # fmt: skip
     unknown = dict.fromkeys(("num_rows", "seconds", "finished_at", "progress", "metrics"))
-    unknown |= {"outcomes": {}, "figures": {}}
+    unknown |= {"outcomes": {}, "figures": {}, "problem": ""}
     assert started == {
         "stage": "b", "state": "started", "fingerprint": stage("b", None).fingerprint, **unknown
     }  # fmt: skip

@@ -7,9 +7,11 @@ game, M_2 : M_1 among them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from humpback_ray import storage, tables
+from humpback_ray.errors import UserError
 from humpback_ray.evaluation import alpaca_files, games
 from humpback_ray.execution.stage import read_record
 from humpback_ray.rows import Verdict
@@ -25,7 +27,7 @@ def read_annotations(run_folder: str) -> list[dict[str, Any]]:
     run without a judge of its own may have those of another one there.
 
     Raises:
-        UserError: another version of this program wrote the judgement.
+        UserError: the judgement is damaged, or another version of this program wrote it.
     """
     folder = storage.join(run_folder, JUDGEMENT)
     own = _of_rows(folder)
@@ -34,7 +36,7 @@ def read_annotations(run_folder: str) -> list[dict[str, Any]]:
     others = [
         row
         for model in sorted(storage.names(files))
-        for row in storage.read_json(storage.join(files, model, "annotations.json")) or []
+        for row in _of_file(storage.join(files, model, "annotations.json"))
         if (row["generator_1"], row["generator_2"]) not in played
     ]
     return [*own, *others]
@@ -47,12 +49,37 @@ def _of_rows(folder: str) -> list[dict[str, Any]]:
     if record is None or not storage.names(rows):
         return []
     judge = str(record.figures.get("judge", ""))
+    verdicts = tables.read_rows(rows, Verdict)
+    if lacking := games.num_halves(verdicts):
+        raise UserError(
+            f"{lacking:,} prompts of the games in {rows} have not one verdict in each order: the "
+            "rows are damaged, so put a copy back"
+        )
     return [
         annotation
-        for game in games.games_of(tables.read_rows(rows, Verdict))
+        for game in games.games_of(verdicts)
         if not game.is_control
         for annotation in alpaca_files.annotation_rows(game, judge)
     ]
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """What is read of an annotation, whoever wrote it."""
+
+    instruction: str
+    generator_1: str
+    generator_2: str
+    preference: float | None
+
+
+def _of_file(url: str) -> list[dict[str, Any]]:
+    """The annotations in a file of AlpacaEval's format; none without the file."""
+    if not storage.exists(url):
+        return []
+    content = storage.read_json(url)
+    storage.as_type(content, list[_Annotation], url)
+    return list(content)
 
 
 def of_pair(annotations: Sequence[dict[str, Any]], names: Names) -> list[dict[str, Any]]:

@@ -193,9 +193,8 @@ def _games(studies: Mapping[str, Study], votes: Iterable[Vote]) -> dict[Names, l
     games = defaultdict(list)
     for vote in votes:
         study = studies.get(vote.study)
-        names = sorted((vote.left_model, vote.right_model))
-        if study is not None:
-            names = list(study.items[vote.item_id].texts)
+        item = study.items.get(vote.item_id) if study else None
+        names = list(item.texts) if item else sorted((vote.left_model, vote.right_model))
         games[names[0], names[1]].append(vote)
     return games
 
@@ -227,7 +226,7 @@ def _pair(
 
 
 def _mean(shares: Sequence[float]) -> Estimate | None:
-    return weighted_mean(shares, [1.0] * len(shares))
+    return weighted_mean(shares, limits=(0.0, 1.0))
 
 
 def _share(votes: Sequence[Vote], names: Names, role: str) -> float:

@@ -216,21 +216,11 @@ def save(folder: str, study: Study) -> None:
 
 
 def load_all(folder: str) -> dict[str, Study]:
-    """Every study that a folder records, by id."""
+    """Every study that a folder records, by id.
+
+    Raises:
+        UserError: the record of one is damaged, or of another version of the program.
+    """
     files = [storage.join(folder, name, PLAN) for name in sorted(storage.names(folder))]
-    studies = [_study(storage.read_json(file)) for file in files if storage.exists(file)]
+    studies = [study for file in files if (study := storage.read_as(file, Study))]
     return {study.study_id: study for study in studies}
-
-
-def _study(content: Mapping[str, Any]) -> Study:
-    settings = content["settings"]
-    return Study(
-        study_id=content["study_id"],
-        settings=StudySettings(
-            **settings | {"kind": Kind(settings["kind"]), "raters": tuple(settings["raters"])}
-        ),
-        items={name: Item(**item) for name, item in content["items"].items()},
-        sheets={r: [Shown(**shown) for shown in sheet] for r, sheet in content["sheets"].items()},
-        left_out=content["left_out"],
-        pool=content["pool"],
-    )

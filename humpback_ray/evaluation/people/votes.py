@@ -12,12 +12,13 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from humpback_ray import storage
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation.people.study import Kind, Study, sides
 from humpback_ray.execution import clock
@@ -77,6 +78,9 @@ class Vote:
     def chosen(self) -> str:
         """The vote whichever side the texts had: a model's name, `tie`, `skip` or a label."""
         return {"left": self.left_model, "right": self.right_model}.get(self.choice, self.choice)
+
+
+_VOTE = TypeAdapter(Vote)
 
 
 def join(study: Study, rater: str, cast: CastVote) -> Vote:
@@ -196,13 +200,9 @@ def read_votes(folder: str) -> tuple[list[Vote], int]:
 
 def _vote(line: bytes) -> Vote | None:
     try:
-        content = json.loads(line)
-    except ValueError:
+        return _VOTE.validate_python(storage.parse_json(line))
+    except ValueError:  # pydantic's too
         return None
-    names = {field.name for field in fields(Vote)}
-    if not isinstance(content, dict) or not names <= content.keys():
-        return None
-    return Vote(**{name: content[name] for name in names})
 
 
 def counted(votes: Iterable[Vote]) -> list[Vote]:

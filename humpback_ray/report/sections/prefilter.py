@@ -9,11 +9,13 @@ from humpback_ray.report.document import Block, Table
 from humpback_ray.report.wording import count, fixed
 from humpback_ray.stages.prefilter import PrefilterModel
 
+FIGURES = {"recall", "mean_score_of_cut", "mean_score", "num_scored", "rank_correlation"}
+
 
 def prefilter(figures: RunFigures) -> Iterator[Block]:
     """A table of what each cut keeps of the best pairs; nothing of a run without a filter."""
     for stage in figures.stages:
-        if stage.kind != PrefilterModel.kind or "recall" not in stage.figures:
+        if stage.kind != PrefilterModel.kind or not stage.figures.keys() >= FIGURES:
             continue
         found = stage.figures
         means = found["mean_score_of_cut"]
