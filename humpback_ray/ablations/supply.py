@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from humpback_ray import tables
 from humpback_ray.figures.stage_rows import hashes_of, scan
+from humpback_ray.rows import RatedPair
 
 ROWS_PER_PASS = 4_000_000  # of about 50 bytes
 
@@ -31,7 +32,7 @@ def segments_by_score(
     num_segments, num_at_least = 0, Counter(dict.fromkeys(thresholds, 0))
     for number in range(num_passes):
         segments, scores = [np.empty(0, np.uint64)], [np.empty(0)]
-        for batch in scan(rated, ["segment_id", "score"]):
+        for batch in scan(rated, RatedPair, ["segment_id", "score"]):
             batch = batch.filter(pc.is_valid(batch["score"]))
             hashes = hashes_of(batch["segment_id"])
             is_of_pass = hashes % np.uint64(num_passes) == number
