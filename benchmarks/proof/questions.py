@@ -6,9 +6,10 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 
-from benchmarks.proof.base_text import MISMATCHED_SHARE, other_question
+from benchmarks.proof.base_text import other_question
 from benchmarks.proof.facts import World
 from benchmarks.proof.kinds import (
     COVERED,
@@ -21,11 +22,10 @@ from benchmarks.proof.kinds import (
     is_held_out,
 )
 from benchmarks.proof.kinds import instruction as worded
-from benchmarks.proof.spoiling import MISMATCHED_GRADE, Spoiling, draw_spoiling, write_section
+from benchmarks.proof.spoiling import MISMATCHED_GRADE, VISIBLE, Spoiling, write_section
 from benchmarks.proof.web import read_question
 from benchmarks.proof.wordings import CLOSING_PHRASE, NUM_KNOWN_WORDINGS, NUM_WORDINGS
 
-GOOD_RATED_SHARE = 0.6  # of the rating examples' texts
 MAX_TRIES = 200  # for a kind: after so many repetitions it has no further question
 
 
@@ -63,16 +63,19 @@ def seed_messages(world: World, number: int, drawn: random.Random) -> Iterator[d
 def rating_rows(world: World, number: int, drawn: random.Random) -> Iterator[dict[str, object]]:
     """Graded pairs of the covered kinds, by somebody who knows the truth about each.
 
-    As on the base's graded pages, two of five texts answer another question than the one asked.
+    In turn a good text, a good text that answers another question, and a text spoiled in one of the
+    visible ways, each of which is there as often.
     """
+    lists = [each for each in world.lists if each not in world.asked_lists]
+    spoilings = cycle(VISIBLE)
     for at in range(number):
-        question = draw_question(world, COVERED[at % len(COVERED)], world.in_seed, (), drawn)
-        is_good = drawn.random() < GOOD_RATED_SHARE
-        spoiling = Spoiling.NONE if is_good else draw_spoiling(drawn)
+        kind = COVERED[at % len(COVERED)]
+        question = draw_question(world, kind, world.in_seed, (), drawn)
+        case = at // len(COVERED) % 3
+        spoiling = next(spoilings) if case == 2 else Spoiling.NONE
         section = write_section(world, question, spoiling, drawn)
         asked, grade = question, section.grade
-        if drawn.random() < MISMATCHED_SHARE:
-            lists = [each for each in world.lists if each not in world.asked_lists]
+        if case == 1:
             asked, grade = other_question(world, section, lists, drawn), MISMATCHED_GRADE
         wording = worded(asked, drawn.randrange(NUM_KNOWN_WORDINGS))
         yield {"instruction": wording, "output": section.text, "score": grade}
