@@ -33,6 +33,17 @@ class Base:
     licence: str | None = None  # as the base's own files name it; None where they do not
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What a card says of a training's record."""
+
+    num_steps: int
+    batch_size: int
+    num_truncated: int
+    num_dropped: int
+    num_passes: float | None = None  # older records have none
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """The facts of a model card."""
@@ -96,16 +107,17 @@ class ModelCard:
         return f"named {where}; this model derives from the base, so it applies here too"
 
     def _training(self) -> str:
-        settings, figures = self.settings, self.figures
-        passes = figures.get("num_passes")
+        settings = self.settings
+        figures = storage.as_type(dict(self.figures), _Trained, f"the record of {self.name}")
+        passes = figures.num_passes
         adapters = f"; LoRA of rank {settings.lora.rank}, merged" if settings.lora else ""
         return (
-            f"{figures['num_steps']:,} steps of {figures['batch_size']} examples"
+            f"{figures.num_steps:,} steps of {figures.batch_size} examples"
             + (f", {passes:.2f} passes" if passes is not None else "")
             + f"; learning rate {settings.learning_rate:g} to {settings.final_learning_rate:g}, "
             f"dropout {settings.dropout:g}, weight decay {settings.weight_decay:g}, at most "
-            f"{settings.max_length:,} tokens an example ({figures['num_truncated']:,} cut, "
-            f"{figures['num_dropped']:,} left out){adapters}"
+            f"{settings.max_length:,} tokens an example ({figures.num_truncated:,} cut, "
+            f"{figures.num_dropped:,} left out){adapters}"
         )
 
     def _prompts(self) -> str:

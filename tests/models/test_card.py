@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from humpback_ray import storage
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.config.settings import LoraSettings
+from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Stage
 from humpback_ray.method import prompts
 from humpback_ray.models.card import licence_of
@@ -43,14 +45,16 @@ def finetunes(base: str, *overrides: str) -> dict[str, Stage]:
     return {stage.path: stage for stage in stages_of(recipe) if stage.kind == "finetune"}
 
 
-def card_of(stage: Stage, run: Path, outcomes: dict[str, int]) -> str:
+def card_of(
+    stage: Stage, run: Path, outcomes: dict[str, int], figures: dict[str, Any] = FIGURES
+) -> str:
     """The card that a training's refresh writes in a run."""
     folder = run / stage.path
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "generation_config.json").write_text("{}")
     examples = storage.join(str(run), stage.examples.path, "record.json")
     storage.write_json(examples, asdict(record(outcomes=outcomes)))
-    stage.refresh(replace(context(folder), run_folder=str(run), stage=stage.path), FIGURES)
+    stage.refresh(replace(context(folder), run_folder=str(run), stage=stage.path), figures)
     return (folder / "README.md").read_text()
 
 
@@ -184,3 +188,10 @@ def test_wrapping_alone_leaves_the_card_alone(base, tmp_path):
     folder = tmp_path / "run/iter-1/model"
     assert write_wrapping(str(folder), Wrapping("x", 0, 1))
     assert (folder / "README.md").read_text() == card
+
+
+@pytest.mark.parametrize("name", ["num_steps", "num_passes"])
+def test_damaged_record_of_a_training_is_one_line(tmp_path, base, name):
+    stage = finetunes(str(base))["forward-0/model"]
+    with pytest.raises(UserError, match=rf'the record of .*forward-0/model is .*{name} is "many"'):
+        card_of(stage, tmp_path / "run", {"seed": 3}, FIGURES | {name: "many"})

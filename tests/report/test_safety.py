@@ -96,10 +96,10 @@ def test_record_of_refusals_without_a_figure_is_named(tmp_path, overrides):
     del record["figures"]["harmful"]
     storage.write_json(f"{folder}/safety/M_1/record.json", record)
     figures = figures_of(folder)
-    assert figures.refusals == []
-    (why,) = [entry.why for entry in figures.not_computed if entry.what == "refusals"]
-    assert "M_1" in why
-    assert "another version" in why
+    assert [each.model for each in figures.refusals] == ["base", "M_0", "M_2"]
+    (problem,) = [line for line in figures.problems if "refusals" in line]
+    assert "M_1" in problem
+    assert "another version" in problem
 
 
 def test_two_runs_compare_their_refusals(finished):
