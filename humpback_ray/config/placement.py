@@ -37,7 +37,7 @@ class ClusterPlacement(Frozen):
 class CorpusPlacement(Frozen):
     """The tasks that look for duplicates."""
 
-    # Of one task, about 10 KB of memory each. Twice as many rows need twice as many tasks.
+    # Of one task, about 12 KB of memory each. Twice as many rows need twice as many tasks.
     rows_per_task: PositiveInt = 50_000
 
 
