@@ -299,23 +299,24 @@ def test_bug_in_a_run_exits_1_with_its_traceback_in_the_runs_log(bug, text, tmp_
     assert text in entry["exception"]
 
 
-def test_look_at_a_damaged_file_exits_1(tmp_path):
+def test_look_at_a_damaged_file_exits_2_with_one_line(tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "part-0.parquet").write_text("not Parquet")
     result = RUNNER.invoke(app, ["look", str(tmp_path)])
-    assert result.exit_code == 1, result.output
-    assert result.stderr.startswith("unexpected error: ArrowInvalid: ")
-    assert "select_rows" in traceback_at(result.stderr.strip())
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"error: a file in {tmp_path} is no Parquet: ")
+    assert result.stderr.count("\n") == 1
 
 
-def test_damaged_record_exits_1(tmp_path):
+def test_status_of_a_damaged_record_names_it_beside_the_other_stages(tmp_path):
     storage.write_json(f"{tmp_path}/attempts/001/attempt.json", {"stages": ["seed"]})
     (tmp_path / "seed").mkdir()
     (tmp_path / "seed" / "record.json").write_text("{")
-    result = RUNNER.invoke(app, ["status", str(tmp_path)])
-    assert result.exit_code == 1, result.output
-    assert result.stderr.startswith("unexpected error: JSONDecodeError: ")
-    assert "status_of" in traceback_at(result.stderr.strip())
+    result = RUNNER.invoke(app, ["status", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    (stage,) = json.loads(result.stdout)["stages"]
+    assert stage["state"] == "unreadable"
+    assert f"{tmp_path}/seed/record.json is damaged" in stage["problem"]
 
 
 @pytest.mark.parametrize(
