@@ -13,7 +13,7 @@ from humpback_ray.ablations.results import COLUMNS, notes, table_rows
 from humpback_ray.terminal.output import say, show
 
 if TYPE_CHECKING:
-    from humpback_ray.ablations.plan import AblationPlan, PlannedArm
+    from humpback_ray.ablations.plan import AblationPlan
     from humpback_ray.ablations.results import AblationResults
 
 
@@ -21,7 +21,7 @@ MAX_NAMED = 5  # stages of an arm from one place
 
 
 def print_ablation_plan(plan: AblationPlan) -> None:
-    """Print the stages of every arm by where they come from, then each arm as a recipe."""
+    """Print the stages of every arm by where they come from, then the command for each arm."""
     from humpback_ray.ablations.plan import origins
 
     columns = (Column("arm", no_wrap=True), "from", "stages")
@@ -38,17 +38,17 @@ def print_ablation_plan(plan: AblationPlan) -> None:
     show(table)
     for line in plan.left_out:
         say(f"left out: {line}")
-    for planned in plan.arms:
-        if planned.arm.overrides:
-            say(f"{planned.arm.name} by hand: {_by_hand(plan, planned)}")
+    arms = [planned.arm for planned in plan.arms if planned.arm.overrides]
+    if arms:
+        command = f"humpback run {shlex.quote(plan.recipe_name)} --run NEW"
+        say(f"an arm's model by hand: {command}{_options(plan.overrides)}, and behind it for")
+    for arm in arms:
+        say(f"  {arm.name}:{_options(arm.overrides)}")
     say(f"{len(plan.to_compute)} stages to compute")
 
 
-def _by_hand(plan: AblationPlan, planned: PlannedArm) -> str:
-    """The command that makes the arm's model in a run of its own."""
-    overrides: Sequence[str] = [*plan.overrides, *planned.arm.overrides]
-    settings = " ".join(f"--set {shlex.quote(each)}" for each in overrides)
-    return f"humpback run {shlex.quote(plan.recipe_name)} --run NEW {settings}"
+def _options(overrides: Sequence[str]) -> str:
+    return "".join(f" --set {shlex.quote(each)}" for each in overrides)
 
 
 def print_ablations(results: AblationResults, files: Sequence[str]) -> None:

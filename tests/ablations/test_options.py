@@ -45,9 +45,10 @@ def test_plan_of_the_command_line_shows_origins_and_the_recipes_by_hand(tmp_path
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "left out: size-500: the run's selection has 14 pairs" in result.stdout
-    assert "'settings.last_iteration.selection={method: share, share: 0.25, max_pairs: 5}'" in (
-        result.stdout
-    )
+    assert (
+        "  size-5: --set 'settings.last_iteration.selection={method: share, share: 0.25, "
+        "max_pairs: 5}'\n"
+    ) in result.stdout
     assert "5 stages to compute" in result.stdout  # of size-5: four; of the run: its game
     assert not storage.exists(f"{run.folder}/ablations")
 
