@@ -73,7 +73,7 @@ def test_model_card_is_read_back_with_its_metadata(run):
     for part in (
         "# demo: iter-2/model", "This model answers requests.",
         "| base model | apache-2.0; this model derives from it |",
-        "| M\\_2 : base | 81.0 | 75.0 to 87.0 |", "| M\\_2 | 5.780 | 5.692 to 5.873 | 8 |",
+        "| M\\_2 : base | 81.0 | 75.0 to 87.0 |", "| M\\_2 | 5.780 | 5.675 to 5.894 | 8 |",
         "| Selection, iteration 2 | 56 pairs with a score | 12 |",
         "| forward\\_training.learning\\_rate | 0.001 |", "| ray | ",
         "This model has seen no safety pairs.",
@@ -128,7 +128,7 @@ def test_dataset_card_is_read_back_with_its_metadata(run, licence, metadata, sta
     assert data["size_categories"] == ["n<1K"]
     assert [config["config_name"] for config in data["configs"]] == ["iteration-1", "iteration-2"]
     assert f"| web texts and seed pairs | {stated}" in card.text
-    assert "| iteration-2 | M\\_2 | 32 | 20 | 0 | 12 |" in card.text
+    assert "| iteration-2 | M\\_2 | 32 | 20 | 0 | 0 | 12 |" in card.text
 
 
 def test_dataset_as_planned_is_loaded_with_the_rows_of_the_run(run, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from humpback_ray.execution.lease import Heartbeat
 from humpback_ray.figures.run_facts import RunFacts, RunState, StageFacts, StageState
 from humpback_ray.terminal.runs import print_run
 from tests.support.terminal_tables import cells
@@ -21,13 +22,7 @@ def wide_terminal(monkeypatch):
 
 
 def test_printed_run_shows_counts_progress_and_last_error(capsys):
-    progress = {
-        "time": "2026-01-01T00:00:00Z",
-        "done": 3,
-        "total": 10,
-        "detail": "rows [x]",
-        "seconds_left": 65.0,
-    }
+    progress = Heartbeat("2026-01-01T00:00:00Z", 3, 10, "rows [x]", 65.0)
     finished = replace(done("seed"), outcomes={"kept": 3, "too_short": 1})
     running = StageFacts("segments", StageState.RUNNING, progress=progress)
     to_do = StageFacts("candidates", StageState.TO_DO)
