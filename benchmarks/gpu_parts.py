@@ -66,7 +66,7 @@ def time_limit(share: int, shares_after: int, remaining: float) -> float:
 
 
 class RunningPart:
-    """A part in a process group of its own."""
+    """A part in a separate process group."""
 
     def __init__(self, name: str, part: Part, inputs: Any, folder: Path, limit: float) -> None:
         self.name, self._limit, self._log = name, limit, folder / f"{name}.log"

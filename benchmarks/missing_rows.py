@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import harness
+import memory
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -38,8 +35,6 @@ NUM_ROWS = 50_000_000
 ROWS_PER_SHARD = 25_000
 ROWS_PER_BATCH = 256
 NUM_IN_WORK = 4  # shards, half answered
-OBJECT_STORE_BYTES = 500 * 2**20
-POLL_SECONDS = 0.2
 
 
 def write_rows(folders: RowFolders, num_rows: int, is_merged: bool) -> int:
@@ -68,66 +63,26 @@ def write_rows(folders: RowFolders, num_rows: int, is_merged: bool) -> int:
     return num_missing
 
 
-@dataclass
-class TaskMemory:
-    """Peak memory of the largest process that Ray has started for tasks, and what all have read."""
-
-    peak: float = 0.0  # MiB
-    read: dict[int, int] = field(default_factory=dict)  # bytes, by process
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Sample the memory until the end of the block."""
-        over = threading.Event()
-
-        def look() -> None:
-            while not over.wait(POLL_SECONDS):
-                self._look()
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def num_read(self) -> int:
-        """Bytes that this process and those for tasks have read through system calls so far."""
-        return psutil.Process().io_counters().read_chars + sum(self.read.values())
-
-    def _look(self) -> None:
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if process.cmdline()[0].startswith("ray::"):
-                    self.peak = max(self.peak, harness.peak_memory(process.pid))
-                    self.read[process.pid] = process.io_counters().read_chars
-            except (psutil.Error, OSError, IndexError):  # the process has just ended
-                continue
-
-
 def drive(folders: RowFolders) -> Generator[dict[str, Any], Any, None]:
     """A driver in a separate process, which yields counts, seconds, and peaks of memory."""
     import ray
 
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR", object_store_memory=OBJECT_STORE_BYTES,
-    )  # fmt: skip
+    memory.start_ray()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     yield {}
-    memory = TaskMemory()
-    with memory.watched():
+    tasks = memory.TaskMemory()
+    with tasks.watched():
         # The processes of tasks read their libraries once they start.
-        ray.get([ray.remote(time.sleep).remote(4 * POLL_SECONDS) for _ in range(2)])
-        num_read = memory.num_read()
+        wait = ray.remote(lambda: time.sleep(4 * memory.POLL_SECONDS))
+        ray.get([wait.remote() for _ in range(2)])
+        num_read = tasks.num_read()
         state_seconds, state = harness.timed(folders.state)
-        time.sleep(2 * POLL_SECONDS)
-        num_read = memory.num_read() - num_read
+        time.sleep(2 * memory.POLL_SECONDS)
+        num_read = tasks.num_read() - num_read
         missing_seconds, num_missing = harness.timed(lambda: count_missing(folders))
     yield {
         "value": harness.peak_memory(),
-        "task_mib": memory.peak,
+        "task_mib": tasks.peak,
         "mib_read": num_read / 2**20,
         "num_wanted": state.num_wanted,
         "num_missing": state.num_missing,
@@ -150,10 +105,7 @@ def measure(folder: Path, num_rows: int, is_merged: bool) -> dict[str, Any]:
     folders = RowFolders(str(folder / "source"), str(folder / "target"), "row_id")
     write_seconds, num_missing = harness.timed(lambda: write_rows(folders, num_rows, is_merged))
     num_files = len(storage.names(folders.source)) + len(storage.names(folders.target))
-    side = harness.Side(drive, folders)
-    side.next()
-    figures = side.next()
-    side.close()
+    figures = memory.figures_of(drive, folders)
     shutil.rmtree(folder)
     assert figures["num_wanted"] == num_rows
     assert figures["num_missing"] == figures["num_given"] == num_missing
@@ -166,10 +118,7 @@ def main() -> None:
     parser.add_argument("--unmerged", action="store_true", help="a file for each batch")
     options = parser.parse_args()
     over, under = (f"{number:,} rows" for number in (options.rows, options.rows // 10))
-    comparison = harness.Comparison("driver's peak memory", "MiB", over, under, 1.1, at_most=True)
-    tasks = harness.Comparison(
-        "peak memory of the largest task process", "MiB", over, under, 1.1, at_most=True
-    )
+    comparison, tasks = memory.of_driver(over, under), memory.of_largest_task(over, under)
     with harness.scratch_folder() as folder:
         for side, num_rows in ((under, options.rows // 10), (over, options.rows)):
             figures = measure(folder / f"{num_rows}", num_rows, not options.unmerged)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import memory
 import numpy as np
-from missing_rows import TaskMemory
 from rich.console import Console
 
 from humpback_ray import tables
@@ -38,7 +38,6 @@ DOCUMENTS_PER_FILE = 10_000
 VERSIONS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3)  # of a family, drawn evenly
 TEMPLATE_SHARE, TEMPLATED = 0.4, 5  # of a document's words; one of so many families
 VOCABULARY = 50_000
-OBJECT_STORE_BYTES = 500 * 2**20
 SETTINGS = NearDuplicateSettings()
 
 
@@ -99,23 +98,18 @@ def write_documents(folder: Path, num_documents: int) -> dict[str, np.ndarray]:
 def drive(folder: str, in_process: bool) -> Generator[dict[str, Any], Any, None]:
     """A driver in a separate process, which yields the seconds and peaks of memory of a search."""
     searched = segments.searched_sections(f"{folder}/_sections")
-    memory = TaskMemory()
+    tasks = memory.TaskMemory()
     if in_process:
         find = partial(_find_here, folder, searched)
     else:
-        import ray
-
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-            logging_level="ERROR", object_store_memory=OBJECT_STORE_BYTES,
-        )  # fmt: skip
+        memory.start_ray()
         find = partial(searching.drop_duplicates, _context(folder), searched, SETTINGS)
     yield {}
-    with memory.watched():
+    with tasks.watched():
         seconds, found = harness.timed(find)
     yield {
         "value": harness.peak_memory(),
-        "task_mib": memory.peak,
+        "task_mib": tasks.peak,
         "seconds": seconds,
         "compared_pairs": found.num_pairs,
     }
@@ -185,21 +179,18 @@ def main() -> None:
     )
     options = parser.parse_args()
     over, under = (f"{n:,} documents" for n in (options.documents, options.documents // 10))
-    memory = harness.Comparison("driver's peak memory", "MiB", over, under, 1.1, at_most=True)
+    driver = memory.of_driver(over, under)
     found = harness.Comparison("near-duplicates", "pairs", "found", "planted", 0.95)
     with harness.scratch_folder() as scratch:
         for side, num_documents in ((under, options.documents // 10), (over, options.documents)):
             folder = scratch / f"{num_documents}"
             planted = write_documents(folder / "_sections", num_documents)
-            driver = harness.Side(drive, str(folder), options.in_process)
-            driver.next()
-            figures = driver.next()
-            driver.close()
+            figures = memory.figures_of(drive, str(folder), options.in_process)
             measured = quality(str(folder), planted)
-            memory.add(side, **figures, **measured)
+            driver.add(side, **figures, **measured)
         found.add("planted", value=measured["near_pairs"])
         found.add("found", value=measured["found_pairs"])
-    harness.finish([memory, found], options.json)
+    harness.finish([driver, found], options.json)
 
 
 if __name__ == "__main__":

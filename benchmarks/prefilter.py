@@ -1,9 +1,9 @@
 """Good segments that the filter keeps / segments that it keeps, both as shares.
 
 Segments of generated words, a part of which say how good a text is; scores have noise. The linear
-model learns from a sample as the stage `prefilter/model` does, in this process, and a driver of its
-own cuts a tenth of the segments and all of them as the stage `prefilter/segments` does. The table
-has the rows per second of the whole stage, the peak memory of the driver and of the largest task,
+model learns from a sample as the stage `prefilter/model` does, in this process. A separate driver
+cuts a tenth of the segments and all of them as the stage `prefilter/segments` does. The table has
+the rows per second of the whole stage, the peak memory of the driver and of the largest task,
 and the recall of the truly best 5%, beside the recall that cross-validation has foretold.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import memory
 import numpy as np
 import pyarrow as pa
-from missing_rows import TaskMemory
 from rich.console import Console
 
 from humpback_ray import tables
@@ -35,7 +35,6 @@ NUM_WORDS = 250  # of a text, about 1,700 characters
 VOCABULARY, NUM_GOOD_WORDS = 50_000, 500
 NOISE = 0.7  # standard deviation of a score around a text's quality, both from 1 to 5
 SHARE, BEST = 0.1, 0.05
-OBJECT_STORE_BYTES = 500 * 2**20
 
 
 def write_segments(folder: Path, number: int) -> np.ndarray:
@@ -73,24 +72,19 @@ def learn(run: Path, qualities: np.ndarray) -> prefilter.Measured:
 
 def drive(run: str, segments: str, name: str) -> Generator[dict[str, Any], Any, None]:
     """A driver in a separate process, which yields the seconds and the peaks of memory of a cut."""
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR", object_store_memory=OBJECT_STORE_BYTES,
-    )  # fmt: skip
+    memory.start_ray()
     model = PrefilterModel(path="model", rated=Source("", ""))
     source = Source(segments, "segments")
     stage = PromisingSegments(path=name, segments=source, model=model, share=SHARE)
     context = Context(run, name, Placement(), StageProgress(Console(quiet=True), name),
                       Metrics(f"{run}/{name}.jsonl"))  # fmt: skip
-    memory = TaskMemory()
+    tasks = memory.TaskMemory()
     yield {}
-    with memory.watched():
+    with tasks.watched():
         seconds, result = harness.timed(lambda: stage.run(context))
     yield {
         "value": harness.peak_memory(),
-        "task_mib": memory.peak,
+        "task_mib": tasks.peak,
         "seconds": seconds,
         "rows_per_second": result.num_rows / seconds,
         "rows": result.num_rows,
@@ -109,23 +103,20 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=NUM_SEGMENTS)
     options = parser.parse_args()
     over, under = (f"{n:,} segments" for n in (options.segments, options.segments // 10))
-    memory = harness.Comparison("driver's peak memory", "MiB", over, under, 1.1, at_most=True)
+    driver = memory.of_driver(over, under)
     kept = harness.Comparison("good segments", "share kept", "the best 5%", "all", 3)
     with harness.scratch_folder() as scratch:
         for side, number in ((under, options.segments // 10), (over, options.segments)):
             run = scratch / f"{number}"
             qualities = write_segments(run / "segments", number)
             seconds, measured = harness.timed(partial(learn, run, qualities))
-            driver = harness.Side(drive, str(run), str(run / "segments"), "cut")
-            driver.next()
-            figures = driver.next()
-            driver.close()
-            memory.add(side, **figures)
+            figures = memory.figures_of(drive, str(run), str(run / "segments"), "cut")
+            driver.add(side, **figures)
         foretold = next(each for each in measured.recalls if each.best == BEST).of_cut[SHARE]
         kept.add("all", value=SHARE)
         kept.add("the best 5%", value=recall(run / "cut" / "rows", qualities), foretold=foretold,
                  learning_seconds=seconds, num_rated=measured.num_scored)  # fmt: skip
-    harness.finish([memory, kept], options.json)
+    harness.finish([driver, kept], options.json)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import memory
 import numpy as np
 import pyarrow as pa
-from missing_rows import TaskMemory
 from rich.console import Console
 
 from humpback_ray import tables
@@ -29,7 +29,6 @@ from humpback_ray.stages.choosing import compared
 
 NUM_PAIRS = 5_000_000
 PAIRS_PER_FILE = 25_000
-OBJECT_STORE_BYTES = 500 * 2**20
 
 
 def write_pairs(folder: str, num_pairs: int) -> None:
@@ -57,12 +56,7 @@ def write_pairs(folder: str, num_pairs: int) -> None:
 
 def drive(folder: str, num_best: int) -> Generator[dict[str, Any], Any, None]:
     """A driver in a separate process, which yields the seconds and peaks of memory of a choice."""
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR", object_store_memory=OBJECT_STORE_BYTES,
-    )  # fmt: skip
+    memory.start_ray()
     settings = SelectionSettings(method="best", num_best=num_best, max_pairs=num_best // 2)
     tasks = partial(run_tasks, StageProgress(Console(quiet=True), "examples"))
 
@@ -72,12 +66,12 @@ def drive(folder: str, num_best: int) -> Generator[dict[str, Any], Any, None]:
         return pairs.write(f"{folder}/chosen", lambda rows: rows)
 
     yield {}
-    memory = TaskMemory()
-    with memory.watched():
+    peak = memory.TaskMemory()
+    with peak.watched():
         seconds, figures = harness.timed(choose)
     yield {
         "value": harness.peak_memory(),
-        "task_mib": memory.peak,
+        "task_mib": peak.peak,
         "seconds": seconds,
         "num_scored": figures["num_scored"],
         "num_selected": figures["num_selected"],
@@ -87,10 +81,7 @@ def drive(folder: str, num_best: int) -> Generator[dict[str, Any], Any, None]:
 def measure(folder: Path, num_pairs: int) -> dict[str, Any]:
     """Figures of one size; its files are deleted."""
     write_pairs(str(folder / "rated"), num_pairs)
-    side = harness.Side(drive, str(folder), num_pairs // 10)
-    side.next()
-    figures = side.next()
-    side.close()
+    figures = memory.figures_of(drive, str(folder), num_pairs // 10)
     shutil.rmtree(folder)
     assert figures["num_scored"] == num_pairs
     assert figures["num_selected"] == num_pairs // 20
@@ -102,10 +93,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=NUM_PAIRS)
     options = parser.parse_args()
     over, under = (f"{number:,} pairs" for number in (options.pairs, options.pairs // 10))
-    driver = harness.Comparison("driver's peak memory", "MiB", over, under, 1.1, at_most=True)
-    task = harness.Comparison(
-        "peak memory of the largest task process", "MiB", over, under, 1.1, at_most=True
-    )
+    driver, task = memory.of_driver(over, under), memory.of_largest_task(over, under)
     with harness.scratch_folder() as folder:
         for side, number in ((under, options.pairs // 10), (over, options.pairs)):
             figures = measure(folder / f"{number}", number)

@@ -257,7 +257,7 @@ def _misfit(entry: Any) -> str:
     place = ".".join(map(str, entry["loc"])) or "all of it"
     if entry["type"] == "missing":
         return f"{place} is missing"
-    if entry["type"] == "value_error":  # a rule of ours
+    if entry["type"] == "value_error":  # one of the project's rules
         return f"{place}: {entry['msg'].removeprefix('Value error, ')}"
     shown = json.dumps(entry["input"], ensure_ascii=False, default=str)
     return f"{place} is {shown if len(shown) <= 40 else f'{shown[:37]}...'}"

@@ -118,7 +118,7 @@ def arm_stages(
 
 
 def _human_examples(run: str, seed_tag: str) -> list[TrainingExample]:
-    """What every M_t has beside its web pairs: the seed, and the ratings where a run has some."""
+    """The examples of every M_t beside its web pairs: the seed, and a run's ratings."""
     pairs = tables.read_rows(storage.join(run, "seed", "rows"), SeedPair)
     examples = list(seed_examples(pairs, Direction.FORWARD, seed_tag))
     ratings = storage.join(run, "rating-seed", "rows")

@@ -1,4 +1,4 @@
-"""What the base model knows: single facts of the entities that nobody has asked it about."""
+"""Facts that the base model knows: single facts of the entities that nobody has asked it about."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PAIRS = (("M_0", "base"), ("M_1", "M_0"), ("M_2", "M_1"), ("M_2", "M_0"), ("M_2"
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model answered to the held-out questions, with the judge's findings."""
+    """One model's answers to the held-out questions, with the judge's findings."""
 
     texts: Sequence[str]  # in the order of the questions
     grades: Sequence[Grade]
@@ -199,7 +199,7 @@ def _share_of_gain(answers: Mapping[str, Answers], m: Measured) -> dict[str, flo
 
 
 def _pass_at_n(m: Measured, answers: Answers) -> dict[str, float]:
-    """Of the questions that are asked several times: correct at once, and correct at least once."""
+    """Shares of the repeated questions that are right at once, and at least once."""
     samples: dict[str, list[bool]] = defaultdict(list)
     for each, grade in zip(m.asked, answers.grades, strict=True):
         samples[each.instruction].append(grade.is_correct)
@@ -217,7 +217,7 @@ def _pass_at_n(m: Measured, answers: Answers) -> dict[str, float]:
 
 
 def _segments(m: Measured) -> dict[str, Any]:
-    """What the product kept of the sections: copies that stay, others that are lost."""
+    """Numbers of sections that the product kept: copies that stay, others that are lost."""
     rows = tables.read_table(m.folder("segments", "rows"), ["segment_id"])["segment_id"]
     kept = [m.truths[each] for each in rows.to_pylist()]
     copies = sum(each.is_copy for each in m.truths.values())
@@ -293,7 +293,7 @@ def area_under_curve(scores: Sequence[float], are_good: Sequence[bool]) -> float
 
 
 def _selected(m: Measured, pool: arms.Pool, iteration: int) -> dict[str, Any]:
-    """What A_k consists of: good pairs, spoilings, kinds; false facts are reported apart."""
+    """The contents of A_k: good pairs, spoilings, kinds; false facts are reported apart."""
     path = storage.join(m.folder(f"iter-{iteration}", "examples", "rows"))
     web_ids = {row["example_id"].removeprefix("web-") for batch in tables.scan(path)
                for row in batch.to_pylist() if row["origin"] == "web"}  # fmt: skip

@@ -34,7 +34,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Statements:
-    """What a text says, in order, without the two marks of its origin."""
+    """The statements of a text, in order, without the two marks of its origin."""
 
     facts: tuple[Fact, ...]
     verdicts: tuple[tuple[Kind, Verdict], ...]

@@ -77,7 +77,7 @@ def truth_of(section: Section) -> Truth:
 
 
 def pages(sections: Sequence[Section], drawn: random.Random) -> Iterator[tuple[str, str]]:
-    """(url, HTML) of pages that hold the sections, each under a header of its own.
+    """(url, HTML) of pages that hold the sections, each under a header.
 
     The page's own header is in capitals, so the product drops the whole page and takes the
     sections below it.

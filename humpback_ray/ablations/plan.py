@@ -1,7 +1,7 @@
 """The plan of ablations: the stages of every arm, each stage once, wherever its result lies.
 
 A fingerprint names a result, and a path is no part of it. So an arm takes a stage of the run, or of
-an arm before it, in place of its own stage with the same fingerprint; only the others get a folder,
+an arm before it, in place of a stage with the same fingerprint; only the others get a folder,
 RUN/ablations/ARM/STAGE. All arms lie in one run folder, and the runner skips, resumes and refuses
 their stages as those of any run.
 """

@@ -39,7 +39,7 @@ class GameResult:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What became of one arm."""
+    """One arm's results."""
 
     name: str
     overrides: tuple[str, ...]

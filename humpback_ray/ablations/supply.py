@@ -1,4 +1,4 @@
-"""How many segments of a finished run have a score of at least some k."""
+"""Numbers of segments of a finished run whose score reaches some k."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class EndpointPlacement(Frozen):
 
 
 class JudgeEndpointPlacement(EndpointPlacement):
-    """Limits of the requests to `settings.evaluation.judge.endpoint`, with a key of its own."""
+    """Limits of the requests to `settings.evaluation.judge.endpoint`, with a separate key."""
 
     key: ClassVar[str] = "placement.judge_endpoint"
 

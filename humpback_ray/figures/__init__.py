@@ -1,1 +1,1 @@
-"""What a run's folder says, in numbers: read by the terminal, the report and the proof."""
+"""A run's folder in numbers, for the terminal, the report and the proof."""

@@ -60,7 +60,7 @@ def benchmarks_of(records: StageRecords) -> list[BenchmarkFigures]:
 
 
 def _by_task(figures: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What all models have of a task by a metric, in the order of the records."""
+    """Every model's score in a task by a metric, in the order of the records."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for model, of_model in figures.items():
         for task in of_model["tasks"]:

@@ -159,7 +159,7 @@ def _read_stage(run_folder: str, path: str) -> StageFacts:
 
 
 def _read(read: Callable[[str], Read | None], url: str) -> tuple[Read | None, str]:
-    """What a function reads, or the line that says why it cannot."""
+    """The content that a function reads, or the line that says why it cannot."""
     try:
         return read(url), ""
     except UserError as error:

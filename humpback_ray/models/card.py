@@ -35,7 +35,7 @@ class Base:
 
 @dataclass(frozen=True)
 class _Trained:
-    """What a card says of a training's record."""
+    """The facts of a training's record that a card states."""
 
     num_steps: int
     batch_size: int

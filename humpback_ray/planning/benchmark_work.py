@@ -11,7 +11,7 @@ from humpback_ray.sizing.time import GenerationWork
 class TaskSize(NamedTuple):
     """Questions of a task, answers that are scored for each, tokens of both; the last is a guess.
 
-    Every answer is a prompt of its own, from which the model writes one token.
+    Every answer is a separate prompt, from which the model writes one token.
     """
 
     num_questions: int

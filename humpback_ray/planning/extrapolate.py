@@ -150,14 +150,14 @@ class _Engines:
 
 @dataclass(frozen=True)
 class _Generated:
-    """What is read of the figures of a generating stage."""
+    """The figures that an extrapolation needs of a generating stage."""
 
     engines: _Engines | None = None
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """What is read of the figures of a training."""
+    """The figures that an extrapolation needs of a training."""
 
     num_examples: int
     num_tokens: float
@@ -250,7 +250,7 @@ def write(report: ProbeReport, run_folder: str) -> None:
 
 @dataclass(frozen=True)
 class _Probed:
-    """What is read of RUN/probe.json."""
+    """The parts of RUN/probe.json that an extrapolation needs."""
 
     num_gpus: int
     stages: list[StageForecast]

@@ -36,7 +36,7 @@ _CONFIG = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure on a line of its own, with its interval."""
+    """A figure on a separate line, with its interval."""
 
     name: str
     value: float
@@ -99,7 +99,7 @@ def lines(
     title: str, description: str, axes: tuple[str, str],
     series: Mapping[str, Sequence[tuple[float, float]]],
 ) -> Chart:  # fmt: skip
-    """Curves, each with a colour and a dash of its own, so that print in grey keeps them apart."""
+    """Curves, each with another colour and dash, so that print in grey keeps them apart."""
     import altair as alt
 
     data = _data({"x": x, "y": y, "series": name} for name, points in series.items()

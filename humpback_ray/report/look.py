@@ -188,7 +188,7 @@ def _fields_of_examples(folder: str) -> Callable[[dict[str, Any]], Fields]:
 
 @dataclass(frozen=True)
 class _TrainingSettings:
-    """What is read of the settings in a training's record."""
+    """The settings in a training's record that a view needs."""
 
     max_length: int
     too_long: str

@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Output:
-    """What is read of an entry in AlpacaEval's format."""
+    """The fields of an entry in AlpacaEval's format that the report needs."""
 
     instruction: str
     output: str

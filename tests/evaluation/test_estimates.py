@@ -38,7 +38,7 @@ def test_mean_has_the_bootstrap_interval_of_a_normal_mean():
 
 @pytest.mark.parametrize("n", [8, 40])
 def test_bootstrap_interval_covers_the_mean_as_often_as_it_says(n):
-    """Of eight values too, of which plain percentiles cover the mean in 87% of the cases."""
+    """Plain percentiles of eight values cover their mean in 87% of the cases."""
     draw = random.Random(2)
     hits = 0
     for _ in range(600):

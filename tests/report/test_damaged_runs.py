@@ -74,7 +74,7 @@ def named(figures: RunFigures) -> str:
 
 
 def measured(figures: RunFigures) -> dict[str, Any]:
-    """What was measured, without the lines about what was not, and without what was set."""
+    """The measured figures, without settings and without the lines about missing figures."""
     left_out = ("problems", "not_computed", "stages", "settings", "versions", "run", "folder",
                 "headline")  # fmt: skip
     return {name: value for name, value in asdict(figures).items() if name not in left_out}

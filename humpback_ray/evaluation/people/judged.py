@@ -24,7 +24,7 @@ def read_annotations(run_folder: str) -> list[dict[str, Any]]:
     """A judge's verdicts as AlpacaEval's annotations, one for each prompt of each game.
 
     Annotations in the run's `judgement/alpaca_eval` count where its rows have no such game, so a
-    run without a judge of its own may have those of another one there.
+    run without a judge may have those of another one there.
 
     Raises:
         UserError: the judgement is damaged, or another version of this program wrote it.
@@ -65,7 +65,7 @@ def _of_rows(folder: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """What is read of an annotation, whoever wrote it."""
+    """The fields of an annotation that a comparison needs, whoever wrote it."""
 
     instruction: str
     generator_1: str

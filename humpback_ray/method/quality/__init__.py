@@ -1,4 +1,4 @@
 """Published rules for the quality of texts, and ours for their form: a table for each set.
 
-`rules.py` applies them; every rule has an outcome of its own.
+`rules.py` applies them; every rule has a separate outcome.
 """
