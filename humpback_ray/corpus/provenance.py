@@ -11,6 +11,7 @@ from resiliparse.parse.html import HTMLTree
 from humpback_ray.corpus.documents import CorpusFile, Document
 from humpback_ray.method.characters import without_unstorable
 from humpback_ray.method.filters import storable
+from humpback_ray.method.page_limits import refuse_excess
 from humpback_ray.method.page_tags import Tag, attributes_of, tags_of
 from humpback_ray.rows import DocumentFacts
 
@@ -34,11 +35,12 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
     """The facts about a document.
 
     Raises:
-        ValueError: the parser refuses the page.
+        ValueError: the parser refuses the page, or it is too large to be read in time.
     """
     capture = document.capture
     licences, stated = frozenset[str](), capture.opt_outs
     if document.format == "html" and _has_words(document.content):
+        refuse_excess(document.content)
         page = HTMLTree.parse(without_unstorable(document.content)).document
         tags = tags_of(page) if page is not None else []
         licences = _licences_of(tags)

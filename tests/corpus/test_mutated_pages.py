@@ -80,11 +80,17 @@ def test_ten_thousand_mutated_pages_give_rows_with_outcomes(tmp_path):
     check_mutated(tmp_path, range(1000, 11_000))
 
 
+# Words for which the tags of a page are read once more, for the facts about it.
+OF_FACTS = "<!-- noai, creativecommons.org -->"
+
+
+@pytest.mark.parametrize("words", ["", OF_FACTS], ids=["plain", "with facts"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_page_takes_bounded_time_and_memory(tmp_path, name):
+def test_hostile_page_takes_bounded_time_and_memory(tmp_path, name, words):
     before = peak_mib()
     html = ["Content-Type: text/html; charset=utf-8"]
-    pages = [(HOSTILE[name]().encode(), html), (b"<h1>Whale</h1>" + b"Krill is eaten. " * 9, html)]
+    hostile = (words + HOSTILE[name]()).encode()
+    pages = [(hostile, html), (b"<h1>Whale</h1>" + b"Krill is eaten. " * 9, html)]
     rows, seconds = rows_of(tmp_path, pages)
     assert rows["http://page/0"]
     assert [row.outcome for row in rows["http://page/1"]] == [SegmentOutcome.KEPT]
