@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
+from humpback_ray.method.xhtml import html_of_xhtml, is_xml
+
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -27,12 +29,13 @@ _WRONG = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffd]")  # and no li
 _ESCAPED = "iso2022_jp"
 
 
-def decode_html(data: bytes, declared: str | None = None) -> str:
-    """The characters of a page.
+def decode_html(data: bytes, declared: str | None = None, *, is_xhtml: bool = False) -> str:
+    """The characters of a page; XHTML as HTML.
 
     Args:
         data: the page as it was sent, without content encoding.
         declared: the charset in its HTTP header.
+        is_xhtml: the page is XHTML, also where it does not begin as XML.
 
     Raises:
         ValueError: no encoding gives readable characters.
@@ -41,7 +44,8 @@ def decode_html(data: bytes, declared: str | None = None) -> str:
     in_page = _encoding(found[1].decode()) if found else None
     if in_page == "utf-16-le":
         in_page = "utf-8"  # as browsers do: the declaration itself is not in UTF-16
-    return _decode(data, [_encoding(declared), in_page])
+    page = _decode(data, [_encoding(declared), in_page])
+    return html_of_xhtml(page) if is_xhtml or is_xml(page) else page
 
 
 def decode_text(data: bytes) -> str:

@@ -38,7 +38,8 @@ def _compressed(*kinds: str) -> tuple[str, ...]:
     return tuple(kind + compression for kind in kinds for compression in COMPRESSIONS)
 
 
-HTML_SUFFIXES = _compressed(".html", ".htm", ".xhtml")
+XHTML_SUFFIXES = _compressed(".xhtml")
+HTML_SUFFIXES = (*_compressed(".html", ".htm"), *XHTML_SUFFIXES)
 MARKDOWN_SUFFIXES = _compressed(".md", ".markdown")
 RESTRUCTUREDTEXT_SUFFIXES = _compressed(".rst")
 TEXT_SUFFIXES = _compressed(".txt")

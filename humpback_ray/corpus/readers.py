@@ -31,6 +31,7 @@ from humpback_ray.corpus.files import (
     PARQUET_SUFFIXES,
     RESTRUCTUREDTEXT_SUFFIXES,
     WARC_SUFFIXES,
+    XHTML_SUFFIXES,
 )
 from humpback_ray.corpus.installed_packages import PACKAGE_PREFIX, read_package
 from humpback_ray.corpus.json_values import JsonValue, json_values
@@ -44,6 +45,7 @@ from humpback_ray.corpus.opening import (
 )
 from humpback_ray.corpus.warc import read_warc
 from humpback_ray.errors import UserError
+from humpback_ray.method.xhtml import html_of_xhtml, is_xml
 
 
 def read_documents(
@@ -110,7 +112,8 @@ def _read_single(file: CorpusFile) -> Document | Unreadable:
             data = b"".join(_limited(stream))
         name = file.name.lower()
         if name.endswith(HTML_SUFFIXES):
-            return Document(document_id(file, 0), file.name, decode_html(data), "html")
+            page = decode_html(data, is_xhtml=name.endswith(XHTML_SUFFIXES))
+            return Document(document_id(file, 0), file.name, page, "html")
         return Document(document_id(file, 0), file.name, decode_text(data), _format_of(name))
     except ValueError as error:
         return unreadable(file, 0, str(error))
@@ -183,6 +186,8 @@ def _document_of_row(
             f"row {index + 1} has no string in {wanted}; it has {columns.in_words(list(names))}"
         )
         return unreadable(file, index, reason, place)
+    if settings.text_format == "html" and is_xml(text):
+        text = html_of_xhtml(text)
     url = place or file.name
     return Document(document_id(file, index), url, text, settings.text_format, index)
 

@@ -24,7 +24,8 @@ from humpback_ray.corpus.http_bodies import decoded_body
 from humpback_ray.corpus.provenance import opt_outs, utc_time
 from humpback_ray.corpus.warc_records import Damage, digest_says, records_of
 
-HTML_TYPES = ("text/html", "application/xhtml+xml")
+XHTML_TYPE = "application/xhtml+xml"
+HTML_TYPES = ("text/html", XHTML_TYPE)
 
 
 def read_warc(file: CorpusFile) -> Iterator[Document | Unreadable | NotRead]:
@@ -73,7 +74,8 @@ def _document_of_record(
     body = decoded_body(
         body, http.get("Transfer-Encoding") or "", http.get("Content-Encoding") or ""
     )
-    content = decode_html(body, _charset(content_type))
+    is_xhtml = _media_type(content_type) == XHTML_TYPE
+    content = decode_html(body, _charset(content_type), is_xhtml=is_xhtml)
     return Document(document_id(file, index), url, content, "html", index, capture)
 
 
@@ -92,7 +94,7 @@ def _capture(record: WarcRecord, offset: int | None) -> Capture:
 def _reason_of_other(record: WarcRecord) -> str:
     """The reason why a record is no page; empty for a page."""
     kind = record.record_type
-    media_type = re.split("[;,]", _content_type(record))[0].strip().lower() or "unknown type"
+    media_type = _media_type(_content_type(record)) or "unknown type"
     if kind == WarcRecordType.response:
         if record.http_headers is None or record.http_headers.status_code is None:
             return "response without an HTTP status"
@@ -111,6 +113,10 @@ def _content_type(record: WarcRecord) -> str:
     if record.record_type == WarcRecordType.response:
         headers = record.http_headers
     return (headers.get("Content-Type") if headers is not None else None) or ""
+
+
+def _media_type(content_type: str) -> str:
+    return re.split("[;,]", content_type)[0].strip().lower()
 
 
 def _charset(content_type: str) -> str | None:

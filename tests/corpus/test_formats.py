@@ -322,6 +322,30 @@ def test_single_documents_are_read_compressed_too(tmp_path, suffix):
         assert read(tmp_path, f"a{kind}{suffix}", data) == [(f"a{kind}{suffix}", "<p>café")]
 
 
+XHTML = "<html><head><title/></head><body><script src='x'/><h1>Łódź</h1></body></html>"
+AS_HTML = XHTML.replace("<title/>", "<title></title>").replace("'x'/>", "'x'></script>")
+XML = '<?xml version="1.0" encoding="iso-8859-2"?>'
+
+
+def test_xhtml_is_read_as_html_where_it_is_known_for_it(tmp_path):
+    for name in ("a.xhtml", "a.xhtml.gz"):
+        data = XHTML.encode()
+        data = gzip.compress(data) if name.endswith(".gz") else data
+        assert read(tmp_path, name, data) == [(name, AS_HTML)]
+    for name in ("a.html", "a.xhtml"):
+        data = (XML + XHTML).encode("iso-8859-2")
+        assert read(tmp_path, name, data) == [(name, XML + AS_HTML)]
+    assert read(tmp_path, "a.html", XHTML.encode()) == [("a.html", XHTML)]
+    kinds = {"application/xhtml+xml": AS_HTML, "Application/XHTML+XML; charset=utf-8": AS_HTML,
+             "text/html": XHTML}  # fmt: skip
+    for kind, expected in kinds.items():
+        page = response(XHTML.encode(), content_type=kind)
+        assert read(tmp_path, "a.warc", page) == [("http://page/", expected)]
+    for rows in ([XML + XHTML], [(XML + XHTML).encode("iso-8859-2")]):
+        found = read(tmp_path, "a.parquet", parquet(pa.table({"text": rows})), text_format="html")
+        assert found == [("a.parquet", XML + AS_HTML)]
+
+
 # --- damage and size ----------------------------------------------------------------------------
 
 
