@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import lzma
 import zlib
@@ -15,6 +14,7 @@ import pyarrow
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from humpback_ray.corpus.compressed_streams import bz2_content, xz_content, zstd_content
 from humpback_ray.corpus.gzip_members import GzipMembers, next_member
 
 # What reading a damaged file raises. OSError is among them because Arrow and bz2 raise it without
@@ -80,11 +80,11 @@ def decompressed(raw: Any, path: str) -> Iterator[Any]:
 
 def _decompressed(raw: Any, name: str) -> Any:
     if name.endswith(".xz"):
-        return lzma.LZMAFile(raw)
+        return xz_content(raw)
     if name.endswith(".bz2"):
-        return bz2.BZ2File(raw)
+        return bz2_content(raw)
     if name.endswith(".zst"):
-        return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
+        return zstd_content(raw)
     return raw
 
 

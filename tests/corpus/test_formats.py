@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zlib
 
 import pyarrow as pa
@@ -360,6 +361,45 @@ def test_damaged_gzip_member_costs_its_rows(tmp_path):
         assert found[:4] == whole[:4]
         assert found[-4:] == whole[-4:]
         assert [text for text in found if "damaged" in text]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".zst", zstd), (".xz", lzma.compress), (".bz2", bz2.compress)]
+)
+@pytest.mark.parametrize("kind", [".jsonl", ".warc"])
+def test_damaged_stream_of_a_file_costs_nothing_before_it_and_is_told(
+    tmp_path, suffix, compress, kind
+):
+    def rows(numbers):
+        if kind == ".warc":
+            return b"".join(response(b"<p>%d" % n, url=f"http://{n}/") for n in numbers)
+        return b"".join(b'{"text": "<p>%d"}\n' % n for n in numbers)
+
+    streams = [compress(rows(range(first, first + 50))) for first in range(0, 200, 50)]
+    whole = [content for _, content in read(tmp_path, f"a{kind}{suffix}", b"".join(streams))]
+    assert whole == [f"<p>{n}" for n in range(200)]
+    zeros = bytes(8) if suffix != ".zst" else b""
+    filled = read(tmp_path, f"a{kind}{suffix}", zeros.join([*streams, b""]))
+    assert [content for _, content in filled] == whole
+    broken = {
+        "header": b"XX" + streams[2][2:], "no stream": b"something else", "cut": streams[2][:-9],
+    }  # fmt: skip
+    for name, stream in broken.items():
+        end = [] if name == "cut" else streams[3:]
+        data = b"".join([*streams[:2], stream, *end])
+        *found, reason = [content for _, content in read(tmp_path, f"a{kind}{suffix}", data)]
+        assert found[:100] == whole[:100]
+        assert not set(found[100:]) - set(whole[100:150])
+        assert reason.startswith("Unreadable: the ")
+
+
+def test_cut_stream_gives_every_whole_row_before_the_cut(tmp_path):
+    texts = [os.urandom(200).hex() for _ in range(300)]
+    data = lzma.compress(b"".join(b'{"text": "%s"}\n' % text.encode() for text in texts))
+    cut = data[: len(data) - 100]  # half a row and the end of the stream
+    *found, reason = [content for _, content in read(tmp_path, "a.jsonl.xz", cut)]
+    assert reason.startswith("Unreadable: the rest of the file is damaged")
+    assert found == texts[:299]
 
 
 def test_row_above_the_limit_of_a_line_costs_itself(tmp_path, monkeypatch):
