@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from typing import Any
 
-from fastwarc.stream_io import BrotliReader, ChunkedReader, ZstdReader
+from fastwarc.stream_io import BrotliReader, ZstdReader
 
 # Bytes of a page. Common Crawl cuts pages at 5 MiB, and a few kilobytes can decode to gigabytes.
 MAX_PAGE = 2**24
@@ -36,7 +37,7 @@ def decoded_body(body: bytes, transfer_encoding: str, content_encoding: str) -> 
         )
     try:
         if "chunked" in transfer_encoding.lower():
-            body = ChunkedReader(io.BytesIO(body)).read()
+            body = _joined(body)
         for name in reversed(encodings):
             body = _decoded(body, name)
     except (OSError, ValueError):
@@ -49,6 +50,33 @@ def decoded_body(body: bytes, transfer_encoding: str, content_encoding: str) -> 
 
 def _is_html(body: bytes) -> bool:
     return body[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+# FastWARC's reader of chunks refuses extensions, and gives nothing of a body that was cut.
+_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
+_CUT_SIZE = re.compile(rb"[ \t]*[0-9a-fA-F]{0,16}[ \t]*(?:;[^\r\n]*)?\r?")
+
+
+def _joined(body: bytes) -> bytes:
+    """The chunks of a body as one; of a body that is cut, those that are there.
+
+    Raises:
+        ValueError: no chunk begins where one should.
+    """
+    content = bytearray()
+    place = 0
+    while size := _SIZE.match(body, place):
+        begin = size.end()
+        end = begin + int(size[1], 16)
+        if begin == end:
+            return bytes(content)
+        content += body[begin:end]
+        place = end + 2
+        if body[end:place] not in (b"\r\n", b"\r", b""):
+            raise ValueError("a chunk does not end where its size says")
+    if not content or not _CUT_SIZE.fullmatch(body, place):
+        raise ValueError("a chunk has no size")
+    return bytes(content)
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:

@@ -127,12 +127,13 @@ def _charset(content_type: str) -> str | None:
 _TYPE_LINE = re.compile(
     rb"(?im)^(?:(WARC-Type):|(Content-Type):(?=[ \t]*application/http))[ \t]*([^\r\n]*)"
 )
+_LENGTH_NAME = re.compile(rb"(?im)^content-length[ \t]*:")
 _VERSION = re.compile(rb"\AWARC/[0-9.]+")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 
 
 def _parsed(record: bytes) -> WarcRecord:
-    """A record whose version and type FastWARC knows: it compares types with regard to case.
+    """A record as FastWARC knows it: it compares types, and the name of the length, by their case.
 
     Raises:
         StopIteration, OSError: it is no record.
@@ -143,6 +144,7 @@ def _parsed(record: bytes) -> WarcRecord:
     header = _TYPE_LINE.sub(
         lambda line: (b"WARC-Type: " if line[1] else b"Content-Type: ") + line[3].lower(), header
     )
+    header = _LENGTH_NAME.sub(b"Content-Length:", header, count=1)
     stream = io.BytesIO(header + record[length:])
     return next(iter(ArchiveIterator(stream, quirks_mode=True)))  # also bare line feeds
 

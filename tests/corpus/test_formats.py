@@ -176,6 +176,12 @@ def response(body, *headers, content_type="text/html", url="http://page/"):
     return warc("response", url, "\r\n".join(lines).encode() + body)
 
 
+def test_names_of_a_header_are_read_in_any_case(tmp_path):
+    head, _, block = response("<p>é".encode()).partition(b"\r\n\r\n")
+    header = head.lower().replace(b"warc/1.0", b"WARC/1.0") + b"\r\n\r\n"
+    assert read(tmp_path, "a.warc", header + block) == [("http://page/", "<p>é")]
+
+
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
 def test_clueweb09_is_read(tmp_path, compress):
     name = "00.warc" if compress is bytes else "00.warc.gz"
@@ -231,6 +237,14 @@ def raw_deflate(data):
         (raw_deflate(PAGE), ["Content-Encoding: deflate"]),
         (zstd(PAGE), ["Content-Encoding: zstd"]),
         (b"3ee\r\n" + PAGE + b"\r\n0\r\n\r\n", ["Transfer-Encoding: chunked"]),
+        (
+            b'3EE ; name="x"\r\n' + PAGE + b"\r\n00;last\r\nExpires: never\r\n\r\n",
+            ["Transfer-Encoding: Chunked"],
+        ),
+        # Cut behind the page: by the crawler's limit, or in the next chunk's size.
+        (b"4EE\r\n" + PAGE, ["Transfer-Encoding: chunked"]),
+        (b"3ee\r\n" + PAGE + b"\r\n1f", ["Transfer-Encoding: chunked"]),
+        (b"3ee\r\n" + PAGE, ["Transfer-Encoding: chunked"]),
         # Headers that stayed although the archive's writer has decoded the body.
         (PAGE, ["Content-Encoding: gzip", "Transfer-Encoding: chunked"]),
         (b"\xef\xbb\xbf\r\n" + PAGE, ["Content-Encoding: br"]),
@@ -238,7 +252,7 @@ def raw_deflate(data):
         (PAGE, ["Content-Encoding: none"]),
         (PAGE, ["X-Crawl-Content-Encoding: gzip", "X-Crawl-Transfer-Encoding: chunked"]),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_bodies_are_read_in_the_encoding_that_they_have(tmp_path, body, headers):
     [(_, content)] = read(tmp_path, "a.warc", response(body, *headers))
@@ -251,11 +265,12 @@ def test_bodies_are_read_in_the_encoding_that_they_have(tmp_path, body, headers)
         (b"no gzip", "Content-Encoding: gzip", "header"),
         (b"no text", "Content-Encoding: compress", "content encoding 'compress'"),
         (b"x", "Content-Encoding: gzip,gzip,gzip,gzip", "4 content encodings"),
-        (b"zz\r\nno chunk", "Transfer-Encoding: chunked", "chunk"),
+        (b"zz\r\nno chunk", "Transfer-Encoding: chunked", "a chunk has no size"),
+        (b"3\r\nabcde\r\n0\r\n\r\n", "Transfer-Encoding: chunked", "a chunk does not end"),
         (gzip.compress(bytes(2 * http_bodies.MAX_PAGE)), "Content-Encoding: gzip", "decodes to"),
         (b"<" + bytes(http_bodies.MAX_PAGE), "X: y", "a page of 16,777,217 bytes"),
     ],
-    ids=range(6),
+    ids=range(7),
 )  # fmt: skip
 def test_broken_bodies_cost_their_records(tmp_path, body, header, reason):
     pages = response(body, header) + response(b"<p>next", url="http://next/")
