@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -74,6 +74,23 @@ def names_of(fields: Any, prefix: str = "") -> Iterator[str]:
             yield from names_of(field.type, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}"
+
+
+def path_of(fields: Iterable[pa.Field], name: str) -> list[int] | None:
+    """The way to a column of `names_of`, as positions from the outside in; None for another name.
+
+    Of columns with one name the first is meant.
+    """
+    numbered = list(enumerate(fields))
+    for number, field in numbered:
+        if field.name == name:
+            return [number]
+    for number, field in numbered:
+        if pa.types.is_struct(field.type) and name.startswith(f"{field.name}."):
+            inner = path_of(field.type, name.removeprefix(f"{field.name}."))
+            if inner is not None:
+                return [number, *inner]
+    return None
 
 
 def in_words(names: list[str]) -> str:

@@ -233,10 +233,11 @@ def _wanted_columns(
 
 def _column(batch: Any, name: str) -> Any:
     """A column of a batch of rows; a dotted name leads into a struct."""
-    if name in batch.schema.names:
-        return batch.column(name)
-    outer, *inner = name.split(".")
-    return pc.struct_field(batch.column(outer), inner)
+    path = columns.path_of(batch.schema, name)
+    assert path is not None, f"{name} is no column"
+    first, *inner = path
+    column = batch.column(first)
+    return pc.struct_field(column, inner) if inner else column
 
 
 def _value(scalar: Any) -> object:

@@ -117,6 +117,37 @@ def test_column_whose_name_has_a_dot_is_found(tmp_path):
     assert read(tmp_path, "a.parquet", data, text_column="a.text")[0][1] == "dotted"
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"meta": {"page.text": "x", "page": {"text": "other"}}}, "meta.page.text"),
+        ({"meta": {"page": {"text.v1": "x"}}}, "meta.page.text.v1"),
+        ({"meta": {"page": 1, "page.text": "x"}}, "meta.page.text"),
+    ],
+)
+def test_nested_column_whose_name_has_a_dot_is_found(tmp_path, name, row, column):
+    data = parquet(pa.Table.from_pylist([row])) if name == "a.parquet" else json.dumps(row)
+    assert read(tmp_path, name, data, text_column=column) == [(name, "x")]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_nested_column_of_every_type_of_string_is_read(tmp_path, kind):
+    texts = pa.array(["one", "two"])
+    is_dictionary = pa.types.is_dictionary(kind)
+    texts = texts.dictionary_encode() if is_dictionary else texts.cast(kind)
+    data = parquet(pa.table({"doc": pa.StructArray.from_arrays([texts], ["text"])}))
+    found = read(tmp_path, "a.parquet", data, text_column="doc.text")
+    assert [content for _, content in found] == ["one", "two"]
+
+
+def test_first_of_two_columns_with_one_name_is_read(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
+    assert read(tmp_path, "a.parquet", parquet(table)) == [("a.parquet", "x")]
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"text_column": "body"}, {"text_column": "meta.x", "url_column": "u"}]
 )
