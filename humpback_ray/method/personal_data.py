@@ -13,10 +13,17 @@ EMAIL = "email@example.com"
 IP_ADDRESS = "192.0.2.1"
 REPLACEMENTS = {"email": EMAIL, "ip_address": IP_ADDRESS}
 
-# Begins where no such character stands before it, so long words are read once.
+# Letters of Latin scripts, accents included. All letters would take in the words around an address
+# where no spaces stand between words, as in Chinese.
+_LETTER = "a-z\u00c0-\u024f"
+_WORD = rf"{_LETTER}0-9_"
+# Begins where no such character stands before it, so long words are read once. An apostrophe is
+# a part of a name only between two letters, because others are quotation marks.
 _EMAIL = re.compile(
-    r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}(?![\w-])",
-    re.IGNORECASE | re.ASCII,
+    rf"(?<![{_WORD}.%+-])(?<![{_LETTER}]')"
+    rf"[{_WORD}.%+-]{{1,64}}(?:(?<=[{_LETTER}])'[{_LETTER}][{_WORD}.%+-]{{0,63}})?"
+    rf"@(?:[{_LETTER}0-9-]{{1,63}}\.){{1,8}}[{_LETTER}]{{2,24}}(?![{_WORD}-])",
+    re.IGNORECASE,
 )
 _OCTETS = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])", re.ASCII)
 
