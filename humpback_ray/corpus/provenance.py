@@ -18,16 +18,19 @@ from humpback_ray.rows import DocumentFacts
 MAX_URL = 2**14  # characters; longer ones are data and no address
 MAX_REASON = 80
 
-# A directive in `X-Robots-Tag` or a robots meta element, whichever robot it names. The TDM
-# Reservation Protocol (W3C Community Group, 2024) has a header and a meta element of one name.
+# A directive in `X-Robots-Tag` or a robots meta element, whichever robot it names (`googlebot` in
+# place of `robots`). The TDM Reservation Protocol (W3C Community Group, 2024) has a header and a
+# meta element of one name.
 _ROBOTS = ("x-robots-tag", "robots")
+_ROBOT = "bot"  # ends the name of every crawler that documents such an element
 _NO_AI = frozenset({"noai", "noimageai"})
 _RESERVATION = "tdm-reservation"
 
 # Only a page with one of these words is parsed for them: most have none.
 _WORDS = tuple(w.encode() for w in (*sorted(_NO_AI), _RESERVATION, "creativecommons.org"))
 _LICENCE = re.compile(
-    r"creativecommons\.org/(?:licen[sc]es|publicdomain)/([a-z+-]+)/(\d\.\d)", re.IGNORECASE
+    r"(?:^|//|\.)creativecommons\.org/(?:licen[sc]es|publicdomain)/([a-z+-]+)/(\d\.\d)",
+    re.IGNORECASE,
 )
 
 
@@ -45,6 +48,8 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
         tags = tags_of(page) if page is not None else []
         licences = _licences_of(tags)
         stated |= _opt_outs_of(tags)
+    elif document.format in ("markdown", "restructuredtext"):
+        licences = frozenset(map(_named, _LICENCE.finditer(document.content)))
     return DocumentFacts(
         document_id=document.document_id,
         url=storable(document.url, MAX_URL),
@@ -67,7 +72,7 @@ def _has_words(content: str) -> bool:
 def opt_outs(name: str, value: str) -> frozenset[str]:
     """The opt-outs in an HTTP header or a meta element: noai, noimageai, tdm-reservation."""
     name = name.strip().lower()
-    if name in _ROBOTS:
+    if name in _ROBOTS or name.endswith(_ROBOT):
         return _NO_AI & set(re.split(r"[\s,:;]+", value.lower()))
     if name == _RESERVATION and value.strip() == "1":
         return frozenset({_RESERVATION})
@@ -89,7 +94,8 @@ def _opt_outs_of(tags: list[Tag]) -> frozenset[str]:
     for tag in tags:
         if tag[1] == "meta":
             attributes = attributes_of(tag)
-            found |= opt_outs(attributes.get("name", ""), attributes.get("content", ""))
+            name = attributes.get("name") or attributes.get("http-equiv", "")
+            found |= opt_outs(name, attributes.get("content", ""))
     return found
 
 
@@ -109,6 +115,10 @@ def _licence_links(tags: list[Tag]) -> Iterator[tuple[str, bool]]:
         if tag[1] not in ("a", "link"):
             continue
         attributes = attributes_of(tag)
-        if found := _LICENCE.search(attributes.get("href", "")):
+        if found := _LICENCE.search(attributes.get("href", "").strip()):
             relations = attributes.get("rel", "").lower().split()
-            yield f"{found[1]}/{found[2]}".lower(), "license" in relations
+            yield _named(found), "license" in relations
+
+
+def _named(licence: re.Match[str]) -> str:
+    return f"{licence[1]}/{licence[2]}".lower()

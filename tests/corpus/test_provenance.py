@@ -39,6 +39,11 @@ def facts(folder, files, **changes):
         ('<meta name="Robots" content="NoIndex,NoAI, noimageai">', None, "noai, noimageai"),
         ('<meta name="robots" content="noindex, noaim">', None, None),
         ('<meta name="description" content="noai">', None, None),
+        ('<meta name="GPTBot" content="noai">', None, "noai"),
+        ('<meta http-equiv="X-Robots-Tag" content="noindex, noimageai">', None, "noimageai"),
+        ('<a href="https://notcreativecommons.org/licenses/by/4.0/">', None, None),
+        ('<a href="/share?u=creativecommons.org/licenses/by/4.0/">', None, None),
+        ('<a href="https://www.creativecommons.org/licenses/by/4.0/">', "by/4.0", None),
         (RESERVED + BY_SA, "by-sa/4.0", "tdm-reservation"),
         (RESERVED.replace("1", "0"), None, None),
     ],
@@ -47,6 +52,20 @@ def test_page_states_its_licence_and_its_opt_outs(tmp_path, html, licence, opt_o
     [found] = facts(tmp_path, {"a.html": html.encode()})
     assert (found.licence, found.opt_out) == (licence, opt_out)
     assert (found.file, found.index, found.offset, found.captured_at) == ("a.html", 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "licence"),
+    [
+        ("a.md", "# A\n\n[CC](https://creativecommons.org/licenses/by-sa/4.0/)", "by-sa/4.0"),
+        ("a.md", "<http://creativecommons.org/publicdomain/zero/1.0/>", "zero/1.0"),
+        ("a.rst", "`CC <https://creativecommons.org/licenses/by/4.0/>`_", "by/4.0"),
+        ("a.md", "by creativecommons.org/licenses/by/4.0/ in words", None),
+        ("a.txt", "https://creativecommons.org/licenses/by/4.0/", None),
+    ],
+)
+def test_links_in_markup_state_a_licence(tmp_path, name, text, licence):
+    assert [found.licence for found in facts(tmp_path, {name: text.encode()})] == [licence]
 
 
 @pytest.mark.parametrize(
