@@ -13,7 +13,7 @@ _TAGS = frozenset([
     "video", "button", "input", "select", "textarea", "dialog", "nav", "aside", "footer",
 ])  # fmt: skip
 _ROLES = frozenset(["navigation", "search", "contentinfo"])
-_HIDING_STYLES = ("display:none", "display: none")
+_HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden)\b", re.IGNORECASE)
 # The pilcrows and line numbers of documentation generators, highlighters and code hosts.
 _CLASSES = frozenset([
     "linenos", "lineno", "linenumber", "line-numbers-rows", "rouge-gutter", "hljs-ln-numbers",
@@ -93,8 +93,7 @@ def _is_marked(tag: Tag) -> bool:
         return True
     if attributes.get("role") in _ROLES:
         return True
-    style = attributes.get("style", "")
-    if any(hiding in style for hiding in _HIDING_STYLES):
+    if _HIDING_STYLE.search(attributes.get("style", "")):
         return True
     classes = attributes.get("class", "").split()
     return any(each in _CLASSES or (tag[1], each) in _CLASSES_OF_TAGS for each in classes)

@@ -48,4 +48,5 @@ def html_of_restructuredtext(text: str) -> str:
     except Exception as error:  # docutils states none, and the text is foreign
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"docutils cannot read its reStructuredText: {reason}") from error
-    return str(parts["html_body"])
+    # docutils writes notes and footnotes as asides, which pages have for what is beside their text.
+    return str(parts["html_body"]).replace("<aside ", "<div ").replace("</aside>", "</div>")

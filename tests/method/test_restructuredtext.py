@@ -65,6 +65,28 @@ def test_it_is_cut_at_its_headers_into_readable_text():
     ]
 
 
+def test_notes_and_footnotes_are_a_part_of_the_text():
+    text = """
+Title
+=====
+
+Text [#]_.
+
+.. note:: A note.
+
+.. admonition:: Mind
+
+   A warning.
+
+.. contents::
+
+.. [#] A footnote.
+"""
+    [section] = sections(text)
+    paragraphs = ["Title", "Text [1].", "Note", "A note.", "Mind", "A warning.", "[1]"]
+    assert section.text == "\n\n".join([*paragraphs, "A footnote."])
+
+
 @pytest.mark.parametrize(
     "directive",
     [
@@ -98,6 +120,12 @@ def test_carriage_returns_and_a_byte_order_mark_make_no_difference():
     assert [section.header for section in sections(text)] == ["Title", "Next"]
 
 
+def bomb(depth, gap=""):
+    """Substitutions that each hold the next one twice."""
+    lines = [f".. |a{n}| replace:: {gap}|a{n + 1}| |a{n + 1}|" for n in range(depth)]
+    return "\n".join([*lines, f".. |a{depth}| replace:: boom", "", "|a0|"])
+
+
 NESTED = "nested too deeply"
 MARKUP = "marks of reStructuredText, and at most 8,000 are read"
 
@@ -108,8 +136,14 @@ MARKUP = "marks of reStructuredText, and at most 8,000 are read"
         ("x" * 250_001, "250,014 characters of reStructuredText, and at most 250,000 are read"),
         ("x" * 10_001, "10,001 characters in a line of reStructuredText"),
         ("`" * 9_000, MARKUP),
-        ("*a\n" * 80_000, MARKUP),
+        ("*a *a *a *a\n" * 2_500, MARKUP),
         ("|a|_ \n" * 3_000, MARKUP),
+        ("a\n" * 6_000, "6,003 lines of reStructuredText, and at most 6,000 are read"),
+        ("* .. class::\n\n" * 2_500, "2,500 directives of reStructuredText"),
+        (f".. |a| replace:: {'x' * 9_000}\n\n" + "|a| " * 2_000, "characters substituted"),
+        (bomb(30), "characters substituted"),
+        (bomb(30, "\n\n   "), "characters substituted"),
+        (".. |a| replace:: |b|\n.. |B| replace:: |A|\n\n|a|", "nested too deeply, or in a circle"),
         ("\n\n".join(f".. _a{n}: a{n + 1}_" for n in range(2_000)) + "\n\na0_", NESTED),
         ("\n".join(" " * n + "> x\n" for n in range(600)), NESTED),
         ("\n".join(" " * 2 * n + "* x\n" for n in range(400)), NESTED),
@@ -126,11 +160,14 @@ def test_hostile_text_is_refused_with_a_reason(text, reason):
 @pytest.mark.parametrize(
     "text",
     [
-        "*a *b\n\n" * 3_900,
-        "*a\n" * 7_900,
-        "\n\n".join(f".. |a{n + 1}| replace:: |a{n}| |a{n}|" for n in range(60)) + "\n\n|a60|",
+        "*a *b\n\n" * 2_900,
+        "*a *b\n" * 3_900,
+        bomb(10),
         "+---+\n" * 5_000,
-        ".. class::\n\n" * 10_000,
+        ".. class::\n\n" * 1_900,
+        ".. list-table::\n\n" + "   * - a\n     - b\n" * 2_900,
+        ".. csv-table::\n\n" + "   a,b\n" * 5_900,
+        "-a  b\n" * 5_900,
         "\x00\x01\x1b[2J\u202e text",
     ],
 )

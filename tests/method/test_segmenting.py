@@ -30,6 +30,8 @@ print(1)
 <tr><td><p>1</p><p>2</p></td><td></td></tr><tr><td><img alt="x"></td><td> </td></tr></table>
 <blockquote><p>quoted</p></blockquote><script>var x = "<p>no</p>"</script>
 <p hidden>not shown</p><p style="display:none">not shown</p></div>
+<p style="color: red; DISPLAY : None !important">not shown</p>
+<p style="visibility:hidden">not shown</p>
 <footer>Imprint</footer></body></html>"""
 
 PAGE_TEXT = """\
