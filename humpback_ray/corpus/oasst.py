@@ -23,6 +23,9 @@ FORMAT = (
     "Assistant export"
 )
 PROMPTER, ASSISTANT = "prompter", "assistant"
+WITHOUT_ROOT = (
+    "messages belong to no first turn: their parents are not in the export, or lead in a circle"
+)
 
 
 def check_message(row: dict[str, Any], place: str, setting: str, *, is_of_table: bool) -> None:
@@ -83,13 +86,17 @@ class SeenMessages:
             return "it holds no message"
         if not self.num_texts:
             return "no message has a field text"
-        if not {PROMPTER, ASSISTANT} <= self.roles.keys():
+        missing = [role for role in (PROMPTER, ASSISTANT) if role not in self.roles]
+        if missing and self.roles.keys() - {PROMPTER, ASSISTANT}:
             return (
                 f"messages have the roles {_listed(self.roles)}, and the export's are {PROMPTER} "
                 f"and {ASSISTANT}: rename them"
             )
+        if missing:
+            what = "asks" if missing == [PROMPTER] else "answers"
+            return f"no message {what} (role {missing[0]}){self._and_lost}: take the whole export"
         if not self.languages:
-            return f"no {PROMPTER} message is a first turn: each has a parent_id"
+            return f"no {PROMPTER} message is a first turn: each has a parent_id{self._and_lost}"
         if language not in self.languages:
             return (
                 f"no first turn has the language {language!r} (settings.seed.language): there are "
@@ -98,6 +105,10 @@ class SeenMessages:
         if not self.num_best:
             return f"no {ASSISTANT} message has rank 0, which marks the best reply"
         return ""
+
+    @property
+    def _and_lost(self) -> str:
+        return f", and {self.num_without_root} {WITHOUT_ROOT}" if self.num_without_root else ""
 
 
 def _listed(counts: Counter[str]) -> str:

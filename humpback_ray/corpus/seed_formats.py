@@ -39,6 +39,7 @@ INPUTS = ("input", "context")  # more of the instruction: Alpaca's name, and Dol
 # Who speaks, in the words that exports of chats have for it.
 PERSON = ("user", "human", "prompter")
 MODEL = ("assistant", "gpt", "model", "chatgpt", "bing", "bard")
+SYSTEM = ("system", "developer")
 
 
 @dataclass(slots=True)
@@ -70,20 +71,33 @@ def read_seeds(places: Sequence[str], language: str, setting: str = SETTING) -> 
     whole = SeedContent(problem="")
     seen: set[str] = set()
     for content in (read_seed(place, language, setting) for place in places):
+        pairs, repeated = _told_apart(content.pairs, seen)
         whole.formats += content.formats
-        whole.dropped += content.dropped
+        whole.pairs += pairs
+        whole.dropped += content.dropped + repeated
         whole.num_without_root += content.num_without_root
         whole.problem = content.problem
-        names = [{pair.pair_id, identifier_of(pair.instruction, pair.response)}
-                 for pair in content.pairs]  # fmt: skip
-        for pair, own in zip(content.pairs, names, strict=True):
-            if own & seen:
-                repeated = filters.storable(pair.instruction, MAX_SHOWN)
-                whole.dropped.append(DroppedSeed(pair.pair_id, SeedOutcome.REPEATED, repeated))
-            else:
-                whole.pairs.append(pair)
-        seen.update(*names)
     return whole
+
+
+def _told_apart(
+    pairs: Sequence[SeedPair], seen: set[str]
+) -> tuple[list[SeedPair], list[DroppedSeed]]:
+    """The first of all pairs with the same texts or id, and the others as dropped rows.
+
+    Args:
+        seen: ids, and hashes of texts, of earlier pairs; takes those of these pairs.
+    """
+    first, repeated = [], []
+    for pair in pairs:
+        own = {pair.pair_id, identifier_of(pair.instruction, pair.response)}
+        if own & seen:
+            text = filters.storable(pair.instruction, MAX_SHOWN)
+            repeated.append(DroppedSeed(pair.pair_id, SeedOutcome.REPEATED, text))
+        else:
+            first.append(pair)
+        seen |= own
+    return first, repeated
 
 
 def read_seed(path: str, language: str, setting: str = SETTING) -> SeedContent:
@@ -155,8 +169,9 @@ def _of_open_assistant(
         rows = (message for tree in rows for message in oasst.messages_of_tree(tree["prompt"]))
     seen = oasst.SeenMessages()
     pairs, dropped = oasst.pairs_of(map(oasst.message_of, rows), language, seen)
+    pairs, repeated = _told_apart(pairs, set())
     problem = seen.problem(language)
-    return SeedContent((found,), pairs, dropped, problem, seen.num_without_root)
+    return SeedContent((found,), pairs, dropped + repeated, problem, seen.num_without_root)
 
 
 # --- pairs and conversations ----------------------------------------------------------------------
@@ -217,26 +232,35 @@ def _turn_of_pair(row: dict[str, Any]) -> _FirstTurn:
 
 
 def _turn_of_chat(row: dict[str, Any]) -> _FirstTurn:
-    return _first_turn(row["messages"], "role", "content")
+    return _first_turn(row["messages"])
 
 
 def _turn_of_sharegpt(row: dict[str, Any]) -> _FirstTurn:
     said = row["conversations"]
     if isinstance(said, list) and said and all(isinstance(text, str) for text in said):
         return _FirstTurn(*(*said, None)[:2])  # LIMA's: a person's text, a model's, and so on
-    return _first_turn(said, "from", "value")
+    return _first_turn(said)
 
 
-def _first_turn(messages: object, speaker: str, text: str) -> _FirstTurn:
+def _first_turn(messages: object) -> _FirstTurn:
     """The first request and its answer; a system's message before it is left out."""
     entries = messages if isinstance(messages, list) else []
-    said = [entry for entry in entries if isinstance(entry, dict)]
-    said = [entry for entry in said if entry.get(speaker) != "system"][:2]
-    if not said or said[0].get(speaker) not in PERSON:
+    said = [(_speaker(entry), _said(entry)) for entry in entries if isinstance(entry, dict)]
+    said = [(speaker, text) for speaker, text in said if speaker not in SYSTEM][:2]
+    if not said or said[0][0] not in PERSON:
         return _FirstTurn(None, None, SeedOutcome.NO_FIRST_TURN)
-    if len(said) < 2 or said[1].get(speaker) not in MODEL:
-        return _FirstTurn(said[0].get(text), None, SeedOutcome.NO_TOP_REPLY)
-    return _FirstTurn(said[0].get(text), said[1].get(text))
+    if len(said) < 2 or said[1][0] not in MODEL:
+        return _FirstTurn(said[0][1], None, SeedOutcome.NO_TOP_REPLY)
+    return _FirstTurn(said[0][1], said[1][1])
+
+
+def _speaker(entry: dict[str, Any]) -> str:
+    return str(entry.get("role") or entry.get("from")).lower()
+
+
+def _said(entry: dict[str, Any]) -> object:
+    content = entry.get("content")
+    return entry.get("value") if content is None else content
 
 
 _TURNS: dict[SeedFormat, Callable[[dict[str, Any]], _FirstTurn]] = {

@@ -32,7 +32,7 @@ class SafetySeed(Stage):
     """Pairs of the safety file that the forward models train on, and dropped ones with reasons."""
 
     kind: ClassVar[str] = "safety-seed"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # repeated pairs of Open Assistant
     part: ClassVar[Part] = "prepare"
 
     safety_file: Source

@@ -15,6 +15,7 @@ from humpback_ray import tables
 from humpback_ray.config.placement import Placement
 from humpback_ray.config.settings import SeedSettings
 from humpback_ray.corpus.hub_datasets import datasets_read
+from humpback_ray.corpus.oasst import WITHOUT_ROOT
 from humpback_ray.corpus.seed_formats import SETTING, read_seeds
 from humpback_ray.corpus.seed_rows import check_seed
 from humpback_ray.errors import UserError
@@ -28,7 +29,7 @@ class Seed(Stage):
     """The seed D: pairs to train on, pairs held out for the loss, dropped ones with reasons."""
 
     kind: ClassVar[str] = "seed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # repeated pairs of Open Assistant
     part: ClassVar[Part] = "prepare"
 
     file: Source
@@ -66,10 +67,7 @@ class Seed(Stage):
         outcomes[SeedOutcome.KEPT.value] = len(kept)
         outcomes[SeedOutcome.HELD_OUT.value] = len(held_out)
         if content.num_without_root:
-            context.progress.note(
-                f"{content.num_without_root} messages belong to no first turn: their parents are "
-                "not in the export, or lead in a circle"
-            )
+            context.progress.note(f"{content.num_without_root} {WITHOUT_ROOT}")
         figures = {**content.figures, **datasets_read(self.file.places, SETTING)}
         return Result(outcomes.total(), outcomes, figures)
 

@@ -147,6 +147,16 @@ def test_several_places_of_any_formats_are_one_seed_and_repeated_pairs_go(tmp_pa
     assert read_seeds(places[:1], "en") == read_seed(places[0], "en")
 
 
+def test_pair_that_an_export_has_under_two_ids_is_trained_on_once(tmp_path):
+    rows = rows_of("oasst_messages")
+    again = [{**row, "message_id": f"{row['message_id']}x"} for row in rows[:2]]
+    again[1]["parent_id"] += "x"
+    content = read_seed(write(tmp_path / "a.jsonl", [*rows, *again]), "en")
+    assert texts(content) == BOTH
+    [repeated] = content.dropped
+    assert (repeated.message_id, repeated.outcome) == ("q0x", SeedOutcome.REPEATED)
+
+
 def test_damaged_place_of_several_is_refused_with_its_name(tmp_path):
     good = write(tmp_path / "good.jsonl", rows_of("alpaca"))
     other = write(tmp_path / "other.jsonl", [{"prompt": "Why?"}])
@@ -192,6 +202,27 @@ def test_nulls_written_and_left_out_give_the_same_pairs_and_outcomes(tmp_path):
     assert texts(written) == texts(left_out) == [("Q", "A"), ("Q2", "A2")]
     assert [row.outcome for row in written.dropped] == [SeedOutcome.EMPTY_TEXT]
     assert written.dropped == left_out.dropped
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations"])
+@pytest.mark.parametrize(
+    ("speaker", "text", "roles"),
+    [("role", "content", ("user", "assistant")), ("from", "value", ("Human", "GPT"))],
+)
+def test_messages_and_conversations_have_the_keys_of_each_other(
+    tmp_path, name, speaker, text, roles
+):
+    said = [{speaker: role, text: words}
+            for role, words in zip(roles, BOTH[0], strict=True)]  # fmt: skip
+    assert texts(read_seed(write(tmp_path / "seed.jsonl", [{name: said}]), "en")) == BOTH[:1]
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_message_of_a_system_is_left_out(tmp_path, role):
+    said = [{"role": role, "content": "Be brief."}, {"role": "user", "content": ASKED[0]},
+            {"role": "assistant", "content": ANSWERED[0]}]  # fmt: skip
+    content = read_seed(write(tmp_path / "seed.jsonl", [{"messages": said}]), "en")
+    assert texts(content) == BOTH[:1]
 
 
 @pytest.mark.parametrize(

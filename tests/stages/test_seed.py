@@ -228,12 +228,15 @@ def test_damaged_seed_is_refused_in_one_line_with_file_and_setting(
     [
         ([], "holds no message"),
         ([{**PAIR[0], "role": "user"}, PAIR[1]], r"roles user \(1\), assistant \(1\)"),
-        ([{**PAIR[0], "parent_id": "x"}, PAIR[1]], "no prompter message is a first turn"),
+        ([{**PAIR[0], "parent_id": "x"}, PAIR[1]],
+         "no prompter message is a first turn.*, and 2 messages belong to no first turn: their "),
+        ([PAIR[0]], r"^no message answers \(role assistant\): take the whole export$"),
+        ([PAIR[1]], r"^no message asks \(role prompter\), and 1 messages belong to no first "),
         ([{**PAIR[0], "lang": "de"}, PAIR[1]], r"language 'en' .*de \(1\)"),
         ([PAIR[0], {**PAIR[1], "rank": None}], "rank 0"),
         ([{**row, "text": None} for row in PAIR], "field text"),
     ],
-)
+)  # fmt: skip
 def test_export_without_a_pair_says_what_is_wrong(rows, problem):
     seen = SeenMessages()
     pairs, _ = pairs_of(rows, "en", seen)
