@@ -94,9 +94,9 @@ def list_corpus(
 
     Hidden files and folders are not read; links are followed.
 
-    A link to a folder that is read anyway, under its name or another link's, is not followed, so a
-    cycle of links ends. The listing of several paths does not depend on their order; `several.py`
-    has its rules.
+    A link to a file or folder that is read anyway, under its name or another link's, is not
+    followed, so nothing is read twice and a cycle of links ends. The listing of several paths does
+    not depend on their order; `several.py` has its rules.
 
     Args:
         path: `installed-packages`, a dataset, whose shards are its files, or a folder (read
@@ -128,6 +128,7 @@ def list_corpus(
             files.append(file)
         else:
             left_out.append(LeftOut(file, _reason_of_kind(file)))
+    files, left_out = _each_once(files, left_out)
     listing = Listing(_by_name(files), sorted(left_out, key=lambda entry: entry.file.name))
     if not files:
         raise UserError(
@@ -137,18 +138,40 @@ def list_corpus(
     return listing
 
 
+_LINK_TO_FILE = "link to a file that is read under another name"
+
+
+def _each_once(
+    files: list[CorpusFile], left_out: list[LeftOut]
+) -> tuple[list[CorpusFile], list[LeftOut]]:
+    """Files without links to others of them, and what is left out."""
+    if not any(os.path.islink(file.path) for file in files):  # which no URL is
+        return files, left_out
+    once = distinct(files)
+    names = {file.name for file in once}
+    links = [LeftOut(file, _LINK_TO_FILE) for file in files if file.name not in names]
+    return once, [*_never_read(left_out, once), *links]
+
+
+def _never_read(left_out: Iterable[LeftOut], files: Iterable[CorpusFile]) -> list[LeftOut]:
+    """Entries but those that are read in another place or under another name."""
+    read = {real_path(file.path) for file in files}
+    return [
+        entry for entry in left_out
+        if entry.reason == _LINK_TO_FILE or real_path(entry.file.path) not in read
+    ]  # fmt: skip
+
+
 def _by_name(files: Iterable[CorpusFile]) -> list[CorpusFile]:
     return sorted(files, key=lambda file: file.name)
 
 
 def _joined(listings: Sequence[Listing]) -> Listing:
     files = distinct([file for listing in listings for file in listing.files])
-    read = {real_path(file.path) for file in files}
     entries = {entry.file.path: entry for listing in listings for entry in listing.left_out}
     others = distinct([entry.file for entry in entries.values()])
-    left_out = [LeftOut(file, entries[file.path].reason) for file in others
-                if real_path(file.path) not in read]  # fmt: skip
-    return Listing(files, left_out)
+    left_out = [LeftOut(file, entries[file.path].reason) for file in others]
+    return Listing(files, _never_read(left_out, files))
 
 
 def counted(not_read: Iterable[NotRead]) -> str:

@@ -38,8 +38,9 @@ def distinct(files: Sequence[CorpusFile]) -> list[CorpusFile]:
     return sorted(_told_apart(shards) + _told_apart(others), key=lambda file: file.name)
 
 
-def _rank(file: CorpusFile) -> tuple[bool, str, str]:
-    return real_path(file.path) != file.path, file.name, file.path
+def _rank(file: CorpusFile) -> tuple[bool, bool, str, str]:
+    is_behind_link = real_path(file.path) != file.path
+    return os.path.islink(file.path), is_behind_link, file.name, file.path
 
 
 def _told_apart(files: list[CorpusFile]) -> list[CorpusFile]:

@@ -472,30 +472,35 @@ def test_package_that_is_not_installed_is_refused():
 
 def test_everything_in_a_folder_is_read_or_has_a_reason(tmp_path):
     corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
-    write(corpus, {"own.md": "x", "a.pdf": "", "README": "", ".h.md": "", "sub/.git/c.md": "",
-                   "sub/z.md": "z"})  # fmt: skip
+    write(corpus, {"own.md": "x", "a.pdf": "", "README": "", "LICENSE": "", ".h.md": "",
+                   "sub/.git/c.md": "", "sub/z.md": "z"})  # fmt: skip
     write(elsewhere, {"one.md": "1", "deep/two.MD": "2"})
     os.symlink(elsewhere, corpus / "link")
     os.symlink(corpus, elsewhere / "cycle")
     os.symlink("nowhere", corpus / "gone.md")
     os.symlink(corpus / "sub/z.md", corpus / "file.md")
+    os.symlink(elsewhere / "one.md", elsewhere / "two.md")
+    os.symlink(corpus / "README", corpus / "as_text.txt")
     os.mkfifo(corpus / "pipe.md")
     listing = list_corpus(str(corpus))
     assert names(listing.files) == [
-        "file.md", "link/deep/two.MD", "link/one.md", "own.md", "sub/z.md",
+        "as_text.txt", "link/deep/two.MD", "link/one.md", "own.md", "sub/z.md",
     ]  # fmt: skip
     assert {entry.url: entry.reason for entry in listing.not_read} == {
         ".h.md": "hidden",
-        "README": "file whose name has no ending",
+        "LICENSE": "file whose name has no ending",
         "a.pdf": "file ending in .pdf",
+        "file.md": "link to a file that is read under another name",
         "gone.md": "link that leads nowhere",
         "link/cycle": "link to a folder that is read under another name",
+        "link/two.md": "link to a file that is read under another name",
         "pipe.md": "neither a file nor a folder",
         "sub/.git": "hidden",
     }
     assert names(list_files(str(corpus / "link"))) == [
-        "cycle/file.md", "cycle/own.md", "cycle/sub/z.md", "deep/two.MD", "one.md",
+        "cycle/as_text.txt", "cycle/own.md", "cycle/sub/z.md", "deep/two.MD", "one.md",
     ]  # fmt: skip
+    assert list_corpus([str(corpus)]) == listing
 
 
 @pytest.mark.parametrize("name", ["a::b.md", "c[1].md", "d?.md", "e f.md", "g*.md", "h%20i#j.md"])
