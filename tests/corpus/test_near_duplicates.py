@@ -107,7 +107,7 @@ def test_distinct_texts_with_much_in_common_all_stay(tmp_path):
     template = random_words(-1, 48)
     texts = [
         " ".join([*template, *own] if seed % 2 else [*own, *template])
-        for seed in range(400)
+        for seed in range(10_000)
         for own in [random_words(seed, 72)]
     ]
     found = search(tmp_path, segments_of(texts), parts=3)
