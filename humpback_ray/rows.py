@@ -36,6 +36,11 @@ class Finish(StrEnum):
     EMPTY_PROMPT = "empty_prompt"  # nothing to ask about: the text has no visible character
     ENGINE_ERROR = "engine_error"  # the engine refused or failed this one request
 
+    @property
+    def is_answer(self) -> bool:
+        """True for what a model has written, cut or empty as it may be; False for a failure."""
+        return self in (Finish.STOP, Finish.LENGTH)
+
 
 class RatingOutcome(StrEnum):
     """Outcome of one rating. Only SCORED rows carry a score."""

@@ -9,10 +9,9 @@ from humpback_ray.errors import UserError
 from humpback_ray.evaluation.alpaca_files import file_name
 from humpback_ray.evaluation.games import Answers, Contestants, Prompt
 from humpback_ray.evaluation.model_outputs import ModelOutputs, prompt_key
-from humpback_ray.rows import Evaluated, Finish
+from humpback_ray.rows import Evaluated
 
 REFERENCE_WITHOUT_FILE = "M_0"
-ANSWERED = (Finish.STOP, Finish.LENGTH)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def contest_of(
     ids = {prompt.prompt_id for prompt in prompts}
     answers: dict[str, Answers] = {
         name: {
-            row.task_id: row.output for row in rows if row.finish in ANSWERED and row.task_id in ids
+            row.task_id: row.output for row in rows if row.finish.is_answer and row.task_id in ids
         }
         for name, rows in evaluated.items()
     }

@@ -14,11 +14,10 @@ from humpback_ray.evaluation import judging
 from humpback_ray.evaluation.judging import VerdictsBy
 from humpback_ray.evaluation.verdicts import is_answered, shown, verdict_fields
 from humpback_ray.method.rating import AnswerToken
-from humpback_ray.rows import Finish, Verdict
+from humpback_ray.rows import Verdict
 from humpback_ray.serving.endpoint import EndpointPool, EndpointTask, try_and_count
 from humpback_ray.serving.endpoint_client import ChatReply, ChatRequest
 
-ANSWERED = (Finish.STOP, Finish.LENGTH)
 TRIAL = ("Name a fruit.", "An apple.", "I do not know.")
 
 
@@ -48,7 +47,7 @@ class EndpointJudge:
         """
         request = self._request(TRIAL, VerdictsBy.PROBABILITIES)
         reply, num_sent = try_and_count(self.endpoint, limits, request)
-        if reply.finish in ANSWERED and judging.letter_logprobs(_answer_tokens(reply) or ()):
+        if reply.finish.is_answer and judging.letter_logprobs(_answer_tokens(reply) or ()):
             return VerdictsBy.PROBABILITIES, num_sent
         # Some servers refuse a request that asks for log-probabilities.
         return VerdictsBy.TEXT, num_sent + self._try(limits, VerdictsBy.TEXT)
@@ -57,7 +56,7 @@ class EndpointJudge:
         """Ask one question, so that a wrong url, key or model fails once and not per row."""
         served = self.endpoint
         reply, num_sent = try_and_count(served, limits, self._request(TRIAL, by))
-        if reply.finish not in ANSWERED:
+        if not reply.finish.is_answer:
             raise UserError(
                 f"{served.url} cannot judge as {served.model}: {reply.text} (see "
                 f"settings.evaluation.judge.endpoint and {limits.key})"

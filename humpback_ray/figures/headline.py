@@ -60,9 +60,10 @@ def _game(game: Game) -> str:
             "are judged (99% are asked for)."
         )
     figures = f"wins {game.win_rate:.1f}% of the games"
+    judged = f"{game.num_judged:,} of {game.num_prompts:,} prompts judged"
     if game.low is None or game.high is None:
-        return f"{pair}: {game.model} {figures}, {game.num_prompts:,} prompts."
-    interval = f"(95% interval {game.low:.1f} to {game.high:.1f}, {game.num_prompts:,} prompts)"
+        return f"{pair}: {game.model} {figures}, {judged}."
+    interval = f"(95% interval {game.low:.1f} to {game.high:.1f}, {judged})"
     if game.low > 50:
         verdict = f"{game.model} is better than {game.opponent}"
     elif game.high < 50:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from humpback_ray.evaluation.estimates import Estimate, Z
 from humpback_ray.figures.models import estimate_of
-from humpback_ray.figures.types import Moments, RunFigures
+from humpback_ray.figures.types import Difference, Game, JudgeFigures, Moments, RunFigures
 from humpback_ray.report.document import Block, Document, Paragraph, Section, Table
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.wording import setting
@@ -32,6 +32,9 @@ class FigureChange:
     name: str
     first: Estimate | None
     second: Estimate | None
+    # Prompts of a game, of which `n` are judged; None for what no judge has said.
+    first_of: int | None = None
+    second_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,35 @@ def compare(first: RunFigures, second: RunFigures) -> Comparison:
     ]  # fmt: skip
     of_first, of_second = dict(_figures(first)), dict(_figures(second))
     keys = dict.fromkeys([*of_first, *of_second])
-    figures = [FigureChange(*key, of_first.get(key), of_second.get(key)) for key in keys]
+    asked_first, asked_second = _num_asked(first), _num_asked(second)
+    figures = [
+        FigureChange(
+            *key, of_first.get(key), of_second.get(key), asked_first.get(key), asked_second.get(key)
+        )
+        for key in keys
+    ]
     return Comparison(first, second, settings, figures)
 
 
 Key = tuple[str, str]  # group and name of a figure
+
+
+def _key_of_game(judge: JudgeFigures, game: Game) -> Key:
+    return f"Win rates by {cut(judge.judge, 40)}, in %", f"{game.model} : {game.opponent}"
+
+
+def _key_of_difference(judge: JudgeFigures, difference: Difference) -> Key:
+    group = f"Differences of win rates by {cut(judge.judge, 40)}, in points"
+    return group, f"{difference.model} less {difference.other}"
+
+
+def _num_asked(run: RunFigures) -> dict[Key, int]:
+    """The prompts of each game and of each difference, judged or not."""
+    asked: dict[Key, int] = {}
+    for judge in run.judges:
+        asked |= {_key_of_game(judge, game): game.num_prompts for game in judge.games}
+        asked |= {_key_of_difference(judge, d): judge.num_prompts for d in judge.differences}
+    return asked
 
 
 def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
@@ -68,12 +95,10 @@ def _figures(run: RunFigures) -> Iterator[tuple[Key, Estimate]]:
     for judge in run.judges:
         for game in judge.games:
             if (rate := estimate_of(game)) is not None:
-                group = f"Win rates by {cut(judge.judge, 40)}, in %"
-                yield (group, f"{game.model} : {game.opponent}"), rate
+                yield _key_of_game(judge, game), rate
         for d in judge.differences:
-            group = f"Differences of win rates by {cut(judge.judge, 40)}, in points"
             estimate = Estimate(d.difference, d.num_prompts, d.low, d.high)
-            yield (group, f"{d.model} less {d.other}"), estimate
+            yield _key_of_difference(judge, d), estimate
         for s in judge.strengths:
             group = f"Strengths by {cut(judge.judge, 40)} (Bradley-Terry)"
             yield (group, s.model), Estimate(s.strength, judge.num_prompts, s.low, s.high)
@@ -138,7 +163,11 @@ def comparison_document(comparison: Comparison) -> Document:
             Paragraph(f"{first}: {comparison.first.headline}"),
             Paragraph(f"{second}: {comparison.second.headline}"),
         ]),
-        Section("figures", "Figures side by side", list(_tables(comparison, first, second))),
+        Section("figures", "Figures side by side", [
+            *_failed_controls(comparison.first, first),
+            *_failed_controls(comparison.second, second),
+            *_tables(comparison, first, second),
+        ]),
     ]  # fmt: skip
     subtitle = f"{comparison.first.folder} and {comparison.second.folder}"
     headline = f"{_count(comparison)} {_last_models(comparison, first, second)}".strip()
@@ -182,24 +211,40 @@ def _settings(comparison: Comparison, first: str, second: str) -> Iterator[Block
         yield Table("Settings that differ", columns, rows, frozenset({0, 1, 2}))
 
 
+def _failed_controls(run: RunFigures, name: str) -> Iterator[Block]:
+    for judge in run.judges:
+        if judge.failed_controls:
+            yield Paragraph(
+                f"{name}: the judge {cut(judge.judge)} fails a control "
+                f"({', '.join(judge.failed_controls)}). No win rate of it is a sign of quality.",
+                is_warning=True,
+            )
+
+
 def _tables(comparison: Comparison, first: str, second: str) -> Iterator[Block]:
     columns = ("figure", first, "n", "interval", second, "n", "interval", "difference")
     for group in dict.fromkeys(change.group for change in comparison.figures):
         changes = [change for change in comparison.figures if change.group == group]
         rows = [
-            (change.name, *_cells(change.first), *_cells(change.second), _difference(change))
+            (
+                change.name,
+                *_cells(change.first, change.first_of),
+                *_cells(change.second, change.second_of),
+                _difference(change),
+            )
             for change in changes
         ]
         yield Table(group, columns, rows, note="Intervals are of 95%.")
 
 
-def _cells(estimate: Estimate | None) -> tuple[str, str, str]:
+def _cells(estimate: Estimate | None, num_asked: int | None) -> tuple[str, str, str]:
     if estimate is None:
         return "–", "–", "–"
     bounds = "–"
     if estimate.low is not None and estimate.high is not None:
         bounds = f"{number(estimate.low)} to {number(estimate.high)}"
-    return number(estimate.value), f"{estimate.n:,}", bounds
+    asked = "" if num_asked is None else f" of {num_asked:,} judged"
+    return number(estimate.value), f"{estimate.n:,}{asked}", bounds
 
 
 def number(value: float) -> str:

@@ -14,7 +14,7 @@ from humpback_ray.figures.models import judge_figures
 from humpback_ray.figures.record_figures import readable_figures
 from humpback_ray.figures.types import JudgeFigures
 from humpback_ray.stages.curate import Curate
-from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.evaluate import OUTPUTS, Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.safety_answers import SafetyAnswers
@@ -71,7 +71,7 @@ def summarize(stages: Sequence[Stage], records: Mapping[str, StageRecord]) -> Ru
         last.rated.path,
         last.path,
         model.path,
-        str(PurePosixPath(evaluations[-1].path).with_name("*") / "outputs.json"),
+        str(PurePosixPath(evaluations[-1].path).with_name("*") / OUTPUTS),
         judge_figures(judgement.path, figures[judgement.path]) if judgement else None,
         [
             refusals_of(stage.name, figures[stage.path])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from humpback_ray import storage
 from humpback_ray.execution.stage import Stage
 from humpback_ray.report.look import select_rows
-from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.evaluate import OUTPUTS, Evaluate
 from humpback_ray.stages.rate import Rate
 
 
@@ -48,7 +49,7 @@ class Written:
 
 
 def read_written(run_folder: str, stages: Sequence[Stage]) -> Written:
-    """Read three pairs of the last rating, and every model's answer to the first question."""
+    """Read three pairs of the last rating, and the models' answers to one question."""
     rated = [stage for stage in stages if isinstance(stage, Rate)][-1]
     shown = select_rows(storage.join(run_folder, rated.path), 1, [], ranked=True)
     pairs = []
@@ -59,13 +60,22 @@ def read_written(run_folder: str, stages: Sequence[Stage]) -> Written:
             RankedPair(place, fields["score"], fields["instruction"].strip(), fields["response"])
         )
     outputs = {
-        stage.name: storage.read_as(
-            storage.join(run_folder, stage.path, "outputs.json"), list[_Output]
-        )
+        stage.name: storage.read_as(storage.join(run_folder, stage.path, OUTPUTS), list[_Output])
         for stage in stages
         if isinstance(stage, Evaluate)
     }
-    answered = {name: entries[0] for name, entries in outputs.items() if entries}
-    answers = [Answer(name, entry.output) for name, entry in answered.items()]
-    question = next((entry.instruction for entry in answered.values()), "")
-    return Written(pairs, question, answers)
+    return Written(pairs, *_first_answers(outputs))
+
+
+def _first_answers(outputs: Mapping[str, Sequence[_Output] | None]) -> tuple[str, list[Answer]]:
+    """The first question that most models have answered, and their answers."""
+    answered = {
+        name: {entry.instruction: entry.output for entry in entries or ()}
+        for name, entries in outputs.items()
+    }
+    counts = Counter(question for given in answered.values() for question in given)
+    if not counts:
+        return "", []
+    (question, _), *_ = counts.most_common(1)
+    given = {name: answers.get(question) for name, answers in answered.items()}
+    return question, [Answer(name, text) for name, text in given.items() if text is not None]

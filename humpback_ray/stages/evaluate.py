@@ -1,6 +1,7 @@
 """The small evaluation of one model: its answers to prompts, its loss on held-out seed answers.
 
-Answers are also written as `outputs.json` in AlpacaEval's format, for its `--model_outputs`.
+Answers are also written as `outputs.json` in AlpacaEval's format, for its `--model_outputs` and for
+people. A prompt that has failed has none, because an empty one would lose in the engine's stead.
 (https://github.com/tatsu-lab/alpaca_eval)
 """
 
@@ -31,6 +32,7 @@ from humpback_ray.stages.generating import GeneratingStage
 NEEDED_TOKENS = 512
 
 PROMPTS_KEY = "settings.evaluation.prompts"
+OUTPUTS = "outputs.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Evaluate(GeneratingStage):
     """A model's answers to the evaluation prompts, and its loss on the held-out pairs."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     part: ClassVar[Part] = "evaluate"
     is_replaceable: ClassVar[bool] = True
 
@@ -78,19 +80,7 @@ class Evaluate(GeneratingStage):
         )
         storage.delete(context.path("_tasks"))
         rows = tables.read_rows(context.path("rows"), Evaluated)
-        answers = [row for row in rows if row.kind is TaskKind.ANSWER]
-        storage.write_json(
-            context.path("outputs.json"),
-            [
-                {
-                    "dataset": row.dataset,
-                    "instruction": row.instruction,
-                    "output": row.output,
-                    "generator": self.name,
-                }
-                for row in answers
-            ],
-        )
+        storage.write_json(context.path(OUTPUTS), outputs_of(rows, self.name))
         outcomes = tables.count_values(context.path("rows"), "finish")
         return Result(outcomes.total(), outcomes, {**_figures(rows), **engines})
 
@@ -122,8 +112,26 @@ def request_for_answer(
     )
 
 
+def outputs_of(rows: Sequence[Evaluated], model: str) -> list[dict[str, str]]:
+    """A model's answers in AlpacaEval's format."""
+    return [
+        {
+            "dataset": row.dataset,
+            "instruction": row.instruction,
+            "output": row.output,
+            "generator": model,
+        }
+        for row in answers_in(rows)
+    ]
+
+
+def answers_in(rows: Sequence[Evaluated]) -> list[Evaluated]:
+    """The rows of prompts that the model has answered."""
+    return [row for row in rows if row.kind is TaskKind.ANSWER and row.finish.is_answer]
+
+
 def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
-    answers = [len(row.output) for row in rows if row.kind is TaskKind.ANSWER]
+    answers = [len(row.output) for row in answers_in(rows)]
     scored = [row for row in rows if row.loss is not None]
     num_tokens = sum(row.num_loss_tokens for row in scored)
     # The mean over all tokens of all held-out answers, as in training, not a mean of means.

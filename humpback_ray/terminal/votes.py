@@ -99,7 +99,13 @@ def _say_judge(pair: PairResult) -> None:
         f"({judge.num_ties} left undecided by either); its win "
         f"rate {_percent(rate.raw)}%, corrected for its errors: "
         + (f"{_percent(rate.corrected)}%" if not rate.problem else f"none, {rate.problem}")
+        + f"; {judge.num_judged:,} of {judge.num_prompts:,} prompts judged"
     )
+    if judge.failed_controls is None:
+        say("the judge's controls are not known")
+    elif judge.failed_controls:
+        failed = ", ".join(judge.failed_controls)
+        say(f"the judge fails a control ({failed}): its win rate says nothing about quality")
 
 
 def _people_labels(results: PeopleResults) -> Table:

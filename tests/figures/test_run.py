@@ -375,6 +375,10 @@ def test_votes_of_people_stand_in_the_report_with_the_judge_beside(tmp_path):
     (section,) = [s for s in sections_of(figures) if s.anchor == "people"]
     votes = section.blocks[0]
     assert votes.caption == "People's votes"
-    assert votes.rows[0][:7] == ("M_2 : org/other", "40", "40", "50.0%", "20.0%", "30.0%", "60.0%")
+    row = votes.rows[0]
+    assert row[:3] == ("M_2 : org/other", "40", "40")
+    for cell, share in zip(row[3:], (pair.win, pair.tie, pair.loss, pair.win_rate), strict=True):
+        assert cell == f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
+    assert [share.value for share in (pair.win, pair.win_rate)] == [0.5, 0.6]
     assert "people's votes" not in not_computed(figures)
     json.dumps(asdict(figures), allow_nan=False)

@@ -31,9 +31,9 @@ def test_alpaca_evals_own_figure_stands_beside_the_minimal_one_with_its_version(
     own = {"win_rates": {"M_1": 57.25, "base": 22.5}, "version": "0.6.6", "reason": "",
            "formula": "length_controlled_v1"}  # fmt: skip
     text = words(tmp_path, alpaca_eval=own)
-    assert "model : opponent minimal formula interval AlpacaEval's own" in text
-    assert "M_1 : M_0 61.0 54.0 to 68.0 57.2" in text
-    assert "M_2 : M_1 56.0 49.0 to 63.0 –" in text, "no game against the reference"
+    assert "model : opponent minimal formula interval AlpacaEval's own judged" in text
+    assert "M_1 : M_0 61.0 54.0 to 68.0 57.2 200 of 200" in text
+    assert "M_2 : M_1 56.0 49.0 to 63.0 – 200 of 200" in text, "no game against the reference"
     assert "length_controlled_v1 by alpaca_eval 0.6.6, of games against M_0" in text
 
 
@@ -49,3 +49,14 @@ def test_judgement_of_an_older_version_is_shown_without_alpaca_evals_own_figure(
     text = words(tmp_path)
     assert "M_1 : M_0 61.0 54.0 to 68.0" in text
     assert "not computed by the version that judged this run" in text
+
+
+def test_every_score_of_a_judge_has_what_is_judged_of_how_many_beside_it(tmp_path):
+    figures = judge_figures(num_judged=199)
+    for difference in figures["differences"]:
+        difference["num_prompts"] = 198
+    text = words(tmp_path, **figures)
+    assert "M_2 : M_1 58.0 52.0 to 64.0 3.1 199 of 200" in text
+    assert "M_2 : M_1 56.0 49.0 to 63.0 199 of 200" in text
+    assert "M_2 less M_1 +4.2 -0.8 to +9.2 198 of 200" in text
+    assert "wins 58.0% of the games (95% interval 52.0 to 64.0, 199 of 200 prompts judged)" in text

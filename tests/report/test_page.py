@@ -14,7 +14,7 @@ from humpback_ray.cli import app
 from humpback_ray.figures.types import MAX_TEXT
 from humpback_ray.report import foreign_text, pages
 from humpback_ray.report.document import Cell, Document, Paragraph, Section, Table
-from humpback_ray.report.run_report import WrittenReport, report_run
+from humpback_ray.report.run_report import WrittenReport, report_run, report_two
 from tests.support.browser import opened
 from tests.support.run_folder import LOSSES, Texts, judge_figures, write_run
 
@@ -279,6 +279,20 @@ def test_two_runs_show_settings_that_differ_before_figures(tmp_path, monkeypatch
     page = Path("report-a-b/report.html").read_text()
     assert page.index("selection.share") < page.index("Held-out loss") < page.index("Mean score")
     assert all(f">{name}</th>" in page for name in LOSSES)
+
+
+def test_two_runs_show_what_is_judged_and_the_controls_that_fail(tmp_path):
+    judged = {"a": judge_figures(num_judged=199), "b": judge_figures(failed=True)}
+    runs = [write_run(str(tmp_path / name), judge=judge) for name, judge in judged.items()]
+    written = report_two(*runs, str(tmp_path / "out"))
+    text = Path(written.markdown).read_text().replace("\\", "")
+    assert "| M_2 : M_1 | 58 | 199 of 200 judged | 52 to 64 | 58 | 200 of 200 judged |" in text
+    assert "| M_2 less M_0 | 19 | 200 of 200 judged |" in text
+    warning = text.index("b: the judge judge-70b fails a control (constant answer). No win rate")
+    assert warning < text.index("Win rates by judge-70b")
+    assert "a: the judge" not in text
+    rates = [f for f in storage.read_json(written.figures)["figures"] if f["name"] == "M_2 : M_1"]
+    assert [(f["first"]["n"], f["first_of"]) for f in rates] == [(199, 200)]
 
 
 def test_two_runs_of_one_name_are_told_apart(tmp_path):

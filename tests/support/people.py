@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from humpback_ray.evaluation.agreement import JudgeErrors, corrected_rate
+from humpback_ray.evaluation.estimates import share_of
 from humpback_ray.evaluation.people import study as studies
 from humpback_ray.evaluation.people.items import screening_items
+from humpback_ray.evaluation.people.results import JudgeBesidePeople, PairResult
 from humpback_ray.evaluation.people.study import Item, Kind, Study, StudySettings, make_study, sides
 from humpback_ray.evaluation.people.votes import CastVote, VoteLog, join
 from humpback_ray.rows import RatedPair, RatingOutcome
@@ -146,6 +149,14 @@ class Ballot:
         for shown in self.study.sheets[rater]:
             item = self.study.items[shown.item_id]
             self.vote(rater, shown, item.known if item.is_screening else wanted(shown.item_id))
+
+
+def judged_pair(failed_controls: tuple[str, ...] | None) -> PairResult:
+    """Results of 40 items, beside a judge of 80 prompts that fails some controls."""
+    win, tie, loss = (share_of(n, 40) for n in (20, 8, 12))
+    rate = corrected_rate(50, 79, JudgeErrors(20, 16, 12, 9))
+    judge = JudgeBesidePeople(rate, share_of(25, 32), 8, 80, 79, failed_controls)
+    return PairResult("M_2", "other", 40, 40, win, tie, loss, share_of(24, 40), judge)
 
 
 def number_of(item_id: str) -> int:

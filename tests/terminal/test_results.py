@@ -183,6 +183,20 @@ def test_written_texts_are_read_from_the_last_rating_and_the_evaluations(tmp_pat
     assert written.answers == [Answer(name, f"{name} on Why?") for name in names]
 
 
+def test_models_that_failed_on_the_first_prompt_are_shown_on_another(tmp_path):
+    for t in (1, 2):
+        tables.write_rows(f"{tmp_path}/iter-{t}/rated/rows", [rated(1, 2.0)], RatedPair)
+    for name in ("base", "M_0", "M_1", "M_2"):
+        questions = ("Why?", "How?") if name == "base" else ("How?", "When?")
+        answers = [{"instruction": q, "output": f"{name} on {q}"} for q in questions]
+        storage.write_json(f"{tmp_path}/evaluation/{name}/outputs.json", answers)
+    written = read_written(str(tmp_path), stages_of(load_recipe("tiny")))
+    assert written.question == "How?"
+    assert [answer.text for answer in written.answers] == [
+        f"{name} on How?" for name in ("base", "M_0", "M_1", "M_2")
+    ]
+
+
 def test_run_without_evaluation_prompts_shows_pairs_alone(tmp_path, capsys):
     for t in (1, 2):
         tables.write_rows(f"{tmp_path}/iter-{t}/rated/rows", [rated(1, 2.0)], RatedPair)

@@ -70,7 +70,8 @@ def _pairs(first: ModelOutputs, other: ModelOutputs, seed: int) -> tuple[list[It
             reasons["same answer"] += 1
         else:
             texts = {first.model: mine.text, other.model: theirs.text}
-            items.append(_item(prompt, texts, dataset=mine.dataset))
+            # The whole prompt: its ends stand in the judge's files and in the models' too.
+            items.append(_item(mine.instruction, texts, dataset=mine.dataset))
     assert len(items) + reasons.total() == len(first.by_prompt)
     return items, reasons
 

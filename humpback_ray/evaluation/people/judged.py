@@ -13,7 +13,7 @@ from typing import Any
 from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
 from humpback_ray.evaluation import alpaca_files, games
-from humpback_ray.execution.stage import read_record
+from humpback_ray.execution.stage import RECORD, read_record
 from humpback_ray.rows import Verdict
 
 JUDGEMENT = "judgement"  # folder of the stage, below the run's
@@ -61,6 +61,29 @@ def _of_rows(folder: str) -> list[dict[str, Any]]:
         if not game.is_control
         for annotation in alpaca_files.annotation_rows(game, judge)
     ]
+
+
+@dataclass(frozen=True)
+class _Control:
+    """The fields of a control that say if the judge's win rates count."""
+
+    name: str
+    passed: bool
+
+
+def read_failed_controls(run_folder: str) -> tuple[str, ...] | None:
+    """Names of the controls that a run's judge fails; None where the run has no judge of its own.
+
+    Raises:
+        UserError: the judgement's record is damaged, or another version of the program wrote it.
+    """
+    folder = storage.join(run_folder, JUDGEMENT)
+    record = read_record(folder)
+    if record is None or "controls" not in record.figures:
+        return None
+    place = f"the controls in {storage.join(folder, RECORD)}"
+    controls = storage.as_type(record.figures["controls"], list[_Control], place)
+    return tuple(control.name for control in controls if not control.passed)
 
 
 @dataclass(frozen=True)

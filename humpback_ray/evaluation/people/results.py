@@ -17,9 +17,16 @@ from humpback_ray.errors import UserError
 from humpback_ray.evaluation import agreement
 from humpback_ray.evaluation.agreement import CorrectedRate, Pace
 from humpback_ray.evaluation.estimates import Estimate, share_of, weighted_mean
-from humpback_ray.evaluation.people.judged import Names, of_pair, read_annotations
+from humpback_ray.evaluation.model_outputs import prompt_key
+from humpback_ray.evaluation.people.judged import (
+    Names,
+    of_pair,
+    read_annotations,
+    read_failed_controls,
+)
 from humpback_ray.evaluation.people.study import Kind, Study, load_all
 from humpback_ray.evaluation.people.votes import SKIP, Vote, counted, read_votes
+from humpback_ray.evaluation.win_rates import is_enough_judged
 
 FLOOR_SECONDS = 3.0  # a vote before that was hardly given after reading
 SCREENING_FLOOR = 0.85  # the paper took raters who agreed with its authors more often
@@ -37,9 +44,12 @@ PAPER = {
 class JudgeBesidePeople:
     """A judge's win rate and its correction by people's votes on the same pairs."""
 
-    rate: CorrectedRate
+    rate: CorrectedRate  # of the pairs that the judge decides
     agreement: Estimate | None
     num_ties: int  # pairs that people or the judge left undecided, or without a verdict
+    num_prompts: int  # of the judge's game
+    num_judged: int
+    failed_controls: tuple[str, ...] | None  # None: nobody knows, as of files from elsewhere
 
 
 @dataclass(frozen=True)
@@ -146,9 +156,12 @@ def summarize(people: People, run_folder: str) -> PeopleResults:
     pairs = [vote for vote in voted if vote.kind == Kind.PAIR]
     labels = [vote for vote in voted if vote.kind == Kind.LABEL]
     games = _games(people.studies, pairs)
-    annotations = read_annotations(run_folder)
+    annotations, failed = read_annotations(run_folder), read_failed_controls(run_folder)
     return PeopleResults(
-        pairs=[_pair(names, votes, of_pair(annotations, names)) for names, votes in games.items()],
+        pairs=[
+            _pair(names, votes, of_pair(annotations, names), failed)
+            for names, votes in games.items()
+        ],
         pair_agreement=_alpha(
             (vote, _role(vote, names)) for names, votes in games.items() for vote in votes
         ),
@@ -205,7 +218,10 @@ def _role(vote: Vote, names: Names) -> str:
 
 
 def _pair(
-    names: Names, votes: Sequence[Vote], annotations: Sequence[Mapping[str, Any]]
+    names: Names,
+    votes: Sequence[Vote],
+    annotations: Sequence[Mapping[str, Any]],
+    failed_controls: tuple[str, ...] | None,
 ) -> PairResult:
     items = _by_item(votes)
     shares = {
@@ -221,7 +237,7 @@ def _pair(
         tie=_mean(shares["tie"]),
         loss=_mean(shares["loss"]),
         win_rate=_mean(win_rates),
-        judge=_judge(names, items, annotations),
+        judge=_judge(names, items, annotations, failed_controls),
     )
 
 
@@ -237,24 +253,35 @@ def _judge(
     names: Names,
     items: Mapping[str, Sequence[Vote]],
     annotations: Sequence[Mapping[str, Any]],
+    failed_controls: tuple[str, ...] | None,
 ) -> JudgeBesidePeople | None:
-    """The judge on the same two models; None where the run's judge has not compared them."""
-    verdicts = {row["instruction"]: _is_win(row["preference"]) for row in annotations}
+    """The judge on the same two models; None where the run's judge has not compared them.
+
+    A judge that lacks verdicts on more than 1% of its prompts has no win rate here either.
+    """
+    verdicts = {prompt_key(row["instruction"]): _is_win(row["preference"]) for row in annotations}
     if not verdicts:
         return None
+    num_judged = sum(row["preference"] is not None for row in annotations)
     decided = [win for win in verdicts.values() if win is not None]
     both, num_ties = [], 0
     for votes in items.values():
         margin = _share(votes, names, "win") - _share(votes, names, "loss")
-        instruction = votes[0].instruction
-        verdict = verdicts.get(instruction)
+        prompt = prompt_key(votes[0].instruction)
+        verdict = verdicts.get(prompt)
         if margin and verdict is not None:
             both.append((margin > 0, verdict))
-        elif instruction in verdicts:
+        elif prompt in verdicts:
             num_ties += 1
     errors = agreement.judge_errors(both)
-    rate = agreement.corrected_rate(sum(decided), len(decided), errors)
-    return JudgeBesidePeople(rate, errors.agreement, num_ties)
+    if is_enough_judged(num_judged, len(annotations)):
+        rate = agreement.corrected_rate(sum(decided), len(decided), errors)
+    else:
+        problem = f"only {num_judged:,} of {len(annotations):,} prompts are judged"
+        rate = CorrectedRate(None, None, errors, problem)
+    return JudgeBesidePeople(
+        rate, errors.agreement, num_ties, len(annotations), num_judged, failed_controls
+    )
 
 
 def _is_win(preference: float | None) -> bool | None:

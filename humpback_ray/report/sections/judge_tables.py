@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from humpback_ray.figures.types import Game, JudgeFigures
+from humpback_ray.figures.types import Control, Game, JudgeFigures
 from humpback_ray.report.document import Block, Row, Table
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.wording import bounds, count, fixed
@@ -17,6 +17,11 @@ def pair(game: Game) -> str:
     return f"{game.model} : {game.opponent}"
 
 
+def judged(scored: Game | Control) -> str:
+    """The prompts with a verdict, of all of them."""
+    return f"{count(scored.num_judged)} of {count(scored.num_prompts)}"
+
+
 def length_controlled(judge: JudgeFigures) -> Iterator[Block]:
     """Win rates as they would be if both answers were equally long, each formula by its name."""
     scored = [game for game in judge.games if game.length_controlled_win_rate is not None]
@@ -27,7 +32,13 @@ def length_controlled(judge: JudgeFigures) -> Iterator[Block]:
     formulas = dict.fromkeys(cut(game.formula, FORMULA_CHARACTERS) for game in scored)
     yield Table(
         "Length-controlled win rates",
-        ("model : opponent", "minimal formula", "interval", *(["AlpacaEval's own"] * has_own)),
+        (
+            "model : opponent",
+            "minimal formula",
+            "interval",
+            *(["AlpacaEval's own"] * has_own),
+            "judged",
+        ),
         [_length_controlled(judge, game, has_own) for game in scored],
         note=f"Formula: {', '.join(formulas)}. {_alpaca_eval(judge)}",
     )
@@ -39,10 +50,10 @@ def _length_controlled(judge: JudgeFigures, game: Game, has_own: bool) -> Row:
         bounds(game.length_controlled_low, game.length_controlled_high),
     )  # fmt: skip
     if not has_own or judge.alpaca_eval is None:
-        return row
+        return (*row, judged(game))
     is_played = game.opponent == judge.reference
     own = judge.alpaca_eval.win_rates.get(game.model) if is_played else None
-    return (*row, fixed(own, 1))
+    return (*row, fixed(own, 1), judged(game))
 
 
 def _alpaca_eval(judge: JudgeFigures) -> str:
@@ -65,11 +76,12 @@ def differences(judge: JudgeFigures) -> Iterator[Block]:
     if judge.differences:
         yield Table(
             "The last model against the others, paired by prompt",
-            ("win rate less another's", "points", "interval", "prompts"),
+            ("win rate less another's", "points", "interval", "judged for both"),
             [
                 (
                     cut(f"{d.model} less {d.other}"), f"{d.difference:+.1f}",
-                    f"{d.low:+.1f} to {d.high:+.1f}", count(d.num_prompts),
+                    f"{d.low:+.1f} to {d.high:+.1f}",
+                    f"{count(d.num_prompts)} of {count(judge.num_prompts)}",
                 )
                 for d in judge.differences
             ],

@@ -8,7 +8,7 @@ from humpback_ray.figures.types import Game, JudgeFigures, RunFigures
 from humpback_ray.report import charts
 from humpback_ray.report.document import Block, Cell, Paragraph, Row, Table
 from humpback_ray.report.foreign_text import cut
-from humpback_ray.report.sections.judge_tables import differences, length_controlled, pair
+from humpback_ray.report.sections.judge_tables import differences, judged, length_controlled, pair
 from humpback_ray.report.wording import INTERVALS, bounds, count, fixed, interval, percent
 
 
@@ -77,7 +77,7 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
             [
                 (
                     cut(c.name), fixed(c.win_rate, 1), bounds(c.low, c.high),
-                    f"{count(c.num_judged)} of {count(c.num_prompts)}",
+                    judged(c),
                     Cell("passed" if c.passed else "failed", emphasis="good" if c.passed else
                          "bad"),
                     cut(c.rule),
@@ -91,13 +91,13 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
             "Strengths over all games (Bradley-Terry)",
             ("model", "strength", "interval"),
             [(s.model, fixed(s.strength), bounds(s.low, s.high, 2)) for s in judge.strengths],
-            note="The base is 0; a difference of 1 means odds of e to 1.",
+            note="The base is 0; a difference of 1 means odds of e to 1. Of the games above that "
+            "have a win rate.",
         )
 
 
 def _game(game: Game) -> Row:
     return (
         pair(game), fixed(game.win_rate, 1), bounds(game.low, game.high),
-        fixed(game.standard_error, 1), f"{count(game.num_judged)} of {count(game.num_prompts)}",
-        percent(game.order_disagreement),
+        fixed(game.standard_error, 1), judged(game), percent(game.order_disagreement),
     )  # fmt: skip

@@ -24,7 +24,7 @@ def people(figures: RunFigures) -> Iterator[Block]:
             yield _votes(results.pairs)
         for pair in results.pairs:
             if pair.judge:
-                yield Paragraph(_judge_beside(pair, pair.judge))
+                yield Paragraph(_judge_beside(pair, pair.judge), bool(pair.judge.failed_controls))
         if results.labels:
             yield Table(
                 "Labels of rated pairs",
@@ -56,21 +56,21 @@ def _votes(pairs: Sequence[PairResult]) -> Table:
         (
             cut(f"{pair.first} : {pair.second}", 60), count(pair.num_items),
             count(pair.num_votes),
-            *(_share(share) for share in (pair.win, pair.tie, pair.loss, pair.win_rate)),
-            interval(pair.win_rate, 1, is_share=True),
+            *(_with_bounds(share) for share in (pair.win, pair.tie, pair.loss, pair.win_rate)),
         )
         for pair in pairs
     ]  # fmt: skip
     rows += [
         (f"the paper's Humpback 65B : {opponent}", "–", "–", f"{win}%", f"{tie}%", f"{loss}%",
-         f"{win + tie / 2:.1f}%", "–")
+         f"{win + tie / 2:.1f}%")
         for opponent, (win, tie, loss) in PAPER.items()
     ]  # fmt: skip
     return Table(
         "People's votes",
-        ("pair", "items", "votes", "win", "tie", "loss", "win rate", "interval"),
+        ("pair", "items", "votes", "win", "tie", "loss", "win rate"),
         rows,
-        note=f"Of the items, for the first model; a tie is half a win. {INTERVALS}",
+        note="Of the items, for the first model, each with its interval; a tie is half a win. The "
+        f"paper gives no intervals. {INTERVALS}",
     )
 
 
@@ -80,9 +80,21 @@ def _judge_beside(pair: PairResult, judge: JudgeBesidePeople) -> str:
     corrected = f"none, because {rate.problem}" if rate.problem else _with_bounds(rate.corrected)
     return (
         f"{cut(pair.first, 40)} : {cut(pair.second, 40)}: the judge agrees with people on "
-        f"{_share(judge.agreement)} of {count(agreed)} pairs that both decided. Its win rate is "
-        f"{_with_bounds(rate.raw)}, and corrected for its errors {corrected}."
+        f"{_share(judge.agreement)} of {count(agreed)} pairs that both decided. Its win rate, of "
+        f"the pairs that it decides, is {_with_bounds(rate.raw)}, and corrected for its errors "
+        f"{corrected}. It has judged {count(judge.num_judged)} of {count(judge.num_prompts)} "
+        f"prompts{_controls(judge)}"
     )
+
+
+def _controls(judge: JudgeBesidePeople) -> str:
+    """What the judge's controls say of its win rate, as the end of a sentence."""
+    if judge.failed_controls is None:
+        return ", and its controls are not known."
+    if not judge.failed_controls:
+        return " and passes its controls."
+    failed = ", ".join(cut(name, 40) for name in judge.failed_controls)
+    return f" and fails a control ({failed}), so its win rate says nothing about quality."
 
 
 def _share(share: Estimate | None) -> str:
@@ -90,4 +102,6 @@ def _share(share: Estimate | None) -> str:
 
 
 def _with_bounds(share: Estimate | None) -> str:
+    if share is None or share.low is None:
+        return _share(share)
     return f"{_share(share)} ({interval(share, 1, is_share=True)})"

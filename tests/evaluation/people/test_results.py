@@ -9,7 +9,8 @@ import pytest
 
 from humpback_ray import tables
 from humpback_ray.errors import UserError
-from humpback_ray.evaluation.people.items import screening_items
+from humpback_ray.evaluation.model_outputs import read_outputs
+from humpback_ray.evaluation.people.items import pair_items, screening_items
 from humpback_ray.evaluation.people.results import export, read_people, summarize
 from humpback_ray.evaluation.people.study import Item, Kind, StudySettings, make_study
 from humpback_ray.rows import Verdict, VerdictOutcome
@@ -126,6 +127,37 @@ def test_judge_stands_beside_people_with_both_win_rates(voted):
     raw = 522 / 832
     assert judge.rate.raw.value == pytest.approx(raw)
     assert judge.rate.corrected.value == pytest.approx((raw - 0.5) / 0.3)
+    assert (judge.num_judged, judge.num_prompts) == (836, 840)
+    assert judge.failed_controls is None, "files from elsewhere have no controls"
+
+
+def test_judge_with_less_than_99_percent_of_its_prompts_has_no_win_rate_beside_people(voted):
+    write_judgement(voted, [1.9] * 38 + [None] * 2)
+    judge = results(voted).pairs[0].judge
+    assert (judge.num_judged, judge.num_prompts) == (38, 40)
+    assert (judge.rate.raw, judge.rate.corrected) == (None, None)
+    assert judge.rate.problem == "only 38 of 40 prompts are judged"
+    assert judge.agreement.value == pytest.approx(20 / 30)
+
+
+def test_prompts_are_the_judges_whatever_spaces_stand_at_their_ends(tmp_path):
+    """Five of AlpacaEval's prompts end with spaces, in some of its files and not in others."""
+    texts = {name: [f"{name} {n}" for n in range(12)] for name in ("M_2", "org/other")}
+    files = []
+    for name, ends in (("M_2", "\n"), ("org/other", "")):
+        rows = [{"instruction": f"Q {n}?{ends}", "output": text, "generator": name}
+                for n, text in enumerate(texts[name])]  # fmt: skip
+        files.append(read_outputs(str(write_json(tmp_path / f"{name[:3]}.json", rows)), "x"))
+    study = make_study(
+        StudySettings(Kind.PAIR, ("ann",)), pair_items(files, 99, seed=0).items, [], {}
+    )
+    assert {item.instruction[-1] for item in study.items.values()} == {"\n"}
+    ballot = Ballot(tmp_path / "people", study)
+    ballot.all_of("ann", lambda _: "M_2")
+    ballot.log.close()
+    write_judgement(tmp_path, [1.9] * 6 + [1.1] * 6)
+    judge = results(tmp_path).pairs[0].judge
+    assert (judge.agreement.value, judge.agreement.n) == (0.5, 12)
 
 
 def test_judge_with_the_models_the_other_way_round_is_the_same(voted):
@@ -149,25 +181,29 @@ def test_game_against_no_reference_stands_beside_people_and_in_the_export(voted)
         {"instruction": "Q 1?", "generator_1": "M_0", "generator_2": "M_2", "preference": 1.2}
     ])  # fmt: skip
     assert results(voted).pairs[0].judge is None
-    preferences = [0.9] * 20 + [0.1] * 19 + [None]
+    preferences = [0.9] * 20 + [0.1] * 19 + [None] + [0.1] * 60
     verdicts = [
         verdict(n, preference, is_first)
         for n, preference in enumerate(preferences) for is_first in (True, False)
     ]  # fmt: skip
     tables.write_rows(str(voted / "judgement" / "rows"), verdicts, Verdict)
-    write_json(voted / "judgement" / "record.json", asdict(record(80, figures={"judge": "j-70b"})))
+    controls = [{"name": "empty answer", "passed": True, "win_rate": 1.0},
+                {"name": "constant answer", "passed": False, "win_rate": 80.0}]  # fmt: skip
+    figures = {"judge": "j-70b", "controls": controls}
+    write_json(voted / "judgement" / "record.json", asdict(record(200, figures=figures)))
     judge = results(voted).pairs[0].judge
-    assert judge.rate.raw.value == pytest.approx(20 / 39)
+    assert judge.rate.raw.value == pytest.approx(20 / 99)
+    assert judge.failed_controls == ("constant answer",)
     assert judge.agreement.n == 31
     export(read_people(str(voted / "people")), str(voted / "out"), str(voted))
     rows = json.loads((voted / "out" / "M_2-org_other" / "judge" / "annotations.json").read_text())
-    assert len(rows) == NUM_ITEMS
+    assert len(rows) == 100
     assert rows[0] == {
         "instruction": "Q 0?", "dataset": "koala", "annotator": "j-70b",
         "generator_1": "org/other", "output_1": "b 0", "generator_2": "M_2", "output_2": "a 0",
         "preference": pytest.approx(1.9),
     }  # fmt: skip
-    assert rows[-1]["preference"] is None
+    assert rows[NUM_ITEMS - 1]["preference"] is None
 
 
 def verdict(number: int, preference: float | None, is_first: bool) -> Verdict:
