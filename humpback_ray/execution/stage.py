@@ -250,7 +250,8 @@ class Stage:
 
     def differences(self, begun: Begun) -> list[str]:
         """The fields that differ between a folder's stage and this one, `name: old → new`."""
-        old, new = _flat(begun.identity), _flat(self.identity)
+        # As JSON, because that is what the folder holds: a tuple is a list there.
+        old, new = _flat(begun.identity), _flat(json.loads(json.dumps(self.identity)))
         return [
             f"{name}: {_short(old.get(name))} → {_short(new.get(name))}"
             for name in sorted(old.keys() | new.keys())

@@ -174,6 +174,13 @@ def test_changed_settings_or_inputs_are_refused_field_by_field(tmp_path, changed
     assert found.startswith(difference)
 
 
+def test_sequences_that_are_equal_are_no_difference(tmp_path):
+    execute(pairs_stage([], settings={"language": "en", "grades": (1, 2)}), tmp_path)
+    stage = pairs_stage([], settings={"language": "de", "grades": (1, 2)})
+    _, begun = stage.find(str(tmp_path))
+    assert stage.differences(begun) == ['settings.language: "en" → "de"']
+
+
 def test_begun_stage_with_other_settings_is_refused(tmp_path):
     stage = pairs_stage([])
     storage.write_json(
