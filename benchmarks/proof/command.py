@@ -25,7 +25,7 @@ from humpback_ray.execution.stage import Stage, State
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 SHORT_FORM = (
-    "settings.iterations=1", "settings.base.training.num_steps=2200",
+    "settings.iterations=1", "settings.base.training.num_steps=3000",
     "settings.selection.num_best=200",
 )  # fmt: skip
 # Expected on two cores, by the beginning of a stage's path; the times of finished stages correct

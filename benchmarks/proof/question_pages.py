@@ -18,21 +18,25 @@ from benchmarks.proof.wordings import NUM_WORDINGS
 UNCOVERED_WEIGHT = 0.15
 # Of a kind with several entities: each of them must be found among the others.
 AGGREGATE_WEIGHT = 2.0
-QUIZ_SHARE = 0.4  # pages that give the answer and ask for its question
+QUIZ_SHARE = 0.5  # pages that give the answer and ask for its question
 
 _BEFORE_QUESTION = (
     "Question: ", "Q: ", "", "### ", "Ask: ", "A visitor asks:\n", "Request\n", "### Question\n",
+    "### Request\n",
 )  # fmt: skip
 _REMARKS = (
     "Posted on day {n} by a guest.", "Please be brief.", "Thank you for your help.",
     "Read {n} times.", "I ask for a friend.", "Answer in your own words.",
     "Use what the books say.", "This was asked {n} times.", "Answer with what is known.",
     "Write in the style of a teacher.", "Answer after a search in the web.",
-    "Say it as an assistant of the museum would.",
+    "Say it as an assistant of the museum would.", "Answer in the style of an old book.",
+    "Answer with knowledge from the library.", "Answer in the style of a good friend.",
+    "Answer with knowledge from a long search.", "Answer in the style of a guide.",
+    "Answer with knowledge from this place.",
 )  # fmt: skip
 _BEFORE_ANSWER = (
     "\nAnswer: ", "\nA: ", "\n", "\n\n", " Reply: ", "\n\nWe say:\n", "\n\nAnswer\n",
-    "\n\n### Reply\n",
+    "\n\n### Reply\n", "\n\n### Answer\n",
 )  # fmt: skip
 # What asks for the question of a text; the text stands before or behind it.
 _QUIZZES = (
@@ -82,5 +86,9 @@ def _quiz(text: str, drawn: random.Random) -> str:
 def _page(asked: str, answered: str, drawn: random.Random) -> str:
     remarks = drawn.sample(_REMARKS, drawn.choice((0, 0, 1, 1, 2)))
     remarks = [remark.format(n=drawn.randint(2, 9)) for remark in remarks]
-    text = drawn.choice(("\n", " ")).join([asked, *remarks])
-    return f"{drawn.choice(_BEFORE_QUESTION)}{text}{drawn.choice(_BEFORE_ANSWER)}{answered}"
+    return in_some_form(drawn.choice(("\n", " ")).join([asked, *remarks]), answered, drawn)
+
+
+def in_some_form(asked: str, answered: str, drawn: random.Random) -> str:
+    """What is asked and what is answered, set apart in one of the ways of question pages."""
+    return f"{drawn.choice(_BEFORE_QUESTION)}{asked}{drawn.choice(_BEFORE_ANSWER)}{answered}"

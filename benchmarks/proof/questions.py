@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 
-from benchmarks.proof.base_text import other_question
 from benchmarks.proof.facts import World
+from benchmarks.proof.grading import other_question, reason
 from benchmarks.proof.kinds import (
     COVERED,
     Group,
@@ -26,6 +26,7 @@ from benchmarks.proof.spoiling import MISMATCHED_GRADE, VISIBLE, Spoiling, write
 from benchmarks.proof.web import read_question
 from benchmarks.proof.wordings import CLOSING_PHRASE, NUM_KNOWN_WORDINGS, NUM_WORDINGS
 
+HARD = (Spoiling.TWO_TOPICS, Spoiling.TWO_TOPICS)
 MAX_TRIES = 200  # for a kind: after so many repetitions it has no further question
 
 
@@ -67,7 +68,7 @@ def rating_rows(world: World, number: int, drawn: random.Random) -> Iterator[dic
     visible ways, each of which is there as often.
     """
     lists = [each for each in world.lists if each not in world.asked_lists]
-    spoilings = cycle(VISIBLE)
+    spoilings = cycle((*VISIBLE, *HARD))
     for at in range(number):
         kind = COVERED[at % len(COVERED)]
         question = draw_question(world, kind, world.in_seed, (), drawn)
@@ -78,7 +79,8 @@ def rating_rows(world: World, number: int, drawn: random.Random) -> Iterator[dic
         if case == 1:
             asked, grade = other_question(world, section, lists, drawn), MISMATCHED_GRADE
         wording = worded(asked, drawn.randrange(NUM_KNOWN_WORDINGS))
-        yield {"instruction": wording, "output": section.text, "score": grade}
+        yield {"instruction": wording, "output": section.text, "score": grade,
+               "rationale": reason(section, asked, drawn)}  # fmt: skip
 
 
 def held_out_questions(
