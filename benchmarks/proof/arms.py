@@ -24,11 +24,15 @@ from humpback_ray.rows import Direction, Origin, RatedPair, SeedPair, TrainingEx
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import seed_examples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.rate import Rate
 
 Kind = TypeVar("Kind", bound=Stage)
+RATED = "arms/rated"  # and the method
+MIN_GRADE_MASS = 0.01  # for `expected`: the prompts that M_0 knows ask for reasons first
 
 CORE = ("oracle", "random", "true_instructions")
 ABLATIONS = ("web_only", "best_quarter", "best_double", "random_double")
+RATINGS = ("expected", "text")  # methods by which M_0 rates the same pairs once more
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,23 @@ def arm_stages(
         _of(by_path, "evaluation/M_0", Evaluate), path=f"evaluation/{arm}", name=arm, model=model
     )
     return [model, answers]
+
+
+def rating_stages(recipe: Recipe, stages: Sequence[Stage]) -> list[Rate]:
+    """Declare ratings of the first iteration's pairs by M_0, each by another method than the run's.
+
+    M_0 has learnt from the seed to rate by the run's own.
+    """
+    rated = _of({stage.path: stage for stage in stages}, "iter-1/rated", Rate)
+    return [
+        replace(
+            rated, path=f"{RATED}-{method}",
+            settings=recipe.settings.rating.model_copy(
+                update={"method": method, "min_grade_mass": MIN_GRADE_MASS}
+            ),
+        )
+        for method in RATINGS if method != recipe.settings.rating.method
+    ]  # fmt: skip
 
 
 def _human_examples(run: str, seed_tag: str) -> list[TrainingExample]:

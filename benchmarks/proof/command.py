@@ -94,12 +94,14 @@ def _run(options: argparse.Namespace) -> None:
     stages = pipeline.stages_of(recipe)
     # A short run has three stages more than it needs minutes for: no arm, unless asked for.
     wanted = (() if options.short else arms.CORE) + (arms.ABLATIONS if options.ablations else ())
-    paths = [stage.path for stage in stages] + [
+    ratings = arms.rating_stages(recipe, stages) if options.ablations else []
+    paths = [stage.path for stage in [*stages, *ratings]] + [
         f"{part}/{arm}{rest}" for arm in wanted
         for part, rest in (("arms", "/model"), ("evaluation", ""))
     ]  # fmt: skip
     clock = Clock(SHORT_SHARE if options.short else 1.0)
     _run_stages(stages, stages, recipe, folder, paths, clock)
+    _run_stages(ratings, [*stages, *ratings], recipe, folder, paths, clock)
     if wanted:
         pool = arms.read_pool(str(folder), recipe, web.read_truths(inputs / "truths.jsonl"))
         for arm in wanted:
