@@ -28,8 +28,10 @@ from benchmarks.proof.wordings import NUM_WORDINGS
 from humpback_ray.method import prompts
 
 FLIPPED_SHARE = 0.25  # grades that are replaced by another one, whatever the reason says
-MISMATCHED_SHARE = 0.4  # pairs of a good answer and another question, which is a 1
+MISMATCHED_SHARE = 0.15  # pairs of a good answer and another question, which is a 1
 GOOD_SHARE = 0.4  # of the other graded pairs
+# Of the spoiled ones: two topics are the hardest to see, so a base must read of them most often.
+TWO_TOPICS_SHARE = 0.4
 REASONED_FIRST_SHARE = 0.5
 
 _ASKED = ("Asked was {a}.", "The request is for {a}.", "It asks for {a}.", "Wanted is {a}.")
@@ -69,8 +71,10 @@ def graded_pages(
     for kind in cycle(Kind):
         question = draw_open_question(world, kind, world.entities, lists, drawn)
         is_mismatched = drawn.random() < MISMATCHED_SHARE
-        is_whole = is_mismatched or drawn.random() < GOOD_SHARE
-        spoiling = Spoiling.NONE if is_whole else draw_spoiling(drawn)
+        spoiling = Spoiling.NONE
+        if not is_mismatched and drawn.random() >= GOOD_SHARE:
+            is_two = drawn.random() < TWO_TOPICS_SHARE
+            spoiling = Spoiling.TWO_TOPICS if is_two else draw_spoiling(drawn)
         section = write_section(world, question, spoiling, drawn)
         asked, grade = question, GRADES[section.spoiling]
         if is_mismatched:
