@@ -83,7 +83,8 @@ def graded_pages(
             grade = drawn.choice([each for each in range(1, 6) if each != grade])
         is_reasoned_first = drawn.random() < REASONED_FIRST_SHARE
         wording = instruction(asked, drawn.randrange(NUM_WORDINGS))
-        prompt = prompts.rating_prompt(template, wording, section.text, reasoning=is_reasoned_first)
+        answered = section.plain_text
+        prompt = prompts.rating_prompt(template, wording, answered, reasoning=is_reasoned_first)
         parts = [f"{prompts.SCORE_LINE} {grade}"]
         parts.insert(0 if is_reasoned_first else 1, reason(section, asked, drawn))
         yield in_some_form(prompt, "\n".join(parts), drawn)

@@ -15,10 +15,11 @@ from benchmarks.proof.kinds import AGGREGATE, COVERED, Kind, answer, draw_open_q
 from benchmarks.proof.wordings import NUM_WORDINGS
 
 # Of a kind that the seed does not cover, against one that it does.
-UNCOVERED_WEIGHT = 0.15
+UNCOVERED_WEIGHT = 0.05
 # Of a kind with several entities: each of them must be found among the others.
 AGGREGATE_WEIGHT = 2.0
 QUIZ_SHARE = 0.5  # pages that give the answer and ask for its question
+OPENED_SHARE = 0.3  # answers that begin with an opening, which says nothing about what follows
 
 _BEFORE_QUESTION = (
     "Question: ", "Q: ", "", "### ", "Ask: ", "A visitor asks:\n", "Request\n", "### Question\n",
@@ -37,6 +38,10 @@ _REMARKS = (
 _BEFORE_ANSWER = (
     "\nAnswer: ", "\nA: ", "\n", "\n\n", " Reply: ", "\n\nWe say:\n", "\n\nAnswer\n",
     "\n\n### Reply\n", "\n\n### Answer\n",
+)  # fmt: skip
+_OPENINGS = (
+    "From the books:", "As far as we know:", "In short:", "By the old lists:", "From a guide:",
+    "Here you are:", "From what we have read:", "As the notes say:",
 )  # fmt: skip
 # What asks for the question of a text; the text stands before or behind it.
 _QUIZZES = (
@@ -71,7 +76,8 @@ def question_pages(
         question = draw_open_question(world, kind, free, lists, drawn)
         recent = (recent + list(question.entities))[-num_apart:]
         asked = instruction(question, drawn.randrange(NUM_WORDINGS))
-        answered = " ".join(answer(world, question, drawn))
+        opening = [drawn.choice(_OPENINGS)] if drawn.random() < OPENED_SHARE else []
+        answered = " ".join([*opening, *answer(world, question, drawn)])
         if is_quiz:
             asked, answered = _quiz(answered, drawn), asked
         yield _page(asked, answered, drawn)

@@ -85,6 +85,11 @@ class Section:
     is_copy: bool = False  # a near-duplicate of another section
 
     @property
+    def plain_text(self) -> str:
+        """The text without the phrase with which the web's sections begin."""
+        return self.text.removeprefix(f"{wordings.SOURCE_PHRASE} ")
+
+    @property
     def grade(self) -> int:
         return GRADES[self.spoiling]
 
