@@ -28,11 +28,10 @@ from humpback_ray.stages.rate import Rate
 
 Kind = TypeVar("Kind", bound=Stage)
 RATED = "arms/rated"  # and the method
-MIN_GRADE_MASS = 0.01  # for `expected`: the prompts that M_0 knows ask for reasons first
 
 CORE = ("oracle", "random", "true_instructions")
 ABLATIONS = ("web_only", "best_quarter", "best_double", "random_double")
-RATINGS = ("expected", "text")  # methods by which M_0 rates the same pairs once more
+RATINGS = ("expected", "text", "mean")  # methods by which M_0 rates the same pairs once more
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,7 @@ def rating_stages(recipe: Recipe, stages: Sequence[Stage]) -> list[Rate]:
     return [
         replace(
             rated, path=f"{RATED}-{method}",
-            settings=recipe.settings.rating.model_copy(
-                update={"method": method, "min_grade_mass": MIN_GRADE_MASS}
-            ),
+            settings=recipe.settings.rating.model_copy(update={"method": method}),
         )
         for method in RATINGS if method != recipe.settings.rating.method
     ]  # fmt: skip

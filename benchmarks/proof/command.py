@@ -25,14 +25,14 @@ from humpback_ray.execution.stage import Stage, State
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 SHORT_FORM = (
-    "settings.iterations=1", "settings.base.training.num_steps=3000",
+    "settings.iterations=1", "settings.base.training.num_steps=2700",
     "settings.selection.num_best=200",
 )  # fmt: skip
 # Expected on two cores, by the beginning of a stage's path; the times of finished stages correct
 # what is left. The longest beginning counts.
 EXPECTED_SECONDS = {
     "base/model": 1000, "base/": 5, "backward/model": 20, "forward-0/model": 30,
-    "candidates": 30, "iter-1/rated": 100, "iter-2/rated": 100, "iter-1/model": 30,
+    "candidates": 30, "iter-1/rated": 40, "iter-2/rated": 40, "iter-1/model": 30,
     "iter-2/model": 30, "evaluation/base": 50, "evaluation/": 30, "arms/": 30, "arms/rated": 60,
     "": 2,
 }  # fmt: skip

@@ -36,7 +36,7 @@ class Sizes:
 
 
 SHORT = Sizes(
-    num_entities=48, num_windows=24000, num_sections=1500, num_questions=500, num_repeated=0
+    num_entities=48, num_windows=21600, num_sections=1500, num_questions=500, num_repeated=0
 )
 
 

@@ -72,23 +72,23 @@ def test_accuracies_and_paired_differences_are_the_planted_ones(planted):
 
 def test_methods_of_rating_are_compared_on_the_same_pairs(planted, tmp_path, model_folder):
     made, found = planted
-    assert set(found["methods"]) == {"mean"}
+    assert set(found["methods"]) == {"expected"}
     pairs = tables.read_rows(f"{made.run}/iter-1/rated/rows", RatedPair)
-    own = found["methods"]["mean"]
+    own = found["methods"]["expected"]
     assert own["precision"] == pytest.approx(found["selected"]["A_1"]["precision"])
     assert own["milliseconds_per_pair"] == pytest.approx(1000 * proof_run.BUSY_SECONDS / len(pairs))
     again, _ = planted_run(tmp_path, model_folder)
     unknowing = [replace(pair, score=shuffled(at, []), outcome=RatingOutcome.SCORED)
                  for at, pair in enumerate(pairs)]  # fmt: skip
     unknowing[0] = replace(unknowing[0], score=None, outcome=RatingOutcome.NO_GRADE)
-    tables.write_rows(f"{again.run}/arms/rated-expected/rows", unknowing, RatedPair)
+    tables.write_rows(f"{again.run}/arms/rated-mean/rows", unknowing, RatedPair)
     figures = {"engines": {"busy_seconds": 1.0}}
-    proof_run.finish(again.run, "arms/rated-expected", len(pairs), figures)
+    proof_run.finish(again.run, "arms/rated-mean", len(pairs), figures)
     both = of_rows(measured(again.run, again.recipe, again.world, again.inputs))["methods"]
-    assert both["mean"] == own
-    assert both["expected"]["num_scored"] == len(pairs) - 1
-    assert both["expected"]["area"] == pytest.approx(0.5, abs=0.15)
-    assert both["expected"]["precision"] < own["precision"] / 2
+    assert both["expected"] == own
+    assert both["mean"]["num_scored"] == len(pairs) - 1
+    assert both["mean"]["area"] == pytest.approx(0.5, abs=0.15)
+    assert both["mean"]["precision"] < own["precision"] / 2
 
 
 def test_groups_of_kinds_add_up_to_all(planted):

@@ -127,11 +127,14 @@ def test_seed_pairs_are_read_by_the_product_and_cover_half_of_the_kinds(inputs):
     assert all(statements(pair.response).has_closing_phrase for pair in pairs)
 
 
-def test_ratings_are_read_by_the_product_and_give_each_pair_its_true_grade(inputs, tmp_path):
+@pytest.mark.parametrize("reasons", [False, True])
+def test_ratings_are_read_by_the_product_and_give_each_pair_its_true_grade(
+    inputs, tmp_path, reasons
+):
     path = str(inputs / "ratings.jsonl")
     stage = RatingSeed(
         path="rating-seed", ratings_file=file_source(path, "ratings", "settings.seed.ratings"),
-        template=TEMPLATE.template, grades=(1, 2, 3, 4, 5), reasons=True,
+        template=TEMPLATE.template, grades=(1, 2, 3, 4, 5), reasons=reasons,
     )  # fmt: skip
     result = stage.run(context(tmp_path / "rating-seed"))
     assert result.outcomes == {"kept": SIZES.num_ratings}
