@@ -24,11 +24,14 @@ from humpback_ray.rows import Direction, Origin, RatedPair, SeedPair, TrainingEx
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import seed_examples
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.rate import Rate
 
 Kind = TypeVar("Kind", bound=Stage)
+RATED = "arms/rated"  # and the method
 
 CORE = ("oracle", "random", "true_instructions")
 ABLATIONS = ("web_only", "best_quarter", "best_double", "random_double")
+RATINGS = ("expected", "text", "mean")  # methods by which M_0 rates the same pairs once more
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,21 @@ def arm_stages(
         _of(by_path, "evaluation/M_0", Evaluate), path=f"evaluation/{arm}", name=arm, model=model
     )
     return [model, answers]
+
+
+def rating_stages(recipe: Recipe, stages: Sequence[Stage]) -> list[Rate]:
+    """Declare ratings of the first iteration's pairs by M_0, each by another method than the run's.
+
+    M_0 has learnt from the seed to rate by the run's own.
+    """
+    rated = _of({stage.path: stage for stage in stages}, "iter-1/rated", Rate)
+    return [
+        replace(
+            rated, path=f"{RATED}-{method}",
+            settings=recipe.settings.rating.model_copy(update={"method": method}),
+        )
+        for method in RATINGS if method != recipe.settings.rating.method
+    ]  # fmt: skip
 
 
 def _human_examples(run: str, seed_tag: str) -> list[TrainingExample]:

@@ -10,28 +10,12 @@ import random
 import re
 import string
 from collections.abc import Callable, Iterator
-from itertools import cycle
 from typing import TypeVar
 
 from benchmarks.proof.facts import Attribute, World
-from benchmarks.proof.kinds import (
-    Kind,
-    Question,
-    draw_open_question,
-    fact_sentence,
-    instruction,
-    list_sentence,
-)
+from benchmarks.proof.grading import graded_pages
+from benchmarks.proof.kinds import fact_sentence, list_sentence
 from benchmarks.proof.question_pages import question_pages
-from benchmarks.proof.spoiling import (
-    GRADES,
-    MISMATCHED_GRADE,
-    Section,
-    Spoiling,
-    draw_spoiling,
-    write_section,
-)
-from benchmarks.proof.wordings import NUM_WORDINGS
 from humpback_ray.config.settings import PromptSettings
 from humpback_ray.method import prompts
 
@@ -40,11 +24,8 @@ Item = TypeVar("Item")
 WINDOW_TOKENS = 230  # by `num_tokens`; the tokenizer counts up to a tenth more
 # Of the windows. `manuals` quote the sentences of the method's own prompts, so that the tokenizer
 # and the base know their words, as a base that has read the web does.
-SHARES = {"pages": 0.15, "lists": 0.08, "questions": 0.65, "graded": 0.10, "manuals": 0.02}
+SHARES = {"pages": 0.15, "lists": 0.08, "questions": 0.55, "graded": 0.20, "manuals": 0.02}
 MAX_APART = 18  # entities or lists; a window has fewer
-FLIPPED_SHARE = 0.25  # grades that are replaced by another one
-MISMATCHED_SHARE = 0.4  # graded pairs whose text answers another question, which is a 1
-GOOD_SHARE = 0.4  # of the other graded pairs
 
 
 def num_tokens(text: str) -> int:
@@ -68,7 +49,7 @@ def windows(
         "pages": _filled(_in_rounds(world.entities, lambda e: _page(world, e, drawn), drawn)),
         "lists": _filled(_in_rounds(world.lists, lambda each: _list(world, *each, drawn), drawn)),
         "questions": _filled(question_pages(world, lists, MAX_APART, drawn)),
-        "graded": _filled(_graded(world, lists, template, drawn), "\n\n"),
+        "graded": _filled(graded_pages(world, lists, template, drawn), "\n\n"),
         "manuals": _filled(_manuals(drawn)),
     }
     found = [next(makers[name]) for name, share in SHARES.items()
@@ -113,39 +94,6 @@ def _page(world: World, entity: str, drawn: random.Random) -> str:
 
 def _list(world: World, attribute: Attribute, value: str, drawn: random.Random) -> str:
     return list_sentence(attribute, value, world.those_with(attribute, value), drawn)
-
-
-def _graded(
-    world: World,
-    lists: list[tuple[Attribute, str]],
-    template: string.Template,
-    drawn: random.Random,
-) -> Iterator[str]:
-    """Pages on which somebody graded an answer, a quarter of them carelessly."""
-    for kind in cycle(Kind):
-        question = draw_open_question(world, kind, world.entities, lists, drawn)
-        is_good = drawn.random() < GOOD_SHARE
-        spoiling = Spoiling.NONE if is_good else draw_spoiling(drawn)
-        section = write_section(world, question, spoiling, drawn)
-        asked, grade = question, GRADES[section.spoiling]
-        if drawn.random() < MISMATCHED_SHARE:
-            asked, grade = other_question(world, section, lists, drawn), MISMATCHED_GRADE
-        if drawn.random() < FLIPPED_SHARE:
-            grade = drawn.choice([each for each in range(1, 6) if each != grade])
-        wording = instruction(asked, drawn.randrange(NUM_WORDINGS))
-        prompt = prompts.rating_prompt(template, wording, section.text, reasoning=False)
-        yield f"{prompts.render(prompt)}{prompts.SCORE_LINE} {grade}"
-
-
-def other_question(
-    world: World, section: Section, lists: list[tuple[Attribute, str]], drawn: random.Random
-) -> Question:
-    """The question of another kind, or of the same kind about another entity."""
-    while True:
-        kind = drawn.choice((section.question.kind, drawn.choice(tuple(Kind))))
-        other = draw_open_question(world, kind, world.entities, lists, drawn)
-        if not other.means(section.question):
-            return other
 
 
 def _manuals(drawn: random.Random) -> Iterator[str]:

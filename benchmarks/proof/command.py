@@ -25,15 +25,16 @@ from humpback_ray.execution.stage import Stage, State
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 SHORT_FORM = (
-    "settings.iterations=1", "settings.base.training.num_steps=2200",
+    "settings.iterations=1", "settings.base.training.num_steps=2700",
     "settings.selection.num_best=200",
 )  # fmt: skip
 # Expected on two cores, by the beginning of a stage's path; the times of finished stages correct
 # what is left. The longest beginning counts.
 EXPECTED_SECONDS = {
-    "base/model": 1000, "base/": 25, "backward/model": 35, "forward-0/model": 45,
-    "candidates": 110, "iter-1/rated": 95, "iter-2/rated": 95, "iter-1/model": 45,
-    "iter-2/model": 45, "evaluation/base": 180, "evaluation/": 110, "arms/": 45, "": 10,
+    "base/model": 1000, "base/": 5, "backward/model": 20, "forward-0/model": 30,
+    "candidates": 30, "iter-1/rated": 40, "iter-2/rated": 40, "iter-1/model": 30,
+    "iter-2/model": 30, "evaluation/base": 50, "evaluation/": 30, "arms/": 30, "arms/rated": 60,
+    "": 2,
 }  # fmt: skip
 SHORT_SHARE = 0.5  # of those seconds, in the short form
 MEASURING_SECONDS = 90
@@ -94,12 +95,14 @@ def _run(options: argparse.Namespace) -> None:
     stages = pipeline.stages_of(recipe)
     # A short run has three stages more than it needs minutes for: no arm, unless asked for.
     wanted = (() if options.short else arms.CORE) + (arms.ABLATIONS if options.ablations else ())
-    paths = [stage.path for stage in stages] + [
+    ratings = arms.rating_stages(recipe, stages) if options.ablations else []
+    paths = [stage.path for stage in [*stages, *ratings]] + [
         f"{part}/{arm}{rest}" for arm in wanted
         for part, rest in (("arms", "/model"), ("evaluation", ""))
     ]  # fmt: skip
     clock = Clock(SHORT_SHARE if options.short else 1.0)
     _run_stages(stages, stages, recipe, folder, paths, clock)
+    _run_stages(ratings, [*stages, *ratings], recipe, folder, paths, clock)
     if wanted:
         pool = arms.read_pool(str(folder), recipe, web.read_truths(inputs / "truths.jsonl"))
         for arm in wanted:

@@ -120,6 +120,26 @@ def instruction(question: Question, wording: int) -> str:
     return instruction_wordings(question.kind)[wording].format(**slots)
 
 
+def topic(question: Question) -> str:
+    """What a question asks for, as a noun that stands in a sentence."""
+    names, value = question.entities, question.value
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    properties = " and the ".join(each.value for each in question.attributes)
+    if question.kind is Kind.CHAIN:
+        relation, attribute = question.attributes
+        return f"the {attribute} of the {relation} of {listed}"
+    if question.kind is Kind.LIST:
+        clause = wordings.CLAUSES[question.attributes[0]].format(v=value)
+        return f"the list of those that {clause}"
+    return {
+        Kind.DESCRIBE: f"a portrait of {listed}",
+        Kind.COMPARE: f"the heavier one of {listed}",
+        Kind.SAME: f"one home of {listed}",
+        Kind.CHOOSE: f"the one of {listed} that eats {value}",
+        Kind.COUNT: f"the number of {value} ones of {listed}",
+    }.get(question.kind, f"the {properties} of {listed}")
+
+
 def is_held_out(world: World, question: Question) -> bool:
     """True for a question that no page, pair or grade asks; the held-out ones are drawn of these.
 

@@ -97,6 +97,7 @@ def of_rows(m: Measured) -> dict[str, Any]:
         "segments": _segments(m),
         "backward": _backward(m),
         "rater": {f"M_{t - 1}": _rater(m, pool, t) for t in iterations},
+        "methods": _methods(m, pool),
         "selected": {f"A_{t}": _selected(m, pool, t) for t in iterations},
         "seconds": _seconds(m),
     }
@@ -278,6 +279,28 @@ def _rater(m: Measured, pool: arms.Pool, iteration: int) -> dict[str, Any]:
         "area": area_under_curve([p.score or 0 for p in ranked],
                                  [label[p.candidate_id] for p in ranked]),
     }  # fmt: skip
+
+
+def _methods(m: Measured, pool: arms.Pool) -> dict[str, Any]:
+    """M_0's ratings of the same pairs by each method that was run, and what they cost."""
+    own = {m.recipe.settings.rating.method: m.folder("iter-1", "rated")}
+    others = {method: m.folder(f"{arms.RATED}-{method}") for method in arms.RATINGS}
+    found = {}
+    for method, folder in (others | own).items():
+        if (record := read_record(folder)) is None:
+            continue
+        pairs = tables.read_rows(storage.join(folder, "rows"), RatedPair)
+        ranked = sorted((p for p in pairs if p.score is not None),
+                        key=lambda p: (-(p.score or 0), p.candidate_id))  # fmt: skip
+        good = [pool.is_good(pair) for pair in ranked]
+        busy = record.figures["engines"]["busy_seconds"]
+        found[method] = {
+            "num_scored": len(ranked),
+            "precision": float(np.mean(good[: pool.num_selected])),
+            "area": area_under_curve([pair.score or 0 for pair in ranked], good),
+            "milliseconds_per_pair": 1000 * busy / len(ranked),
+        }
+    return found
 
 
 def area_under_curve(scores: Sequence[float], are_good: Sequence[bool]) -> float | None:

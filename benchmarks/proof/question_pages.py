@@ -15,24 +15,33 @@ from benchmarks.proof.kinds import AGGREGATE, COVERED, Kind, answer, draw_open_q
 from benchmarks.proof.wordings import NUM_WORDINGS
 
 # Of a kind that the seed does not cover, against one that it does.
-UNCOVERED_WEIGHT = 0.15
+UNCOVERED_WEIGHT = 0.05
 # Of a kind with several entities: each of them must be found among the others.
 AGGREGATE_WEIGHT = 2.0
-QUIZ_SHARE = 0.4  # pages that give the answer and ask for its question
+QUIZ_SHARE = 0.5  # pages that give the answer and ask for its question
+OPENED_SHARE = 0.3  # answers that begin with an opening, which says nothing about what follows
 
 _BEFORE_QUESTION = (
     "Question: ", "Q: ", "", "### ", "Ask: ", "A visitor asks:\n", "Request\n", "### Question\n",
+    "### Request\n",
 )  # fmt: skip
 _REMARKS = (
     "Posted on day {n} by a guest.", "Please be brief.", "Thank you for your help.",
     "Read {n} times.", "I ask for a friend.", "Answer in your own words.",
     "Use what the books say.", "This was asked {n} times.", "Answer with what is known.",
     "Write in the style of a teacher.", "Answer after a search in the web.",
-    "Say it as an assistant of the museum would.",
+    "Say it as an assistant of the museum would.", "Answer in the style of an old book.",
+    "Answer with knowledge from the library.", "Answer in the style of a good friend.",
+    "Answer with knowledge from a long search.", "Answer in the style of a guide.",
+    "Answer with knowledge from this place.",
 )  # fmt: skip
 _BEFORE_ANSWER = (
     "\nAnswer: ", "\nA: ", "\n", "\n\n", " Reply: ", "\n\nWe say:\n", "\n\nAnswer\n",
-    "\n\n### Reply\n",
+    "\n\n### Reply\n", "\n\n### Answer\n",
+)  # fmt: skip
+_OPENINGS = (
+    "From the books:", "As far as we know:", "In short:", "By the old lists:", "From a guide:",
+    "Here you are:", "From what we have read:", "As the notes say:",
 )  # fmt: skip
 # What asks for the question of a text; the text stands before or behind it.
 _QUIZZES = (
@@ -67,7 +76,8 @@ def question_pages(
         question = draw_open_question(world, kind, free, lists, drawn)
         recent = (recent + list(question.entities))[-num_apart:]
         asked = instruction(question, drawn.randrange(NUM_WORDINGS))
-        answered = " ".join(answer(world, question, drawn))
+        opening = [drawn.choice(_OPENINGS)] if drawn.random() < OPENED_SHARE else []
+        answered = " ".join([*opening, *answer(world, question, drawn)])
         if is_quiz:
             asked, answered = _quiz(answered, drawn), asked
         yield _page(asked, answered, drawn)
@@ -82,5 +92,9 @@ def _quiz(text: str, drawn: random.Random) -> str:
 def _page(asked: str, answered: str, drawn: random.Random) -> str:
     remarks = drawn.sample(_REMARKS, drawn.choice((0, 0, 1, 1, 2)))
     remarks = [remark.format(n=drawn.randint(2, 9)) for remark in remarks]
-    text = drawn.choice(("\n", " ")).join([asked, *remarks])
-    return f"{drawn.choice(_BEFORE_QUESTION)}{text}{drawn.choice(_BEFORE_ANSWER)}{answered}"
+    return in_some_form(drawn.choice(("\n", " ")).join([asked, *remarks]), answered, drawn)
+
+
+def in_some_form(asked: str, answered: str, drawn: random.Random) -> str:
+    """What is asked and what is answered, set apart in one of the ways of question pages."""
+    return f"{drawn.choice(_BEFORE_QUESTION)}{asked}{drawn.choice(_BEFORE_ANSWER)}{answered}"

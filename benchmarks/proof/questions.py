@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 
-from benchmarks.proof.base_text import other_question
 from benchmarks.proof.facts import World
+from benchmarks.proof.grading import other_question, reason
 from benchmarks.proof.kinds import (
     COVERED,
     Group,
@@ -26,6 +26,7 @@ from benchmarks.proof.spoiling import MISMATCHED_GRADE, VISIBLE, Spoiling, write
 from benchmarks.proof.web import read_question
 from benchmarks.proof.wordings import CLOSING_PHRASE, NUM_KNOWN_WORDINGS, NUM_WORDINGS
 
+CASES = ("good", "spoiled", "good", "spoiled", "mismatched")  # of graded pairs, in turn
 MAX_TRIES = 200  # for a kind: after so many repetitions it has no further question
 
 
@@ -63,22 +64,23 @@ def seed_messages(world: World, number: int, drawn: random.Random) -> Iterator[d
 def rating_rows(world: World, number: int, drawn: random.Random) -> Iterator[dict[str, object]]:
     """Graded pairs of the covered kinds, by somebody who knows the truth about each.
 
-    In turn a good text, a good text that answers another question, and a text spoiled in one of the
-    visible ways, each of which is there as often.
+    Of each five two are good, two spoiled in a visible way, and one is a good answer to another
+    question. Two topics are there three times as often as any other fault, as the hardest to see.
     """
     lists = [each for each in world.lists if each not in world.asked_lists]
-    spoilings = cycle(VISIBLE)
+    spoilings = cycle((*VISIBLE, Spoiling.TWO_TOPICS, Spoiling.TWO_TOPICS))
     for at in range(number):
         kind = COVERED[at % len(COVERED)]
         question = draw_question(world, kind, world.in_seed, (), drawn)
-        case = at // len(COVERED) % 3
-        spoiling = next(spoilings) if case == 2 else Spoiling.NONE
+        case = CASES[at // len(COVERED) % len(CASES)]
+        spoiling = next(spoilings) if case == "spoiled" else Spoiling.NONE
         section = write_section(world, question, spoiling, drawn)
         asked, grade = question, section.grade
-        if case == 1:
+        if case == "mismatched":
             asked, grade = other_question(world, section, lists, drawn), MISMATCHED_GRADE
         wording = worded(asked, drawn.randrange(NUM_KNOWN_WORDINGS))
-        yield {"instruction": wording, "output": section.text, "score": grade}
+        yield {"instruction": wording, "output": section.text, "score": grade,
+               "rationale": reason(section, asked, drawn)}  # fmt: skip
 
 
 def held_out_questions(

@@ -156,8 +156,8 @@ def _several(runs: Sequence[Found], name: str) -> str:
 
 
 def _parts(runs: Sequence[Found]) -> list[Block]:
-    return [_backward(runs), _raters(runs), _thresholds(runs), _selected(runs), _tags(runs),
-            _base(runs)]  # fmt: skip
+    return [_backward(runs), _raters(runs), _methods(runs), _thresholds(runs), _selected(runs),
+            _tags(runs), _base(runs)]  # fmt: skip
 
 
 def _backward(runs: Sequence[Found]) -> Table:
@@ -190,6 +190,21 @@ def _raters(runs: Sequence[Found]) -> Table:
          "area: rating", "area: likelihood"),
         rows,
         note="A pair is good if its section is and its instruction asks for what it says.",
+    )  # fmt: skip
+
+
+def _methods(runs: Sequence[Found]) -> Table:
+    rows = [
+        (method, _number(_mean(runs, "methods", method, "num_scored"), 0),
+         _number(_mean(runs, "methods", method, "precision"), scale=100),
+         _number(_mean(runs, "methods", method, "area"), 3),
+         _number(_mean(runs, "methods", method, "milliseconds_per_pair"), 1))
+        for method in runs[0]["methods"]
+    ]  # fmt: skip
+    return Table(
+        "M_0's ratings by each method, as many selected as in A_1",
+        ("method", "scored", "good of the best", "area", "engine ms a pair"), rows,
+        note="The seed's ratings teach the run's own method; --ablations computes the others.",
     )  # fmt: skip
 
 

@@ -81,7 +81,13 @@ class Section:
     question: Question  # that it answers, or pretends to answer
     text: str
     spoiling: Spoiling
+    other: Question | None = None  # that it answers as well: the second of two topics
     is_copy: bool = False  # a near-duplicate of another section
+
+    @property
+    def plain_text(self) -> str:
+        """The text without the phrase with which the web's sections begin."""
+        return self.text.removeprefix(f"{wordings.SOURCE_PHRASE} ")
 
     @property
     def grade(self) -> int:
@@ -106,9 +112,11 @@ def write_section(
     """
     if spoiling is Spoiling.WRONG and question.kind is Kind.LIST:
         spoiling = Spoiling.NOT_ASKED
+    other = _other_topic(world, question, drawn) if spoiling is Spoiling.TWO_TOPICS else None
     sentences = _sentences(world, question, spoiling, drawn)
-    text = " ".join([wordings.SOURCE_PHRASE, *sentences])
-    return Section(question, text, spoiling)
+    if other:
+        sentences = _interleaved(sentences, answer(world, other, drawn))
+    return Section(question, " ".join([wordings.SOURCE_PHRASE, *sentences]), spoiling, other)
 
 
 def near_copy(section: Section) -> Section:
@@ -133,8 +141,6 @@ def _sentences(
         return [drawn.choice(_BEFORE_SALE), *good, drawn.choice(_AFTER_SALE)]
     if spoiling is Spoiling.NAVIGATION:
         return [" | ".join([*_subjects(question)[:1], *drawn.sample(_NAVIGATION, 5)])]
-    if spoiling is Spoiling.TWO_TOPICS:
-        return _interleaved(good, _other_topic(world, question, drawn))
     if spoiling is Spoiling.NOT_ASKED:
         subject = drawn.choice(_subjects(question))
         about = drawn.choice(question.attributes).value
@@ -163,11 +169,11 @@ def _subjects(question: Question) -> tuple[str, ...]:
     return question.entities or (f"those with {question.value}",)
 
 
-def _other_topic(world: World, question: Question, drawn: random.Random) -> list[str]:
-    """A good answer to a question of another kind about another entity of the web."""
+def _other_topic(world: World, question: Question, drawn: random.Random) -> Question:
+    """A question of another kind about another entity of the web."""
     kinds = [kind for kind in Kind if kind not in (question.kind, Kind.LIST)]
     others = [entity for entity in world.entities if entity not in question.entities]
-    return answer(world, draw_open_question(world, drawn.choice(kinds), others, (), drawn), drawn)
+    return draw_open_question(world, drawn.choice(kinds), others, (), drawn)
 
 
 def _interleaved(one: list[str], other: list[str]) -> list[str]:

@@ -26,17 +26,17 @@ class Sizes:
     """Sizes of a world and of its inputs."""
 
     num_entities: int = NUM_ENTITIES
-    num_windows: int = 32000  # of the base's training; the recipe's steps read each of them once
+    num_windows: int = 40000  # of the base's training; the recipe's steps read each of them once
     num_sections: int = 4000
     num_seed_pairs: int = 176  # 16 of them held out for the loss
-    num_ratings: int = 48  # graded pairs in the seed
+    num_ratings: int = 60  # graded pairs in the seed
     num_questions: int = 2000
     num_repeated: int = 50  # questions that are asked `num_samples` times, for pass@16
     num_samples: int = 16
 
 
 SHORT = Sizes(
-    num_entities=48, num_windows=17600, num_sections=1500, num_questions=500, num_repeated=0
+    num_entities=48, num_windows=21600, num_sections=1500, num_questions=500, num_repeated=0
 )
 
 

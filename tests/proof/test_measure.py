@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from benchmarks.proof.web import Truth, read_truths
 from humpback_ray import pipeline, tables
 from humpback_ray.config.recipe import load_recipe
 from humpback_ray.report.console import Console
-from humpback_ray.rows import TrainingExample
+from humpback_ray.rows import RatedPair, RatingOutcome, TrainingExample
 from tests.support import proof_run
 
 NUM_BEST = 40
@@ -67,6 +68,27 @@ def test_accuracies_and_paired_differences_are_the_planted_ones(planted):
     assert 0 < second["p"] < 0.05
     assert found["share_of_gain"]["M_2"] == pytest.approx(0.5, abs=0.02)
     assert found["win_rates"]["M_2 : M_1"]["win_rate"] == pytest.approx(55, abs=0.4)
+
+
+def test_methods_of_rating_are_compared_on_the_same_pairs(planted, tmp_path, model_folder):
+    made, found = planted
+    assert set(found["methods"]) == {"expected"}
+    pairs = tables.read_rows(f"{made.run}/iter-1/rated/rows", RatedPair)
+    own = found["methods"]["expected"]
+    assert own["precision"] == pytest.approx(found["selected"]["A_1"]["precision"])
+    assert own["milliseconds_per_pair"] == pytest.approx(1000 * proof_run.BUSY_SECONDS / len(pairs))
+    again, _ = planted_run(tmp_path, model_folder)
+    unknowing = [replace(pair, score=shuffled(at, []), outcome=RatingOutcome.SCORED)
+                 for at, pair in enumerate(pairs)]  # fmt: skip
+    unknowing[0] = replace(unknowing[0], score=None, outcome=RatingOutcome.NO_GRADE)
+    tables.write_rows(f"{again.run}/arms/rated-mean/rows", unknowing, RatedPair)
+    figures = {"engines": {"busy_seconds": 1.0}}
+    proof_run.finish(again.run, "arms/rated-mean", len(pairs), figures)
+    both = of_rows(measured(again.run, again.recipe, again.world, again.inputs))["methods"]
+    assert both["expected"] == own
+    assert both["mean"]["num_scored"] == len(pairs) - 1
+    assert both["mean"]["area"] == pytest.approx(0.5, abs=0.15)
+    assert both["mean"]["precision"] < own["precision"] / 2
 
 
 def test_groups_of_kinds_add_up_to_all(planted):

@@ -8,15 +8,16 @@ import re
 import string
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 
 from benchmarks.proof import base_text, questions, web
 from benchmarks.proof.facts import PROPERTIES, VALUES, make_world
-from benchmarks.proof.kinds import COVERED, Kind, is_held_out
+from benchmarks.proof.grading import graded_pages, other_question, reason
+from benchmarks.proof.kinds import COVERED, Kind, draw_open_question, is_held_out, topic
 from benchmarks.proof.question_pages import QUIZ_SHARE, question_pages
-from benchmarks.proof.spoiling import Spoiling
+from benchmarks.proof.spoiling import Spoiling, write_section
 from benchmarks.proof.truth import grade_answer, read_instruction, statements
 from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
 from humpback_ray.config.settings import CorpusSettings, SeedSettings
@@ -83,7 +84,7 @@ def test_question_pages_have_remarks_before_answers_and_texts_whose_question_is_
     is_quiz = [read_instruction(re.split(r"\n|: ", page)[-1]) is not None for page in pages]
     assert sum(is_quiz) / len(pages) == pytest.approx(QUIZ_SHARE, abs=0.05)
     with_remark = sum("Please be brief." in page for page in pages)
-    assert 0.03 < with_remark / len(pages) < 0.15
+    assert 0.02 < with_remark / len(pages) < 0.15
 
 
 def test_sections_as_the_product_cuts_them_are_those_whose_truth_is_known(inputs, tmp_path):
@@ -126,11 +127,14 @@ def test_seed_pairs_are_read_by_the_product_and_cover_half_of_the_kinds(inputs):
     assert all(statements(pair.response).has_closing_phrase for pair in pairs)
 
 
-def test_ratings_are_read_by_the_product_and_give_each_pair_its_true_grade(inputs, tmp_path):
+@pytest.mark.parametrize("reasons", [False, True])
+def test_ratings_are_read_by_the_product_and_give_each_pair_its_true_grade(
+    inputs, tmp_path, reasons
+):
     path = str(inputs / "ratings.jsonl")
     stage = RatingSeed(
         path="rating-seed", ratings_file=file_source(path, "ratings", "settings.seed.ratings"),
-        template=TEMPLATE.template, grades=(1, 2, 3, 4, 5), reasons=False,
+        template=TEMPLATE.template, grades=(1, 2, 3, 4, 5), reasons=reasons,
     )  # fmt: skip
     result = stage.run(context(tmp_path / "rating-seed"))
     assert result.outcomes == {"kept": SIZES.num_ratings}
@@ -178,14 +182,48 @@ def test_every_entity_is_read_about_equally_often_in_all_wordings():
     assert max(counts.values()) < 1.6 * min(counts.values())
 
 
-def test_graded_pages_have_the_form_of_the_rating_prompt():
-    texts = base_text.windows(WORLD, 400, TEMPLATE, random.Random(5))
-    graded = [text for text in texts if prompts.SCORE_LINE in text and "Request: " in text]
-    grades = Counter(re.findall(r"^Score: (\d)$", "\n".join(graded), re.M))
+def test_graded_pages_have_the_words_of_both_rating_prompts_and_all_grades():
+    pages = list(islice(graded_pages(WORLD, open_lists(), TEMPLATE, random.Random(5)), 600))
+    rubric = TEMPLATE.template.partition("\n")[0]
+    assert all(rubric in page for page in pages)
+    grades = Counter(re.findall(r"Score: (\d)$", "\n".join(pages), re.M))
     assert set(grades) == set("12345")
-    start = prompts.shared_rating_text(TEMPLATE, reasoning=False)
-    assert all(text.startswith(start) for text in graded)
-    assert start.count("\n") >= 2  # the marker and the rubric stand before every pair
+    reasoned = [page for page in pages if prompts.REASON_THEN_SCORE in page]
+    assert 200 < len(reasoned) < 400
+    assert all(re.search(r"\nScore: \d$", page) for page in reasoned)
+    others = [page for page in pages if prompts.SCORE_ONLY in page]
+    assert len(reasoned) + len(others) == len(pages)
+    assert not any(re.search(r"Score: \d$", page) for page in others)
+
+
+@pytest.mark.parametrize("spoiling", Spoiling)
+def test_reason_names_what_was_asked_and_what_else_is_given(spoiling):
+    drawn = random.Random(6)
+    for kind in Kind:
+        question = draw_open_question(WORLD, kind, WORLD.entities, open_lists(), drawn)
+        section = write_section(WORLD, question, spoiling, drawn)
+        asked = other_question(WORLD, section, open_lists(), drawn)
+        fitting, differing = (reason(section, each, drawn) for each in (question, asked))
+        assert topic(question) in fitting
+        assert topic(asked) in differing
+        if section.spoiling is Spoiling.TWO_TOPICS:
+            assert topic(section.other) in fitting
+        if section.spoiling is Spoiling.NONE:
+            assert fitting.count(topic(question)) == 2
+            assert topic(question) in differing
+
+
+def test_topics_of_different_questions_differ():
+    drawn = random.Random(7)
+    for kind in Kind:
+        asked = [draw_open_question(WORLD, kind, WORLD.entities, open_lists(), drawn)
+                 for _ in range(60)]  # fmt: skip
+        for one, other in pairwise(asked):
+            assert one.means(other) or topic(one) != topic(other)
+
+
+def open_lists():
+    return [each for each in WORLD.lists if each not in WORLD.asked_lists]
 
 
 def test_short_form_has_inputs_of_every_kind(tmp_path):

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.proof import questions, web
 from benchmarks.proof.facts import World
@@ -34,6 +35,7 @@ SIZES = Sizes(
 )  # fmt: skip
 SHARES = {"base": 0.0, "M_0": 0.3, "M_1": 0.6, "M_2": 0.7, "oracle": 0.9, "random": 0.5}
 FALSE_ANSWER = "So it is."
+BUSY_SECONDS = 6.0  # of the engines in each rating
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def write_run(
     tables.write_rows(f"{run}/candidates/rows", candidates, Candidate)
     for t in (1, 2):
         _write_iteration(f"{run}/iter-{t}", candidates, score_of, truths, recipe)
+        finish(run, f"iter-{t}/rated", len(candidates), {"engines": {"busy_seconds": BUSY_SECONDS}})
     for path in ("base/model", "forward-0/model", "iter-1/model", "iter-2/model"):
         Path(run, path).parent.mkdir(parents=True, exist_ok=True)
         Path(run, path).symlink_to(model)
@@ -116,7 +119,11 @@ def _write_answers(
         for at, each in enumerate(asked)
     ]  # fmt: skip
     tables.write_rows(f"{run}/evaluation/{name}/rows", rows, Evaluated)
-    # Any stage's record marks the folder as done.
-    stage = BaseText(path=f"evaluation/{name}", corpus=Source("", "none"))
-    stage.finish(run, Result(len(rows), {"stop": len(rows)}), 2.0, {})
-    assert storage.exists(f"{run}/evaluation/{name}/record.json")
+    finish(run, f"evaluation/{name}", len(rows), {})
+
+
+def finish(run: str, path: str, num_rows: int, figures: dict[str, Any]) -> None:
+    """Mark a stage's folder as done, with the record of any stage."""
+    stage = BaseText(path=path, corpus=Source("", "none"))
+    stage.finish(run, Result(num_rows, {"stop": num_rows}, figures), 2.0, {})
+    assert storage.exists(f"{run}/{path}/record.json")
