@@ -47,7 +47,7 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 7  # reStructuredText
+    version: ClassVar[int] = 8  # XHTML, notes of reStructuredText, links, personal data
     part: ClassVar[Part] = "prepare"
 
     corpus: Source

@@ -69,7 +69,8 @@ def mutated_page(seed: int) -> tuple[bytes, list[str]]:
     for _ in range(choose.choice((0, 0, 1, 3))):
         data = _mutated(data, choose)
     charset = choose.choice((None, None, *CHARSETS))
-    headers = [f"Content-Type: text/html{f'; charset={charset}' if charset else ''}"]
+    kind = choose.choice(("text/html", "text/html", "application/xhtml+xml"))
+    headers = [f"Content-Type: {kind}{f'; charset={charset}' if charset else ''}"]
     encoding = choose.choice((None, None, None, "gzip", "br", "chunked", "deflate", "zstd"))
     if encoding == "chunked":
         headers.append("Transfer-Encoding: chunked")
@@ -89,7 +90,9 @@ def _page(choose: random.Random) -> str:
             pieces.append(" ".join(choose.choices(WORDS, k=choose.randrange(1, 40))))
         elif kind < 0.75:
             attribute = choose.choice(("", "", *ATTRIBUTES))
-            pieces.append(f"<{choose.choice(TAGS)} {attribute}>")
+            pieces.append(f"<{choose.choice(TAGS)} {attribute}{choose.choice(('', '', '/'))}>")
+        elif kind < 0.78:
+            pieces.append(choose.choice(("<![CDATA[", "]]>", "<!--", "-->", "noai")))
         else:
             pieces.append(f"</{choose.choice(TAGS)}>")
     return choose.choice(("", " ", "\n")).join(pieces)
@@ -126,7 +129,10 @@ def _encoded(data: bytes, encoding: str | None, choose: random.Random) -> bytes:
     if encoding == "chunked":
         size = choose.randrange(1, 1000)
         chunks = [data[begin : begin + size] for begin in range(0, len(data), size)]
-        return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
+        extension = choose.choice((b"", b" ", b";a=b"))
+        return b"".join(
+            b"%x%s\r\n%s\r\n" % (len(chunk), extension, chunk) for chunk in [*chunks, b""]
+        )
     return data
 
 
