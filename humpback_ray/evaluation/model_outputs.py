@@ -93,8 +93,8 @@ def _check_name(name: str, path: str, key: str) -> None:
     if not name.isprintable() or len(name.encode()) > MAX_NAME or name.startswith(FORMULA_MARKS):
         raise UserError(
             f"the outputs {path} are of a model {name[:60]!a}, which is no name: change "
-            f"`generator` in the file to at most {MAX_NAME} bytes of printable characters, the first "
-            f"of them none of {' '.join(FORMULA_MARKS)} ({key})"
+            f"`generator` in the file to at most {MAX_NAME} bytes of printable characters, the "
+            f"first of them none of {' '.join(FORMULA_MARKS)} ({key})"
         )
 
 
