@@ -33,13 +33,14 @@ from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.generating import GeneratingStage
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.other_answers import OtherAnswers
 from humpback_ray.stages.prefilter import SampleCandidates, SampleRatings
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
 
 # The stages that ask a model for their rows.
 GENERATING: tuple[type[GeneratingStage], ...] = (
-    SampleCandidates, SampleRatings, Augment, Rate, Evaluate, SafetyAnswers, Judge,
+    SampleCandidates, SampleRatings, Augment, Rate, Evaluate, SafetyAnswers, OtherAnswers, Judge,
 )  # fmt: skip
 MAX_POINTS = 120  # of a curve
 TAIL_ROWS = 0.98  # the tail of a pass begins when so many of its rows are saved

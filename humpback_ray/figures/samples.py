@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from humpback_ray.execution.stage import Stage
 from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.pair_sets import WEB_ID, RunRows
 from humpback_ray.figures.stage_rows import Drawn, hashes_of, where
@@ -26,6 +25,7 @@ from humpback_ray.rows import (
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.other_answers import OtherAnswers
 from humpback_ray.stages.safety_answers import SafetyAnswers
 from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
@@ -61,10 +61,10 @@ def _samples(rows: RunRows) -> Iterator[SampleFigures]:
         yield _with_sources(rows, _by_title(rated))
         if iteration.curated:
             yield _with_sources(rows, _selected(rows, iteration.curated))
-    if records.of(Evaluate):
-        yield _side_by_side(rows, Evaluate, Evaluated, "answers", "dataset")
-    if records.of(SafetyAnswers):
-        yield _side_by_side(rows, SafetyAnswers, SafetyAnswer, "safety answers", "expected")
+    if answering := [*records.of(Evaluate), *records.of(OtherAnswers)]:
+        yield _side_by_side(rows, answering, Evaluated, "answers", "dataset")
+    if answering := records.of(SafetyAnswers):
+        yield _side_by_side(rows, answering, SafetyAnswer, "safety answers", "expected")
     columns = ["model", "opponent", "is_control", "is_model_first", "instruction",
                "output", "opponent_output", "preference", "outcome", "said"]  # fmt: skip
     for judged in records.of(Judge)[:1]:
@@ -168,15 +168,14 @@ def _verdict(row: Row) -> Sample:
 
 
 def _side_by_side(
-    rows: RunRows, kind: type[Stage], row_type: type, title: str, about: str
+    rows: RunRows, stages: Sequence[StageFigures], row_type: type, title: str, about: str
 ) -> SampleFigures:
     """Every model's answers to the same drawn prompts, beside each other.
 
     Args:
-        kind: of the stages, one for each model.
+        stages: one for each model.
         about: the column that becomes the title of a prompt.
     """
-    stages = rows.records.of(kind)
     asked = {"kind": TaskKind.ANSWER} if row_type is Evaluated else {}
     drawn, num_answers = Drawn(NUM_SAMPLES), 0
     for _, batch in rows.folder(stages[0], row_type).scan(list(asked)):

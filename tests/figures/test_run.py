@@ -353,6 +353,17 @@ def test_answers_to_safety_prompts_stand_beside_each_other(tmp_path):
     assert names == ["instruction", "base", "M_0", "M_1", "M_2"]
 
 
+def test_model_of_another_origin_has_answers_and_no_loss(tmp_path):
+    other = "settings.evaluation.models=[{name: lima, model: org/lima}]"
+    figures = figures_of(write_run(str(tmp_path / "run"), overrides=[other]))
+    (answers,) = [each for each in figures.samples if each.stage == "answers"]
+    names = [text.name for text in answers.rows[0].texts]
+    assert names == ["instruction", "base", "M_0", "M_1", "M_2", "lima"]
+    assert [loss.model for loss in figures.losses] == ["base", "M_0", "M_1", "M_2"]
+    assert "evaluation/lima" in {each.stage for each in figures.generations}
+    assert figures.problems == []
+
+
 def test_every_stage_that_asks_a_model_is_among_the_engines_figures():
     """A new one would be missing in the report without a word."""
 
