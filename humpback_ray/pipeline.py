@@ -33,6 +33,7 @@ from humpback_ray.stages.evaluate import Evaluate, prompts_source
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import judgement
+from humpback_ray.stages.other_answers import other_answers
 from humpback_ray.stages.prefilter import prefiltered
 from humpback_ray.stages.rate import Rate, rating_template
 from humpback_ray.stages.rating_seed import rating_seed
@@ -165,7 +166,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
         forward = finetune(f"iter-{t}/model", curated)
         models[f"M_{t}"] = forward
 
-    # Every model answers the same prompts; a judge compares the answers.
+    # Every model answers the same prompts, those of another origin too; a judge compares them.
     asked = prompts_source(s.evaluation.prompts)
     evaluations = [
         Evaluate(
@@ -175,10 +176,11 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
         )
         for name, model in models.items()
     ]  # fmt: skip
-    stages += evaluations
+    others = list(other_answers(s.evaluation, asked, serving))
+    stages += [*evaluations, *others]
     stages += safety_answers(s.evaluation, models, asked_tags, serving)
     if s.evaluation.judge:
-        declare(judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving))
+        declare(judgement(s.evaluation, s.evaluation.judge, evaluations, base, serving, others))
     if s.evaluation.benchmarks:
         stages += benchmarks(s.evaluation.benchmarks, models, serving)
     return stages

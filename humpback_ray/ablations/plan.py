@@ -177,7 +177,7 @@ def _judgement(
     if judge is None or (judge.reference is None and evaluation is opponent):
         return None
     evaluations = (evaluation,) if judge.reference else (opponent, evaluation)
-    return shared.place(replace(judge, evaluations=evaluations, compared=None), arm)
+    return shared.place(replace(judge, evaluations=evaluations, compared=None, others=()), arm)
 
 
 def _evaluation(stages: Sequence[Stage], model: str | None) -> Evaluate:

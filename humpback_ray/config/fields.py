@@ -97,6 +97,9 @@ def locations(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Locat
             yield from locations(value, f"{prefix}{name}.")
         elif isinstance(value, tuple):
             for number, each in enumerate(value):
+                if isinstance(each, BaseModel):
+                    yield from locations(each, f"{prefix}{name}.{number}.")
+                    continue
                 yield from ((f"{prefix}{name}.{number}", mark, each) for mark in marks(field))
         elif value is not None:
             yield from ((f"{prefix}{name}", mark, value) for mark in marks(field))

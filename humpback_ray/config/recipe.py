@@ -179,7 +179,7 @@ def _with_locations(content: Any, models: list[type[BaseModel]], folders: list[P
 def _with_location(value: Any, field: FieldInfo | None, folders: list[Path]) -> Any:
     if field is None:
         return value
-    if marks(field) and isinstance(value, list):
+    if isinstance(value, list):
         return [_with_location(each, field, folders) for each in value]
     if not marks(field) or not isinstance(value, str):
         return _with_locations(value, _models_in(field.annotation), folders)
@@ -245,6 +245,8 @@ def _keys_of(section: str) -> list[str]:
     """Valid keys of a dotted section of a recipe."""
     models: list[type[BaseModel]] = [Recipe]
     for part in filter(None, section.split(".")):
+        if part.isdecimal():  # the place of a section in a list
+            continue
         models = [m for model in models if part in model.model_fields
                   for m in _models_in(model.model_fields[part].annotation)]  # fmt: skip
     keys = [key for model in models for key in model.model_fields]

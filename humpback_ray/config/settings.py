@@ -6,6 +6,7 @@ none.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -426,6 +427,19 @@ def _shipped_prompts(safety: object) -> object:
     return safety
 
 
+class OtherModel(Frozen):
+    """A model of another origin that answers the evaluation's prompts on the run's engines."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
+    # A folder, a URL or a hub id.
+    model: Annotated[str, Location(has_many_files=True, is_read_on_nodes=True, is_packed=False)]
+    revision: str | None = None  # of a hub id
+
+
+# Names that a run's own models have in evaluations and games.
+_OWN_NAME = re.compile(r"base|M_(\d+|yx)")
+
+
 class EvaluationSettings(Frozen):
     """The evaluation within a run: loss on held-out seed pairs, and answers to prompts."""
 
@@ -434,6 +448,8 @@ class EvaluationSettings(Frozen):
     prompts: Annotated[Places, Location(takes_datasets=True)]
     # The context bounds an answer earlier. The paper's authors allow 2,048 tokens in all at 65B.
     sampling: SamplingSettings = SamplingSettings(max_tokens=2048)
+    # Models of another origin beside the run's own, each asked by its own chat template.
+    models: tuple[OtherModel, ...] = ()
     # null: no games between models.
     judge: JudgeSettings | None = None
     # Prompts that a model should refuse and harmless ones like them: a file, true for the shipped
@@ -446,6 +462,17 @@ class EvaluationSettings(Frozen):
     compared: Annotated[str | None, Location(has_many_files=True)] = None
     # null: no benchmarks; {}: the paper's.
     benchmarks: BenchmarkSettings | None = None
+
+    @model_validator(mode="after")
+    def _models_have_names_of_their_own(self) -> EvaluationSettings:
+        names = [other.name for other in self.models]
+        for name in names:
+            if names.count(name) > 1 or _OWN_NAME.fullmatch(name):
+                raise ValueError(
+                    f"two models of the evaluation would have the name {name}: give each of "
+                    "settings.evaluation.models another name, and none base or M_..."
+                )
+        return self
 
     @model_validator(mode="after")
     def _published_outputs_are_judged(self) -> EvaluationSettings:

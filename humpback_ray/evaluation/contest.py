@@ -36,13 +36,15 @@ def contest_of(
     published: Sequence[ModelOutputs],
     *,
     has_reference: bool,
+    others: Mapping[str, Sequence[Evaluated]] | None = None,
 ) -> Contest:
-    """The contest of a run's models and of published outputs.
+    """The contest of a run's models, of published outputs and of models of another origin.
 
     Args:
         evaluated: rows of ANSWER tasks by model, in the order of training; all of the same prompts.
         published: the reference first, if there is one.
         has_reference: the first of the published models is the reference; else M_0 is.
+        others: like `evaluated`, of models that the run has not trained.
 
     Raises:
         UserError: two models have the same name, or the same folder of AlpacaEval's files.
@@ -54,7 +56,7 @@ def contest_of(
         name: {
             row.task_id: row.output for row in rows if row.finish.is_answer and row.task_id in ids
         }
-        for name, rows in evaluated.items()
+        for name, rows in {**evaluated, **(others or {})}.items()
     }
     for outputs in published:
         if file_name(outputs.model) in map(file_name, answers):
@@ -68,9 +70,9 @@ def contest_of(
             for prompt in prompts
             if prompt_key(prompt.instruction) in outputs.by_prompt
         }
-    own, others = list(evaluated), [outputs.model for outputs in published]
+    own, rivals = list(evaluated), [*(outputs.model for outputs in published), *(others or ())]
     of_run = REFERENCE_WITHOUT_FILE if REFERENCE_WITHOUT_FILE in own else own[0]
-    contestants = Contestants(own, others, others[0] if has_reference else of_run)
+    contestants = Contestants(own, rivals, rivals[0] if has_reference else of_run)
     left_out = {
         f"{outputs.model}: {reason}": number
         for outputs in published

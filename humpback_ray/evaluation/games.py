@@ -39,7 +39,7 @@ class Contestants:
 
     Args:
         own: the run's models, such as base, M_0, M_1, M_2; the last one plays against all others.
-        others: models with published answers, the reference among them if it is one.
+        others: models that the run has not trained, the reference among them if it is one.
         reference: every model plays against this one, and so do the controls.
     """
 

@@ -25,6 +25,11 @@ WANTED = (
 )
 
 
+# A name becomes a folder, a cell and a part of many lines.
+MAX_NAME = 200  # bytes, of the 255 that a folder's name may have
+FORMULA_MARKS = ("=", "+", "-", "@")  # a cell that begins with one is run by programs for tables
+
+
 @dataclass(frozen=True)
 class Output:
     """A model's answer to one prompt."""
@@ -60,7 +65,8 @@ def read_outputs(path: str, key: str, model: str | None = None) -> ModelOutputs:
         model: its name; None takes the `generator` of the entries, or else the file's name.
 
     Raises:
-        UserError: no such file, another format, no answer in it, or several generators.
+        UserError: no such file, another format, no answer in it, several generators, or a name
+            that is none.
     """
     entries = _entries(path, key)
     left_out: Counter[str] = Counter()
@@ -78,7 +84,18 @@ def read_outputs(path: str, key: str, model: str | None = None) -> ModelOutputs:
             f"the outputs {path} have no answer in {len(entries)} entries: {WANTED} ({key})"
         )
     assert len(by_prompt) + left_out.total() == len(entries)
-    return ModelOutputs(model or _generator(path, key, entries), path, by_prompt, left_out)
+    name = model or _generator(path, key, entries)
+    _check_name(name, path, key)
+    return ModelOutputs(name, path, by_prompt, left_out)
+
+
+def _check_name(name: str, path: str, key: str) -> None:
+    if not name.isprintable() or len(name.encode()) > MAX_NAME or name.startswith(FORMULA_MARKS):
+        raise UserError(
+            f"the outputs {path} are of a model {name[:60]!a}, which is no name: change "
+            f"`generator` in the file to at most {MAX_NAME} bytes of printable characters, the "
+            f"first of them none of {' '.join(FORMULA_MARKS)} ({key})"
+        )
 
 
 def _entries(path: str, key: str) -> list[Any]:
@@ -106,7 +123,7 @@ def _output(entry: Any) -> Output | None:
 def _generator(path: str, key: str, entries: Sequence[Any]) -> str:
     names = {str(e["generator"]) for e in entries if isinstance(e, dict) and e.get("generator")}
     if len(names) > 1:
-        shown = ", ".join(sorted(names)[:3])
+        shown = ", ".join(" ".join(name.split())[:60] for name in sorted(names)[:3])
         raise UserError(
             f"the outputs {path} are of {len(names)} models ({shown}): give one file for each "
             f"model ({key})"

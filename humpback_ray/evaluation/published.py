@@ -41,6 +41,17 @@ def compared_source(path: str | None) -> Source | None:
         return Source(path, None, problem=str(error))
 
 
+def num_outputs(reference: str | None, compared: str | None) -> int:
+    """The number of models with published outputs.
+
+    Args:
+        reference: a file.
+        compared: a file, a folder or a pattern.
+    """
+    files = list_files(compared, (".json",), COMPARED_KEY) if compared else []
+    return (reference is not None) + len(files)
+
+
 def read_published(reference: str | None, compared: str | None) -> list[ModelOutputs]:
     """The outputs of the reference, then of the others.
 

@@ -31,11 +31,17 @@ from humpback_ray.rows import Direction, Evaluated, TaskKind
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
+from humpback_ray.stages.generating import GeneratingStage
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.other_answers import OtherAnswers
 from humpback_ray.stages.prefilter import SampleCandidates, SampleRatings
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
 
+# The stages that ask a model for their rows.
+GENERATING: tuple[type[GeneratingStage], ...] = (
+    SampleCandidates, SampleRatings, Augment, Rate, Evaluate, SafetyAnswers, OtherAnswers, Judge,
+)  # fmt: skip
 MAX_POINTS = 120  # of a curve
 TAIL_ROWS = 0.98  # the tail of a pass begins when so many of its rows are saved
 
@@ -148,8 +154,7 @@ def _median(lines: list[dict[str, Any]], name: str) -> float | None:
 
 def generations_of(records: StageRecords) -> list[GenerationFigures]:
     """The work of engines or of an endpoint in every stage that has asked a model."""
-    generating = (SampleCandidates, SampleRatings, Augment, Rate, Evaluate, SafetyAnswers)
-    kinds = [each.kind for each in generating]
+    kinds = {each.kind for each in GENERATING}
     stages = [s for s in records.stages if s.kind in kinds]
     return [_generation(records, stage) for stage in stages if stage.num_rows is not None]
 

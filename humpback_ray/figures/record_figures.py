@@ -21,6 +21,7 @@ from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.other_answers import OtherAnswers
 from humpback_ray.stages.prefilter import PrefilterModel, SampleCandidates, SampleRatings
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
@@ -162,6 +163,7 @@ _BY_KIND: dict[str, type[BaseModel]] = {
     SampleCandidates.kind: _OfGeneration,
     SampleRatings.kind: _OfGeneration,
     Evaluate.kind: _OfEvaluation,
+    OtherAnswers.kind: _OfEvaluation,
     SafetyAnswers.kind: _OfSafety,
     Curate.kind: _OfSelection,
     Judge.kind: _OfJudge,

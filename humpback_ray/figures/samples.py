@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +16,17 @@ from humpback_ray.rows import (
     Evaluated,
     Finish,
     RatedPair,
+    SafetyAnswer,
     SeedPair,
     Segment,
     TaskKind,
+    Verdict,
 )
 from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.evaluate import Evaluate
+from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.other_answers import OtherAnswers
+from humpback_ray.stages.safety_answers import SafetyAnswers
 from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
 from humpback_ray.stages.segments import Segments
@@ -56,8 +61,14 @@ def _samples(rows: RunRows) -> Iterator[SampleFigures]:
         yield _with_sources(rows, _by_title(rated))
         if iteration.curated:
             yield _with_sources(rows, _selected(rows, iteration.curated))
-    if records.of(Evaluate):
-        yield _answers(rows)
+    if answering := [*records.of(Evaluate), *records.of(OtherAnswers)]:
+        yield _side_by_side(rows, answering, Evaluated, "answers", "dataset")
+    if answering := records.of(SafetyAnswers):
+        yield _side_by_side(rows, answering, SafetyAnswer, "safety answers", "expected")
+    columns = ["model", "opponent", "is_control", "is_model_first", "instruction",
+               "output", "opponent_output", "preference", "outcome", "said"]  # fmt: skip
+    for judged in records.of(Judge)[:1]:
+        yield _of_rows(rows, judged, Verdict, columns, _verdict)
 
 
 def _of_rows(
@@ -143,24 +154,45 @@ def _with_sources(rows: RunRows, figures: SampleFigures) -> SampleFigures:
     return SampleFigures(figures.stage, figures.how, figures.num_rows, samples)
 
 
-def _answers(rows: RunRows) -> SampleFigures:
-    """Every model's answers to the same prompts, beside each other."""
-    stages = rows.records.of(Evaluate)
+def _verdict(row: Row) -> Sample:
+    """Two answers in the order in which the judge saw them, and what it made of them."""
+    model, opponent = row["model"], row["opponent"]
+    answers = [(model, row["output"] or ""), (opponent, row["opponent_output"] or "")]
+    texts = [("instruction", row["instruction"]), *answers[:: 1 if row["is_model_first"] else -1]]
+    if row["said"]:
+        texts.append(("judge", row["said"]))
+    preference = row["preference"]
+    verdict = in_words(row["outcome"]) if preference is None else f"{preference:.2f} for {model}"
+    control = ", a control" if row["is_control"] else ""
+    return _sample(row["verdict_id"], f"{model} : {opponent}{control} · {verdict}", texts, "")
+
+
+def _side_by_side(
+    rows: RunRows, stages: Sequence[StageFigures], row_type: type, title: str, about: str
+) -> SampleFigures:
+    """Every model's answers to the same drawn prompts, beside each other.
+
+    Args:
+        stages: one for each model.
+        about: the column that becomes the title of a prompt.
+    """
+    asked = {"kind": TaskKind.ANSWER} if row_type is Evaluated else {}
     drawn, num_answers = Drawn(NUM_SAMPLES), 0
-    for _, batch in rows.folder(stages[0], Evaluated).scan(["kind"]):
-        batch = batch.filter(pa.array(where(batch, "kind", TaskKind.ANSWER)))
+    for _, batch in rows.folder(stages[0], row_type).scan(list(asked)):
+        for column, value in asked.items():
+            batch = batch.filter(pa.array(where(batch, column, value)))
         drawn.add(hashes_of(batch["task_id"]), batch)
         num_answers += len(batch)
     ids = [row["task_id"] for row in drawn.rows()]
     answers: dict[str, list[tuple[str, str]]] = {name: [] for name in ids}
-    datasets: dict[str, str] = {}
+    titles: dict[str, str] = {}
     for stage in stages:
-        folder = rows.folder(stage, Evaluated)
-        for row in folder.with_ids(ids, ["instruction", "output", "dataset"]):
+        folder = rows.folder(stage, row_type)
+        for row in folder.with_ids(ids, ["instruction", "output", about]):
             texts = answers[row["task_id"]]
             if not texts:
                 texts.append(("instruction", row["instruction"]))
-                datasets[row["task_id"]] = row["dataset"]
+                titles[row["task_id"]] = row[about]
             texts.append((str(stage.settings.get("name", stage.path)), row["output"]))
-    samples = [_sample(name, datasets.get(name, ""), answers[name], "") for name in ids]
-    return SampleFigures("answers", f"prompts {AT_RANDOM}", num_answers, samples)
+    samples = [_sample(name, titles.get(name, ""), answers[name], "") for name in ids]
+    return SampleFigures(title, f"prompts {AT_RANDOM}", num_answers, samples)

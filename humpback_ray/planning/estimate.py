@@ -14,6 +14,8 @@ from typing import TypeVar
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.config.settings import SelectionSettings
 from humpback_ray.errors import UserError
+from humpback_ray.evaluation.judging import CONTROLS
+from humpback_ray.evaluation.published import num_outputs
 from humpback_ray.execution.stage import Source, Stage, StageRecord
 from humpback_ray.method import prompts
 from humpback_ray.method.schedule import schedule
@@ -267,8 +269,10 @@ class _Estimator:
             )
         if isinstance(stage, Judge):
             # As if the judge had the base's size, because no other model's is known here.
-            num_games = len(stage.evaluations) * 2 - 3
-            num_questions = 2 * NUM_EVALUATION_PROMPTS * max(num_games, 1)
+            num_questions = 2 * (
+                NUM_EVALUATION_PROMPTS * num_games(stage)
+                + len(CONTROLS) * stage.settings.num_control_prompts
+            )
             return GenerationWork(num_questions, TEMPLATE_TOKENS + 2 * ANSWER_TOKENS, 1)
         # Every other stage is taken for one that answers the evaluation's prompts.
         output = min(ANSWER_TOKENS, settings.evaluation.sampling.max_tokens)
@@ -320,6 +324,17 @@ def num_segments_read(stage: Augment, num_segments: int) -> int:
     if isinstance(stage.segments, PromisingSegments):
         return max(round(stage.segments.share * num_segments), 1)
     return num_segments
+
+
+def num_games(stage: Judge) -> int:
+    """Number of a judgement's games: the last model's, and everybody's against the reference."""
+    reference, compared = (
+        source.location if source and source.identity else None
+        for source in (stage.reference, stage.compared)
+    )
+    num_published = num_outputs(reference, compared)
+    num_models = len(stage.evaluations) + len(stage.others) + num_published
+    return max(num_models * 2 - 3, 1)
 
 
 def rubric_tokens(stage: Rate) -> float:

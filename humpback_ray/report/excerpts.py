@@ -39,7 +39,8 @@ def _size(text: SampleText, limit: int) -> int:
 
 def _text(text: SampleText, limit: int) -> Text:
     start = text.text[:limit]
-    return Text(text.name, start, text.num_characters - len(start))
+    # A model of published outputs has whatever name its file gives it.
+    return Text(cut(text.name, 60), start, text.num_characters - len(start))
 
 
 def _of_stages(figures: RunFigures, limit: int) -> Iterator[Excerpts]:

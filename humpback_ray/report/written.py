@@ -10,6 +10,7 @@ from humpback_ray import storage
 from humpback_ray.execution.stage import Stage
 from humpback_ray.report.look import select_rows
 from humpback_ray.stages.evaluate import OUTPUTS, Evaluate
+from humpback_ray.stages.other_answers import OtherAnswers
 from humpback_ray.stages.rate import Rate
 
 
@@ -62,7 +63,7 @@ def read_written(run_folder: str, stages: Sequence[Stage]) -> Written:
     outputs = {
         stage.name: storage.read_as(storage.join(run_folder, stage.path, OUTPUTS), list[_Output])
         for stage in stages
-        if isinstance(stage, Evaluate)
+        if isinstance(stage, Evaluate | OtherAnswers)
     }
     return Written(pairs, *_first_answers(outputs))
 

@@ -8,7 +8,8 @@ people. A prompt that has failed has none, because an empty one would lose in th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from humpback_ray.method import prompts, tokens
 from humpback_ray.method.contamination import PromptIndex
 from humpback_ray.rows import Evaluated, Finish, SeedPair, Task, TaskKind
 from humpback_ray.serving.generate import GenerationPass, generate
-from humpback_ray.serving.requests import Generation, Request, RowTask, row_seed
+from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel, row_seed
 from humpback_ray.stages.generating import GeneratingStage
 
 # A prompt that leaves less room for its answer is not asked. With half of the context instead, as
@@ -64,24 +65,11 @@ class Evaluate(GeneratingStage):
     def run(self, context: Context) -> Result:
         """Write `rows` and `outputs.json` of one model."""
         tasks = [
-            *_prompts_to_answer(self.prompts.places),
+            *prompts_to_answer(self.prompts.places),
             *_pairs_to_score(tables.read_rows(context.of(self.seed, "held_out"), SeedPair)),
         ]
-        tables.write_rows(context.path("_tasks"), tasks, Task)
-        task = RowTask(
-            model=self.served(context, self.model),
-            id_column="task_id",
-            row_type=Evaluated,
-            to_request=self.to_request,
-            to_row=to_evaluated,
-        )
-        engines = generate(
-            context, GenerationPass(context.path("_tasks"), context.path("rows"), task)
-        )
-        storage.delete(context.path("_tasks"))
-        rows = tables.read_rows(context.path("rows"), Evaluated)
-        storage.write_json(context.path(OUTPUTS), outputs_of(rows, self.name))
-        outcomes = tables.count_values(context.path("rows"), "finish")
+        model = self.served(context, self.model)
+        rows, outcomes, engines = ask(context, tasks, model, self.to_request, self.name)
         return Result(outcomes.total(), outcomes, {**_figures(rows), **engines})
 
     def to_request(self, row: dict[str, Any], tokenizer: Any) -> Request:
@@ -90,20 +78,51 @@ class Evaluate(GeneratingStage):
             start = tokens.prompt_ids(tokenizer, row["instruction"], self.seed_tag)
             target = tokens.completion_ids(tokenizer, row["response"])
             return Request(start + target, max_tokens=1, score_from=len(start))
-        tags = (self.seed_tag, self.web_tag)
-        return request_for_answer(row, tokenizer, tags, self.sampling, self.random_seed)
+        asked = tokens.prompt_ids(tokenizer, row["instruction"], self.seed_tag, self.web_tag)
+        return request_for_answer(row, asked, self.sampling, self.random_seed)
+
+
+def ask(
+    context: Context,
+    tasks: Iterable[Task],
+    model: ServedModel,
+    to_request: Callable[[dict[str, Any], Any], Request],
+    name: str,
+) -> tuple[list[Evaluated], Counter[str], dict[str, Any]]:
+    """Write a model's `rows` for some tasks and its `outputs.json`.
+
+    Args:
+        to_request: of a task's row and the tokenizer.
+        name: of the model.
+
+    Returns:
+        The rows, their number by reason of their end, and figures of the engines.
+    """
+    tables.write_rows(context.path("_tasks"), tasks, Task)
+    task = RowTask(
+        model=model,
+        id_column="task_id",
+        row_type=Evaluated,
+        to_request=to_request,
+        to_row=to_evaluated,
+    )
+    engines = generate(context, GenerationPass(context.path("_tasks"), context.path("rows"), task))
+    storage.delete(context.path("_tasks"))
+    rows = tables.read_rows(context.path("rows"), Evaluated)
+    storage.write_json(context.path(OUTPUTS), outputs_of(rows, name))
+    return rows, tables.count_values(context.path("rows"), "finish"), engines
 
 
 def request_for_answer(
-    row: dict[str, Any],
-    tokenizer: Any,
-    tags: tuple[str, ...],
-    sampling: SamplingSettings,
-    random_seed: int,
+    row: dict[str, Any], asked: list[int], sampling: SamplingSettings, random_seed: int
 ) -> Request:
-    """The request for an answer to a task's instruction."""
+    """The request for an answer to a task's instruction.
+
+    Args:
+        asked: the ids of the whole prompt.
+    """
     return Request(
-        tokens.prompt_ids(tokenizer, row["instruction"], *tags),
+        asked,
         max_tokens=sampling.max_tokens,
         needed_tokens=min(sampling.max_tokens, NEEDED_TOKENS),
         temperature=sampling.temperature,
@@ -131,7 +150,6 @@ def answers_in(rows: Sequence[Evaluated]) -> list[Evaluated]:
 
 
 def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
-    answers = [len(row.output) for row in answers_in(rows)]
     scored = [row for row in rows if row.loss is not None]
     num_tokens = sum(row.num_loss_tokens for row in scored)
     # The mean over all tokens of all held-out answers, as in training, not a mean of means.
@@ -140,8 +158,16 @@ def _figures(rows: list[Evaluated]) -> dict[str, float | int | None]:
         "held_out_loss": round(total / num_tokens, 4) if num_tokens else None,
         "num_held_out": len(scored),
         "num_held_out_tokens": num_tokens,
-        "num_answers": len(answers),
-        "mean_answer_characters": round(sum(answers) / len(answers)) if answers else 0,
+        **figures_of_answers(rows),
+    }
+
+
+def figures_of_answers(rows: Sequence[Evaluated]) -> dict[str, int]:
+    """The number of a model's answers, and their mean length."""
+    lengths = [len(row.output) for row in answers_in(rows)]
+    return {
+        "num_answers": len(lengths),
+        "mean_answer_characters": round(sum(lengths) / len(lengths)) if lengths else 0,
     }
 
 
@@ -241,7 +267,8 @@ def prompt_index(places: Sequence[str], ngram: int) -> PromptIndex:
     return PromptIndex({prompt_id(number): row["instruction"] for number, row in rows}, ngram)
 
 
-def _prompts_to_answer(places: Sequence[str]) -> Iterator[Task]:
+def prompts_to_answer(places: Sequence[str]) -> Iterator[Task]:
+    """The tasks of all prompts, in their order."""
     for number, row in enumerate(read_prompts(places)):
         yield Task(prompt_id(number), TaskKind.ANSWER, row["dataset"], row["instruction"], "")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -51,6 +51,7 @@ from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.requests import Generation, Request, RowTask, ServedModel
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.generating import GeneratingStage
+from humpback_ray.stages.other_answers import OtherAnswers
 
 VERDICTS = "verdicts"  # folder below the run's, of verdicts by judge
 
@@ -78,6 +79,7 @@ class Judge(GeneratingStage):
     reference: Source | None  # a file of published outputs; None: M_0
     compared: Source | None  # more such files
     settings: JudgeSettings
+    others: tuple[OtherAnswers, ...] = field(default=(), metadata=NOT_HASHED)  # as `evaluations`
 
     @property
     def uses_engines(self) -> bool:
@@ -87,7 +89,8 @@ class Judge(GeneratingStage):
     @cached_property
     def inputs(self) -> dict[str, Stage | Source]:
         """The judge, the files, and every model's answers."""
-        return super().inputs | {f"answers_of_{each.name}": each for each in self.evaluations}
+        answers: tuple[Evaluate | OtherAnswers, ...] = (*self.evaluations, *self.others)
+        return super().inputs | {f"answers_of_{each.name}": each for each in answers}
 
     def wording(self) -> dict[str, str]:
         """The judge's question, and the answers of the controls."""
@@ -132,19 +135,24 @@ class Judge(GeneratingStage):
         return self._result(context, contest, by, figures)
 
     def _contest(self, context: Context) -> Contest:
-        evaluated = {
-            each.name: [
-                row
-                for row in tables.read_rows(context.of(each, "rows"), Evaluated)
-                if row.kind is TaskKind.ANSWER
-            ]
-            for each in self.evaluations
-        }
+        def answers(stages: Sequence[Evaluate | OtherAnswers]) -> dict[str, list[Evaluated]]:
+            return {
+                each.name: [
+                    row
+                    for row in tables.read_rows(context.of(each, "rows"), Evaluated)
+                    if row.kind is TaskKind.ANSWER
+                ]
+                for each in stages
+            }
+
         reference, compared = (
             context.of(source) if source else None for source in (self.reference, self.compared)
         )
         outputs = published.read_published(reference, compared)
-        return contest_of(evaluated, outputs, has_reference=reference is not None)
+        return contest_of(
+            answers(self.evaluations), outputs, has_reference=reference is not None,
+            others=answers(self.others),
+        )  # fmt: skip
 
     def _verdicts(self, context: Context, by: VerdictsBy, num_sent: int) -> dict[str, Any]:
         """Write a row for each comparison; returns figures of the work.
@@ -321,12 +329,15 @@ def judgement(
     evaluations: list[Evaluate],
     base: Stage | Source,
     serving: dict[str, Any],
+    others: Sequence[OtherAnswers] = (),
 ) -> Stage:
     """The stage that compares all models and published outputs.
 
     Args:
+        evaluations: of the run's models, in the order of training.
         base: judges where the settings name `base` as the judge.
         serving: fields of every stage with engines.
+        others: answers of models of another origin.
     """
     judge: Stage | Source | None = None  # behind an endpoint
     if settings.model == "base":
@@ -335,7 +346,8 @@ def judgement(
         judge = model_source(settings.model, None, "settings.evaluation.judge.model", "judge")
     context_length = settings.context_length or serving["context_length"]
     return Judge(
-        path="judgement", evaluations=tuple(evaluations), judge=judge, settings=settings,
+        path="judgement", evaluations=tuple(evaluations), others=tuple(others), judge=judge,
+        settings=settings,
         reference=published.reference_source(evaluation.reference),
         compared=published.compared_source(evaluation.compared),
         **{**serving, "context_length": context_length},

@@ -16,7 +16,7 @@ from humpback_ray.errors import UserError
 from humpback_ray.evaluation import refusals
 from humpback_ray.execution.sources import file_source
 from humpback_ray.execution.stage import Context, Part, Result, Source, Stage
-from humpback_ray.method import prompts
+from humpback_ray.method import prompts, tokens
 from humpback_ray.rows import Expected, SafetyAnswer, Task, TaskKind
 from humpback_ray.serving.generate import GenerationPass, generate
 from humpback_ray.serving.requests import Generation, Request, RowTask
@@ -70,8 +70,8 @@ class SafetyAnswers(GeneratingStage):
 
     def to_request(self, row: dict[str, Any], tokenizer: Any) -> Request:
         """A prompt with both tags to answer, as the evaluation asks it."""
-        tags = (self.seed_tag, self.web_tag)
-        return request_for_answer(row, tokenizer, tags, self.sampling, self.random_seed)
+        asked = tokens.prompt_ids(tokenizer, row["instruction"], self.seed_tag, self.web_tag)
+        return request_for_answer(row, asked, self.sampling, self.random_seed)
 
 
 def safety_answers(

@@ -161,6 +161,13 @@ def test_every_arm_plays_against_the_runs_first_model(judged):
     assert own(plan, "data-both") == []  # it shares the run's game
 
 
+def test_models_of_another_origin_are_no_opponents_of_an_arm(tmp_path):
+    other = "settings.evaluation.models=[{name: lima, model: org/lima}]"
+    for arm in FinishedRun(tmp_path, JUDGE, other).plan(Group.DATA).arms:
+        assert not any(stage.path.endswith("lima") for stage in arm.stages)
+        assert arm.judgement is None or arm.judgement.others == ()
+
+
 def test_reference_of_the_recipe_is_every_arms_only_opponent(tmp_path):
     reference = tmp_path / "reference.json"
     storage.write_json(

@@ -66,6 +66,16 @@ def test_model_is_named_by_the_caller_the_generator_or_the_file(tmp_path):
         ("[]", "have no answer in 0 entries"),
         ('["text"]', "have no answer in 1 entries"),
         ([row(), row("Who?", generator="other")], r"of 2 models \(guanaco, other\)"),
+        ([row(), row("Who?", generator="o\nther" + "x" * 999)], r"\(guanaco, o therx{54}\)"),
+        (
+            [row(generator='=HYPERLINK("http://x")')],
+            r"'=HYPERLINK.* first of them none of = \+ - @",
+        ),
+        ([row(generator="@SUM(A1)")], "which is no name: change `generator`"),
+        ([row(generator="two\nlines")], r"'two\\nlines', which is no name"),
+        ([row(generator="\u202egpj")], r"'\\u202egpj', which is no name"),
+        ([row(generator="\ud800")], r"'\\ud800', which is no name"),
+        ([row(generator="模" * 70)], "at most 200 bytes"),
     ],
 )
 def test_outputs_in_another_format_are_refused_in_one_line(tmp_path, content, reason):

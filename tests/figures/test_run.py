@@ -11,13 +11,22 @@ import pytest
 
 from humpback_ray import storage, tables
 from humpback_ray.errors import UserError
-from humpback_ray.figures.models import thinned
+from humpback_ray.figures.models import GENERATING, thinned
 from humpback_ray.figures.outcome_words import in_words
 from humpback_ray.figures.run import figures_of
 from humpback_ray.figures.types import FunnelStep, RunFigures
 from humpback_ray.report.sections import sections_of
-from humpback_ray.rows import Origin, RatedPair, Segment, SegmentOutcome, TrainingExample
+from humpback_ray.rows import (
+    Origin,
+    RatedPair,
+    Segment,
+    SegmentOutcome,
+    TrainingExample,
+    Verdict,
+)
+from humpback_ray.stages.generating import GeneratingStage
 from tests.support import run_folder
+from tests.support.judging import Quality, asked, judged
 from tests.support.people import NUM_ITEMS, Ballot, pairs, winner
 from tests.support.run_folder import (
     NUM_PROMISING,
@@ -312,6 +321,68 @@ def test_samples_carry_their_sources(finished):
         assert sample.source == Texts().url(number)
     answers = samples["answers"].rows[0]
     assert [text.name for text in answers.texts] == ["instruction", "base", "M_0", "M_1", "M_2"]
+
+
+def test_verdicts_are_read_in_the_order_in_which_the_judge_saw_the_answers(tmp_path):
+    folder = write_run(str(tmp_path / "run"), judge=judge_figures())
+    verdicts = judged(asked(30, 9, missing={("M_1", "prompt-00003")}), Quality(0.2))
+    verdicts = [replace(row, said="Better: A") for row in verdicts[::2]] + verdicts[1::2]
+    tables.write_rows(f"{folder}/judgement/rows", verdicts, Verdict)
+    (found,) = [each for each in figures_of(folder).samples if each.stage == "judgement"]
+    assert (len(found.rows), found.num_rows) == (20, len(verdicts))
+    rows = {row.verdict_id: row for row in verdicts}
+    for sample in found.rows:
+        row = rows[sample.row_id]
+        control = ", a control" if row.is_control else ""
+        verdict = "no answer" if row.preference is None else f"{row.preference:.2f} for {row.model}"
+        assert sample.title == f"{row.model} : {row.opponent}{control} · {verdict}"
+        pair = [(row.model, row.output or ""), (row.opponent, row.opponent_output or "")]
+        shown = pair if row.is_model_first else pair[::-1]
+        said = [("judge", row.said)] if row.said else []
+        texts = [(text.name, text.text) for text in sample.texts]
+        assert texts == [("instruction", row.instruction), *shown, *said]
+    assert {rows[sample.row_id].is_model_first for sample in found.rows} == {True, False}
+
+
+def test_answers_to_safety_prompts_stand_beside_each_other(tmp_path):
+    folder = write_run(str(tmp_path / "run"), overrides=["settings.evaluation.safety=true"])
+    (found,) = [each for each in figures_of(folder).samples if each.stage == "safety answers"]
+    assert (len(found.rows), found.num_rows) == (20, 20)
+    assert {sample.title for sample in found.rows} == {"refuse", "answer"}
+    names = [text.name for text in found.rows[0].texts]
+    assert names == ["instruction", "base", "M_0", "M_1", "M_2"]
+
+
+def test_model_of_another_origin_has_answers_and_no_loss(tmp_path):
+    other = "settings.evaluation.models=[{name: lima, model: org/lima}]"
+    figures = figures_of(write_run(str(tmp_path / "run"), overrides=[other]))
+    (answers,) = [each for each in figures.samples if each.stage == "answers"]
+    names = [text.name for text in answers.rows[0].texts]
+    assert names == ["instruction", "base", "M_0", "M_1", "M_2", "lima"]
+    assert [loss.model for loss in figures.losses] == ["base", "M_0", "M_1", "M_2"]
+    assert "evaluation/lima" in {each.stage for each in figures.generations}
+    assert figures.problems == []
+
+
+def test_every_stage_that_asks_a_model_is_among_the_engines_figures():
+    """A new one would be missing in the report without a word."""
+
+    def below(kind: type) -> set[type]:
+        return {kind}.union(*(below(each) for each in kind.__subclasses__()))
+
+    package = {
+        each for each in below(GeneratingStage) if each.__module__.startswith("humpback_ray.")
+    }
+    assert {each for each in package if hasattr(each, "kind")} == set(GENERATING)
+
+
+def test_judgement_has_its_engines_figures(tmp_path):
+    engines = {"num_engines": 2, "num_restarts": 0, "longest_start_seconds": 3.0,
+               "idle_share_before_tail": 0.25}  # fmt: skip
+    judge = judge_figures() | {"num_prompt_tokens": 900, "engines": engines}
+    figures = figures_of(write_run(str(tmp_path / "run"), judge=judge))
+    (found,) = [each for each in figures.generations if each.stage == "judgement"]
+    assert (found.num_engines, found.occupation, found.prompt_tokens) == (2, 0.75, 900)
 
 
 def test_diversity_compares_equally_many_instructions(finished):

@@ -13,6 +13,7 @@ from humpback_ray import pipeline
 from humpback_ray.cli import app
 from humpback_ray.config.recipe import load_recipe, recipe_names
 from humpback_ray.config.settings import LoraSettings, SelectionSettings
+from humpback_ray.evaluation.games import Contestants
 from humpback_ray.method import prompts
 from humpback_ray.planning import estimate
 from humpback_ray.sizing import time
@@ -532,6 +533,24 @@ def test_judgement_on_engines_costs_hours_and_behind_an_endpoint_none():
     by_endpoint, _ = judgement("{endpoint: {url: 'http://h/v1', model: j}}")
     assert by_endpoint.hours == 0.0
     assert by_endpoint.fits == "judged elsewhere, at the endpoint's price"
+
+
+def test_every_model_that_plays_counts_in_the_games_of_a_judgement(tmp_path):
+    outputs = json.dumps([{"instruction": "Why?", "output": "So."}])
+    for name in ("davinci", "lima", "guanaco"):
+        (tmp_path / f"{name}.json").write_text(outputs)
+    judge = "settings.evaluation.judge={model: base}"
+    more = [
+        f"settings.evaluation.reference={tmp_path}/davinci.json",
+        f"settings.evaluation.compared={tmp_path}/[gl]*.json",
+        "settings.evaluation.models=[{name: other, model: org/other}]",
+    ]
+    own = ("base", "M_0", "M_1", "M_2")
+    for overrides, rivals, reference in (
+        ([], (), "M_0"), (more, ("davinci", "guanaco", "lima", "other"), "davinci")
+    ):  # fmt: skip
+        *_, stage = pipeline.stages_of(load_recipe("llama-7b", [judge, *overrides]))
+        assert estimate.num_games(stage) == len(Contestants(own, rivals, reference).games())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from humpback_ray.figures.run import figures_of
 from humpback_ray.figures.types import RunFigures
 from humpback_ray.report import pages
 from humpback_ray.report.comparison import compare, comparison_document
+from humpback_ray.report.document import Table
 from humpback_ray.report.look import select_rows
 from humpback_ray.report.look_dropped import select_dropped
 from humpback_ray.report.run_report import document_of
@@ -128,6 +129,19 @@ def test_value_of_another_type_in_some_places_crashes_no_report(whole, expected,
 @pytest.mark.parametrize("how", list(damage.VALUES))
 def test_value_of_another_type_in_any_place_crashes_no_report(whole, expected, tmp_path, how):
     try_rounds(whole, expected, tmp_path, how, None)
+
+
+def test_filter_without_its_rank_correlation_is_shown_without_it(run):
+    record = run / "prefilter/model/record.json"
+    content = json.loads(record.read_text())
+    content["figures"]["rank_correlation"] = None
+    record.write_text(json.dumps(content))
+    (table,) = [
+        block for section in document_of(shown(run)).sections for block in section.blocks
+        if isinstance(block, Table) and block.caption.startswith("What the filter")
+    ]  # fmt: skip
+    assert "rank correlation –." in table.note
+    assert len(table.rows) > 1
 
 
 @pytest.mark.parametrize("how", list(damage.FILES))

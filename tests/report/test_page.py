@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from humpback_ray import storage
+from humpback_ray import storage, tables
 from humpback_ray.cli import app
 from humpback_ray.figures.types import MAX_TEXT
 from humpback_ray.report import foreign_text, pages
 from humpback_ray.report.document import Cell, Document, Paragraph, Section, Table
 from humpback_ray.report.run_report import WrittenReport, report_run, report_two
+from humpback_ray.rows import Verdict
 from tests.support.browser import opened
+from tests.support.judging import Quality, asked, judged
 from tests.support.run_folder import LOSSES, Texts, judge_figures, write_run
 
 RUNNER = CliRunner()
@@ -64,6 +67,12 @@ def hostile_report(tmp_path_factory) -> WrittenReport:
     labels.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     judge = judge_figures() | {"judge": "<img src=x onerror=alert('judge')>"}
     run = write_run(str(folder / "run"), HOSTILE_TEXTS, judge=judge)
+    verdicts = [
+        replace(row, model=f"{HOSTILE[n % 3]}{'m' * 5000}", instruction=hostile(n),
+                output=LONG_LINE, opponent_output=hostile(n), said=hostile(n))
+        for n, row in enumerate(judged(asked(40), Quality()))
+    ]  # fmt: skip
+    tables.write_rows(f"{run}/judgement/rows", verdicts, Verdict)
     return report_run(run, str(labels), None)
 
 
@@ -173,6 +182,8 @@ def test_long_texts_are_cut_with_a_count_and_the_page_stays_small(hostile_report
     text = Path(hostile_report.page).read_text()
     assert len(text.encode()) < 400_000
     entries = json.loads(Path(hostile_report.figures).read_text())["samples"]
+    assert "judgement" in {entry["stage"] for entry in entries}
+    assert "mmmmmmmmmm…" in text
     texts = [text for entry in entries for row in entry["rows"] for text in row["texts"]]
     assert max(len(entry["text"]) for entry in texts) <= MAX_TEXT
     assert any(entry["num_characters"] == len(LONG_LINE) for entry in texts)

@@ -43,6 +43,7 @@ from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import SeedExamples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
+from humpback_ray.stages.other_answers import OtherAnswers
 from humpback_ray.stages.prefilter import PrefilterModel, PromisingSegments
 from humpback_ray.stages.rate import Rate
 from humpback_ray.stages.safety_answers import SafetyAnswers
@@ -181,7 +182,8 @@ class _Writer:
             PrefilterModel: self._prefilter,
             Augment: self._candidates,
             Rate: self._rated, Curate: self._curated, Finetune: self._trained,
-            Evaluate: self._evaluated, SeedExamples: self._seed_examples,
+            Evaluate: self._evaluated, OtherAnswers: self._other_answers,
+            SeedExamples: self._seed_examples,
             Benchmark: partial(write_benchmarks, self._folder),
             SafetySeed: self._safety_seed, SafetyAnswers: self._safety_answers,
         }  # fmt: skip
@@ -336,12 +338,20 @@ class _Writer:
         return Result(num, {"trained": num - num // 10, "truncated": num // 10, "dropped": 0},
                       figures)  # fmt: skip
 
-    def _evaluated(self, stage: Evaluate) -> Result:
-        answers = [
+    def _answers(self, model: str) -> list[Evaluated]:
+        return [
             Evaluated(f"prompt-{n:05}", TaskKind.ANSWER, "dev", self._texts.instruction(n),
-                      f"{stage.name}: {self._texts.answer(n)}", None, 0, Finish.STOP)
+                      f"{model}: {self._texts.answer(n)}", None, 0, Finish.STOP)
             for n in range(24)
         ]  # fmt: skip
+
+    def _other_answers(self, stage: OtherAnswers) -> Result:
+        self._rows(stage, "rows", self._answers(stage.name), Evaluated)
+        figures = {"num_answers": 24, "mean_answer_characters": 52, "engines": self._engines()}
+        return Result(24, {"stop": 24}, figures)
+
+    def _evaluated(self, stage: Evaluate) -> Result:
+        answers = self._answers(stage.name)
         losses = [
             Evaluated(f"pair-{n}", TaskKind.LOSS, "held_out", self._texts.instruction(n),
                       self._texts.response(n), LOSSES[stage.name] + n % 5 / 10 + n % 3 / 50, 100,

@@ -14,7 +14,7 @@ FORMULA_CHARACTERS = 400  # a formula is longer than a name
 
 def pair(game: Game) -> str:
     """The name of a game."""
-    return f"{game.model} : {game.opponent}"
+    return cut(f"{game.model} : {game.opponent}")
 
 
 def judged(scored: Game | Control) -> str:

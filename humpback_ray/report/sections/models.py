@@ -62,7 +62,7 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
     if scored:
         yield charts.intervals(
             "Win rates with their intervals",
-            "; ".join(f"{g.model} against {g.opponent} {g.win_rate:.1f}%" for g in scored),
+            "; ".join(f"{pair(g)} {g.win_rate:.1f}%" for g in scored),
             "win rate in %",
             [charts.Interval(pair(g), g.win_rate or 0.0, g.low, g.high) for g in scored],
             reference=50,
@@ -90,7 +90,7 @@ def _judge(judge: JudgeFigures) -> Iterator[Block]:
         yield Table(
             "Strengths over all games (Bradley-Terry)",
             ("model", "strength", "interval"),
-            [(s.model, fixed(s.strength), bounds(s.low, s.high, 2)) for s in judge.strengths],
+            [(cut(s.model), fixed(s.strength), bounds(s.low, s.high, 2)) for s in judge.strengths],
             note="The base is 0; a difference of 1 means odds of e to 1. Of the games above that "
             "have a win rate.",
         )

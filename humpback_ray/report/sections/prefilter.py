@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from humpback_ray.figures.types import RunFigures
 from humpback_ray.report.document import Block, Table
-from humpback_ray.report.wording import count, fixed
+from humpback_ray.report.wording import NONE, count, fixed
 from humpback_ray.stages.prefilter import PrefilterModel
 
 FIGURES = {"recall", "mean_score_of_cut", "mean_score", "num_scored", "rank_correlation"}
@@ -25,15 +25,21 @@ def prefilter(figures: RunFigures) -> Iterator[Block]:
             for best, group in found["recall"].items()
         ]  # fmt: skip
         mean = ("mean score", fixed(found["mean_score"]), count(found["num_scored"]))
-        value, low, high = found["rank_correlation"]
         yield Table(
             "What the filter before augmentation keeps of the pairs that M_0 rates best",
             ("pairs", "score from", "number", *(f"cut to {cut}" for cut in means)),
             [*rows, (*mean, *(fixed(each) for each in means.values()))],
             note=f"Of a sample of {count(found['num_scored'])} pairs, each predicted by a model of "
-            f"the others; rank correlation {value:.2f} ({low:.2f} to {high:.2f}). Intervals are of "
-            "95%. A random cut keeps as much of each group as of all.",
+            f"the others; rank correlation {_correlation(found['rank_correlation'])}. Intervals "
+            "are of 95%. A random cut keeps as much of each group as of all.",
         )
+
+
+def _correlation(found: Sequence[float] | None) -> str:
+    if found is None:
+        return NONE
+    value, low, high = found
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _with_interval(kept: Sequence[float]) -> str:
