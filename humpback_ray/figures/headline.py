@@ -38,7 +38,7 @@ def _by_judge(judge: JudgeFigures, losses: Sequence[ModelLoss]) -> str:
     own = [loss.model for loss in losses if loss.model in players]
     last = own[-1] if own else judge.games[0].model
     games = [game for game in judge.games if game.model == last]
-    sentences = [_game(game) for game in games]
+    sentences = [_game(game, is_judge_sound=not judge.failed_controls) for game in games]
     if failed := judge.failed_controls:
         sentences.insert(0, (
             f"The judge {judge.judge} fails a control ({', '.join(failed)}), so its win rates say "
@@ -52,7 +52,7 @@ def _by_judge(judge: JudgeFigures, losses: Sequence[ModelLoss]) -> str:
     return " ".join(sentences)
 
 
-def _game(game: Game) -> str:
+def _game(game: Game, *, is_judge_sound: bool) -> str:
     pair = f"{game.model} against {game.opponent}"
     if game.win_rate is None:
         return (
@@ -64,6 +64,8 @@ def _game(game: Game) -> str:
     if game.low is None or game.high is None:
         return f"{pair}: {game.model} {figures}, {judged}."
     interval = f"(95% interval {game.low:.1f} to {game.high:.1f}, {judged})"
+    if not is_judge_sound:
+        return f"{pair}: it {figures} {interval}."
     if game.low > 50:
         verdict = f"{game.model} is better than {game.opponent}"
     elif game.high < 50:

@@ -1,40 +1,24 @@
-"""Rows for a person to read, as long as a page of bounded size lets them be."""
+"""Rows for a person to read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
 from humpback_ray.figures.types import OverlapFigures, RunFigures, SampleText, Selection
 from humpback_ray.report.document import Excerpt, Excerpts, Section, Text
-from humpback_ray.report.foreign_text import cut, link, shown
+from humpback_ray.report.foreign_text import cut, link
 
-MAX_BYTES = 150_000  # of all texts, escaped: a page that is mailed stays below 400 KB
-LIMITS = (1_200, 900, 700, 500, 350, 250, 160, 100, 60)  # characters of a text
+LIMITS = (1_200, 900, 700, 500, 350, 250, 200, 160, 130, 100, 60)  # characters of a text
 
 
-def samples_section(figures: RunFigures) -> list[Section]:
-    """The samples of every stage and of the selections; none without rows."""
-    limit = _limit(figures)
+def samples_section(figures: RunFigures, limit: int) -> list[Section]:
+    """The samples of every stage and of the selections; none without rows.
+
+    Args:
+        limit: characters of a text.
+    """
     blocks = [*_of_stages(figures, limit), *_of_selections(figures.overlaps, limit)]
     return [Section("samples", "Samples", blocks)] if blocks else []
-
-
-def _limit(figures: RunFigures) -> int:
-    """The longest texts with which all of them fit."""
-    texts = [text for stage in figures.samples for row in stage.rows for text in row.texts]
-    for overlap in figures.overlaps:
-        for pair in (*overlap.both, *overlap.gained, *overlap.lost):
-            texts += [pair.instruction, pair.response]
-
-    def size(limit: int) -> int:
-        return sum(_size(text, limit) for text in texts)
-
-    return next((limit for limit in LIMITS if size(limit) <= MAX_BYTES), LIMITS[-1])
-
-
-def _size(text: SampleText, limit: int) -> int:
-    return len(escape(shown(text.text[:limit])).encode())
 
 
 def _text(text: SampleText, limit: int) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +15,14 @@ from humpback_ray.figures.types import RunFigures
 from humpback_ray.figures.verbs import load_parser
 from humpback_ray.report import pages
 from humpback_ray.report.comparison import Comparison, compare, comparison_document
-from humpback_ray.report.document import Document, KeyFigure
-from humpback_ray.report.excerpts import samples_section
+from humpback_ray.report.document import Document, KeyFigure, Section
+from humpback_ray.report.excerpts import LIMITS, samples_section
 from humpback_ray.report.foreign_text import cut
 from humpback_ray.report.sections import sections_of
 from humpback_ray.report.wording import count
 
 FOLDER = "report"  # in the run's folder
+MAX_PAGE_BYTES = 395_000  # a page that is mailed stays below 400 KB
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,16 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def document_of(figures: RunFigures) -> Document:
-    """The report of a run."""
+    """The report of a run, with texts of samples as long as the page's size lets them be."""
+    sections = sections_of(figures)
+    for limit in LIMITS:
+        document = _document(figures, [*sections, *samples_section(figures, limit)])
+        if len(pages.html(document).encode()) <= MAX_PAGE_BYTES:
+            break
+    return document
+
+
+def _document(figures: RunFigures, sections: Sequence[Section]) -> Document:
     finished = max((stage.finished_at for stage in figures.stages), default="")
     parts = [f"recipe {figures.recipe}" if figures.recipe else "", figures.state,
              f"attempt {figures.attempt}", finished.replace("T", " ")]  # fmt: skip
@@ -86,7 +97,7 @@ def document_of(figures: RunFigures) -> Document:
         cut(figures.run),
         cut(" · ".join(part for part in parts if part)),
         figures.headline,
-        [*sections_of(figures), *samples_section(figures)],
+        sections,
         _key_figures(figures),
     )
 

@@ -17,6 +17,7 @@ from humpback_ray.report import foreign_text, pages
 from humpback_ray.report.document import Cell, Document, Paragraph, Section, Table
 from humpback_ray.report.run_report import WrittenReport, report_run, report_two
 from humpback_ray.rows import Verdict
+from tests.support import benchmark_run
 from tests.support.browser import opened
 from tests.support.judging import Quality, asked, judged
 from tests.support.run_folder import LOSSES, Texts, judge_figures, write_run
@@ -188,6 +189,25 @@ def test_long_texts_are_cut_with_a_count_and_the_page_stays_small(hostile_report
     assert max(len(entry["text"]) for entry in texts) <= MAX_TEXT
     assert any(entry["num_characters"] == len(LONG_LINE) for entry in texts)
     assert "more characters]" in text
+
+
+def test_page_of_a_run_with_everything_in_it_stays_small_and_its_texts_readable(tmp_path):
+    texts = Texts(
+        instruction=lambda n: f"Question <{n}> & so? " * 60,
+        response=lambda n: f"Text & more <b>{n}</b>. " * 300,
+        answer=lambda n: f"Answer & {n} " * 300,
+    )
+    more = ["settings.prefilter={}", "settings.evaluation.safety=true", benchmark_run.OVERRIDE]
+    run = write_run(str(tmp_path / "run"), texts, judge=judge_figures(), overrides=more)
+    rows = [
+        replace(row, instruction="Why is it? " * 30, output="So it is. " * 200,
+                opponent_output="No. " * 500, said="Better: A")
+        for row in judged(asked(60), Quality())
+    ]  # fmt: skip
+    tables.write_rows(f"{run}/judgement/rows", rows, Verdict)
+    page = Path(report_run(run, None, None).page).read_text()
+    assert 300_000 < len(page.encode()) < 400_000
+    assert "So it is. " * 9 in page
 
 
 def test_labels_of_unknown_ids_are_named_as_text(hostile_report):
