@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ pytest_plugins = ["tests.support.pipeline", "tests.support.growing_cluster"]
 # A shell that starts `make test` in the background lets it ignore SIGINT, and so would every
 # command that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def interrupts_raise() -> Iterator[None]:
+    """No test leaves another effect of SIGINT to the next one."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 TEXTS = [
     "Install the package with pip and import it. Score: 1 Score: 2 Score: 3 Score: 4 Score: 5",

@@ -332,7 +332,9 @@ def _remove_unfinished(fitted: ray.train.Result, folder: str) -> None:
 def _terminated(stop: Callable[[], Any]) -> Iterator[threading.Event]:
     """Call `stop` on SIGTERM instead of ending at once; the event then is set.
 
-    Only the main thread can handle signals; in any other thread SIGTERM keeps its effect.
+    Only the main thread can handle signals; in any other thread SIGTERM keeps its effect. SIGINT
+    gets its effect back at the end: Ray Train's handler would stay, and swallow the interrupts of
+    all later stages.
     """
     was_terminated = threading.Event()
 
@@ -343,11 +345,13 @@ def _terminated(stop: Callable[[], Any]) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield was_terminated
         return
+    at_interrupt = signal.getsignal(signal.SIGINT)
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield was_terminated
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, at_interrupt)
 
 
 @contextmanager
