@@ -82,7 +82,7 @@ def test_parts_share_out_all_stages(part, stages):
         "settings.evaluation.benchmarks={}", "settings.distinct_instructions={}",
         "settings.decontamination={}", "settings.evaluation.safety=true",
         "settings.seed.safety={path: /none}", "settings.seed.ratings=/none",
-        "settings.prefilter={}",
+        "settings.prefilter={}", "settings.evaluation.models=[{name: other, model: /none}]",
     ]  # fmt: skip
     text = ["settings.corpus.path=/none", "settings.base.text=/none"]
     recipes = [load_recipe("smollm2", more), load_recipe("tiny", text)]
