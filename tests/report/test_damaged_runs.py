@@ -131,17 +131,23 @@ def test_value_of_another_type_in_any_place_crashes_no_report(whole, expected, t
     try_rounds(whole, expected, tmp_path, how, None)
 
 
-def test_filter_without_its_rank_correlation_is_shown_without_it(run):
+def test_filter_whose_record_lacks_figures_is_shown_without_them(run):
     record = run / "prefilter/model/record.json"
     content = json.loads(record.read_text())
-    content["figures"]["rank_correlation"] = None
+    content["figures"] |= {"rank_correlation": None, "mean_score_of_cut": {}}
+    first, *_ = content["figures"]["recall"].values()
+    lost, *others = first["of_cut"]
+    del first["of_cut"][lost]
     record.write_text(json.dumps(content))
     (table,) = [
         block for section in document_of(shown(run)).sections for block in section.blocks
         if isinstance(block, Table) and block.caption.startswith("What the filter")
     ]  # fmt: skip
     assert "rank correlation –." in table.note
-    assert len(table.rows) > 1
+    assert {*table.columns[3:]} == {f"cut to {cut}" for cut in (lost, *others)}
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert table.rows[0][table.columns.index(f"cut to {lost}")] == "–"
+    assert all("(" in cell for row in table.rows[1:-1] for cell in row[3:])
 
 
 @pytest.mark.parametrize("how", list(damage.FILES))
