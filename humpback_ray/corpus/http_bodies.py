@@ -14,6 +14,9 @@ MAX_PAGE = 2**24
 MAX_ENCODINGS = 3  # one inside another: more than any server sends
 
 _PIECE = 2**18
+_SLICE = 2**12  # of compressed bytes: what follows a gzip member in its slice is copied
+_GZIP = 31  # as zlib's `wbits`
+_MEMBER_START = b"\x1f\x8b\x08"
 
 
 def decoded_body(body: bytes, transfer_encoding: str, content_encoding: str) -> bytes:
@@ -81,7 +84,7 @@ def _joined(body: bytes) -> bytes:
 
 def _decoded(body: bytes, encoding: str) -> bytes:
     if encoding in ("gzip", "x-gzip"):
-        return _inflated(body, wbits=31)
+        return _inflated(body, _GZIP)
     if encoding == "deflate":
         # The standard means the zlib format, and some servers send what is inside it.
         is_zlib = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
@@ -94,11 +97,33 @@ def _decoded(body: bytes, encoding: str) -> bytes:
 
 
 def _inflated(body: bytes, wbits: int) -> bytes:
+    """The content of a body; of a gzip file, that of all members (RFC 1952, section 2.2).
+
+    Of a body that is cut, the content before the cut. Bytes behind a member are ignored if they
+    begin no other member.
+
+    Raises:
+        ValueError: a member is damaged, or the body or its content is above MAX_PAGE.
+    """
+    if len(body) > MAX_PAGE:  # by members without content, if not by its content
+        raise ValueError(
+            f"it has {len(body):,} bytes before it is decoded, and at most {MAX_PAGE:,} are read"
+        )
+    content = bytearray()
+    rest = memoryview(body)
+    member = zlib.decompressobj(wbits)
     try:
-        content = zlib.decompressobj(wbits).decompress(body, MAX_PAGE + 1)
+        while rest and len(content) <= MAX_PAGE:
+            piece = rest[:_SLICE]
+            content += member.decompress(piece, MAX_PAGE + 1 - len(content))
+            rest = rest[len(piece) - len(member.unused_data) :]
+            if member.eof:
+                if wbits != _GZIP or rest[: len(_MEMBER_START)] != _MEMBER_START:
+                    break
+                member = zlib.decompressobj(wbits)
     except zlib.error as error:
         raise ValueError(str(error)) from error
-    return _within_limit(content)
+    return _within_limit(bytes(content))
 
 
 def _limited(reader: Any) -> bytes:

@@ -251,6 +251,7 @@ def test_revisits_are_counted_and_texts_are_read(tmp_path):
 
 
 PAGE = b"<p>" + b"page " * 200 + b"end"
+EMPTY_MEMBER = gzip.compress(b"")
 
 
 def raw_deflate(data):
@@ -264,6 +265,15 @@ def raw_deflate(data):
         (gzip.compress(PAGE), ["Content-Encoding: GZIP"]),
         (gzip.compress(PAGE) + b"more", ["Content-Encoding: x-gzip"]),
         (gzip.compress(gzip.compress(PAGE)), ["Content-Encoding: gzip, gzip"]),
+        (gzip.compress(PAGE[:400]) + gzip.compress(PAGE[400:]), ["Content-Encoding: gzip"]),
+        (  # each byte a member, one without content among them, then what begins none
+            b"".join(gzip.compress(bytes([byte])) for byte in PAGE) + EMPTY_MEMBER + b"\x1f\x8b",
+            ["Content-Encoding: gzip"],
+        ),
+        # Cut in the second member's checksum, and in the third one's header.
+        (gzip.compress(PAGE[:400]) + gzip.compress(PAGE[400:])[:-6], ["Content-Encoding: gzip"]),
+        (gzip.compress(PAGE) + EMPTY_MEMBER + EMPTY_MEMBER[:5], ["Content-Encoding: gzip"]),
+        (zlib.compress(PAGE) + zlib.compress(b"more"), ["Content-Encoding: deflate"]),
         (zlib.compress(PAGE), ["Content-Encoding: deflate"]),
         (raw_deflate(PAGE), ["Content-Encoding: deflate"]),
         (zstd(PAGE), ["Content-Encoding: zstd"]),
@@ -283,7 +293,7 @@ def raw_deflate(data):
         (PAGE, ["Content-Encoding: none"]),
         (PAGE, ["X-Crawl-Content-Encoding: gzip", "X-Crawl-Transfer-Encoding: chunked"]),
     ],
-    ids=range(16),
+    ids=range(21),
 )
 def test_bodies_are_read_in_the_encoding_that_they_have(tmp_path, body, headers):
     [(_, content)] = read(tmp_path, "a.warc", response(body, *headers))
@@ -299,9 +309,13 @@ def test_bodies_are_read_in_the_encoding_that_they_have(tmp_path, body, headers)
         (b"zz\r\nno chunk", "Transfer-Encoding: chunked", "a chunk has no size"),
         (b"3\r\nabcde\r\n0\r\n\r\n", "Transfer-Encoding: chunked", "a chunk does not end"),
         (gzip.compress(bytes(2 * http_bodies.MAX_PAGE)), "Content-Encoding: gzip", "decodes to"),
+        (gzip.compress(PAGE) + EMPTY_MEMBER[:3] + b"\xff" * 9, "Content-Encoding: gzip", "header"),
+        (EMPTY_MEMBER + gzip.compress(PAGE)[:-8] + bytes(8), "Content-Encoding: gzip", "data"),
+        (gzip.compress(bytes(2**20)) * 17, "Content-Encoding: gzip", "decodes to"),
+        (EMPTY_MEMBER * 2**20, "Content-Encoding: gzip", "20,971,520 bytes before it is decoded"),
         (b"<" + bytes(http_bodies.MAX_PAGE), "X: y", "a page of 16,777,217 bytes"),
     ],
-    ids=range(7),
+    ids=range(11),
 )  # fmt: skip
 def test_broken_bodies_cost_their_records(tmp_path, body, header, reason):
     pages = response(body, header) + response(b"<p>next", url="http://next/")

@@ -9,8 +9,15 @@ import pytest
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus.cut import segments_of
 from humpback_ray.corpus.files import list_files
+from humpback_ray.corpus.http_bodies import MAX_PAGE
 from humpback_ray.rows import SegmentOutcome
-from tests.support.mutated_pages import HOSTILE, gzip_bomb, mutated_page
+from tests.support.mutated_pages import (
+    HOSTILE,
+    gzip_bomb,
+    gzip_bomb_of_members,
+    gzip_members_without_content,
+    mutated_page,
+)
 
 # For a page, of a core that other work shares. On a quiet one the slowest takes 1.5 s; a page that
 # hangs takes minutes.
@@ -98,12 +105,25 @@ def test_hostile_page_takes_bounded_time_and_memory(tmp_path, name, words):
     assert peak_mib() - before < MAX_MIB
 
 
-def test_gzip_bomb_costs_its_record_and_little_memory(tmp_path):
+@pytest.mark.parametrize("bomb_of", [gzip_bomb, gzip_bomb_of_members])
+def test_gzip_bomb_costs_its_record_and_little_memory(tmp_path, bomb_of):
     before = peak_mib()
     headers = ["Content-Type: text/html", "Content-Encoding: gzip"]
-    rows, seconds = rows_of(tmp_path, [(gzip_bomb(1024), headers), (b"<p>x", headers)])
+    rows, seconds = rows_of(tmp_path, [(bomb_of(1024), headers), (b"<p>x", headers)])
     [bomb] = rows["http://page/0"]
     assert bomb.text.endswith("it decodes to more than 16,777,216 bytes")
     assert rows["http://page/1"][0].outcome is SegmentOutcome.TOO_SHORT
     assert seconds < MAX_SECONDS
     assert peak_mib() - before < MAX_MIB
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "outcome"),
+    [(MAX_PAGE, SegmentOutcome.TOO_SHORT), (2 * MAX_PAGE, SegmentOutcome.UNREADABLE)],
+)
+def test_gzip_members_without_content_take_bounded_time(tmp_path, num_bytes, outcome):
+    headers = ["Content-Type: text/html", "Content-Encoding: gzip"]
+    body = gzip_members_without_content(num_bytes)
+    rows, seconds = rows_of(tmp_path, [(body, headers)])
+    assert [row.outcome for row in rows["http://page/0"]] == [outcome]
+    assert seconds < MAX_SECONDS

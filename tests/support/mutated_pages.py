@@ -141,3 +141,14 @@ def gzip_bomb(num_mib: int) -> bytes:
     compressor = zlib.compressobj(wbits=31)
     pieces = [compressor.compress(bytes(2**20)) for _ in range(num_mib)]
     return b"".join([*pieces, compressor.flush()])
+
+
+def gzip_bomb_of_members(num_mib: int) -> bytes:
+    """A body of many members, each of a MiB, that decodes to as many MiB."""
+    return gzip.compress(bytes(2**20), mtime=0) * num_mib
+
+
+def gzip_members_without_content(num_bytes: int) -> bytes:
+    """A body of at most as many bytes that costs time and decodes to nothing."""
+    member = gzip.compress(b"", mtime=0)
+    return member * (num_bytes // len(member))
