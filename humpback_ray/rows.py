@@ -205,6 +205,7 @@ class DocumentFacts:
     url: str  # whole, as the corpus names the document; a file name when it has no URL
     file: str  # relative to the corpus
     index: int  # of the document, line, row or record in its file
+    source_id: str | None  # that the corpus gives the document: of a row or of a WARC record
     offset: int | None  # bytes of the archive before the record, or before its gzip member
     captured_at: str | None  # WARC-Date in UTC, ISO 8601
     http_status: int | None

@@ -1,4 +1,4 @@
-"""The text and the URL of a row: in the columns that the settings name, or that corpora use."""
+"""The text, URL and id of a row: in the columns that the settings name, or that corpora use."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ URL_COLUMNS = (
     "URL",  # ClueWeb22
     "metadata.url",  # Dolma
     "warc_headers.warc-target-uri",  # OSCAR
+)
+ID_COLUMNS = (
+    "ClueWeb22-ID",
+    "id",  # FineWeb, Dolma and most others
+    "doc_id",  # RedPajama 2
+    "warc_headers.warc-record-id",  # OSCAR
 )
 SETTINGS = "settings.corpus.text_column or url_column"
 

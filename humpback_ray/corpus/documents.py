@@ -45,6 +45,7 @@ class Document:
     content: str
     format: Format
     index: int = 0  # in its file
+    source_id: str | None = None  # that the corpus gives it
     capture: Capture = NO_CAPTURE
 
 

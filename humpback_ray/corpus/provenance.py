@@ -16,6 +16,7 @@ from humpback_ray.method.page_tags import Tag, attributes_of, tags_of
 from humpback_ray.rows import DocumentFacts
 
 MAX_URL = 2**14  # characters; longer ones are data and no address
+MAX_ID = 2**10  # as for the URL: some corpora take it for the id
 MAX_REASON = 80
 
 # A directive in `X-Robots-Tag` or a robots meta element, whichever robot it names (`googlebot` in
@@ -55,6 +56,7 @@ def facts_of(file: CorpusFile, document: Document) -> DocumentFacts:
         url=storable(document.url, MAX_URL),
         file=file.name,
         index=document.index,
+        source_id=storable(document.source_id, MAX_ID) if document.source_id else None,
         offset=capture.offset,
         captured_at=capture.captured_at,
         http_status=capture.http_status,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet
@@ -161,19 +161,30 @@ def _document_of_value(
     row = value.value
     if not isinstance(row, dict):
         return unreadable(file, index, f"{value.place} is not a JSON object")
-    text = columns.first_of(row, columns.text_columns(settings))
-    url = columns.first_of(row, columns.url_columns(settings))
-    return _document_of_row(file, index, text, url, settings, columns.names_in(row))
+    return _document_of_row(file, index, _cells_of(row, settings), settings, columns.names_in(row))
+
+
+class _Cells(NamedTuple):
+    """What a document is made of, as a row has it."""
+
+    text: object
+    url: object
+    source_id: object
+
+
+def _cells_of(row: dict[str, Any], settings: CorpusSettings) -> _Cells:
+    wanted = columns.text_columns(settings), columns.url_columns(settings), columns.ID_COLUMNS
+    return _Cells(*(columns.first_of(row, names) for names in wanted))
 
 
 def _document_of_row(
     file: CorpusFile,
     index: int,
-    text: object,
-    url: object,
+    cells: _Cells,
     settings: CorpusSettings,
     names: Iterable[str],
 ) -> Document | Unreadable:
+    text, url, source_id = cells
     place = url.strip() if isinstance(url, str) else ""  # ClueWeb22 has a line break behind each
     if isinstance(text, bytes):  # of Parquet files whose writer gave no type of string
         try:
@@ -188,8 +199,9 @@ def _document_of_row(
         return unreadable(file, index, reason, place)
     if settings.text_format == "html" and is_xml(text):
         text = html_of_xhtml(text)
+    named = str(source_id).strip() if isinstance(source_id, str | int) else None
     url = place or file.name
-    return Document(document_id(file, index), url, text, settings.text_format, index)
+    return Document(document_id(file, index), url, text, settings.text_format, index, named)
 
 
 def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
@@ -198,13 +210,13 @@ def _read_parquet(file: CorpusFile, settings: CorpusSettings) -> Iterator[Docume
         try:
             table = pyarrow.parquet.ParquetFile(stream)
             names = list(columns.names_of(table.schema_arrow))
-            text_column, url_column = _wanted_columns(file, names, settings)
-            wanted = [text_column, url_column] if url_column else [text_column]
-            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=wanted):
-                texts = _column(batch, text_column)
-                urls = _column(batch, url_column) if url_column else [None] * len(batch)
-                for text, url in zip(texts, urls, strict=True):
-                    yield _document_of_row(file, index, _value(text), _value(url), settings, names)
+            wanted = _wanted_columns(file, names, settings)
+            there = list(dict.fromkeys(name for name in wanted if name))
+            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=there):
+                cells = [_column(batch, name) if name else [None] * len(batch) for name in wanted]
+                for row in zip(*cells, strict=True):
+                    values = _Cells(*map(_value, row))
+                    yield _document_of_row(file, index, values, settings, names)
                     index += 1
         except DAMAGE as error:
             yield damaged(file, index, error)
@@ -215,8 +227,8 @@ _ROWS_PER_BATCH = 256  # a row is a whole page, and a batch is in memory
 
 def _wanted_columns(
     file: CorpusFile, names: list[str], settings: CorpusSettings
-) -> tuple[str, str | None]:
-    """The columns of text and URL; None where the settings name no URL and none is known."""
+) -> tuple[str, str | None, str | None]:
+    """The columns of text, URL and id; None where the settings name no URL and none is known."""
     wanted = columns.text_columns(settings), columns.url_columns(settings)
     text, url = (next((name for name in each if name in names), None) for each in wanted)
     for column, candidates in zip(
@@ -228,7 +240,7 @@ def _wanted_columns(
                 f"{columns.in_words(names)}: set {columns.SETTINGS}"
             )
     assert text is not None
-    return text, url
+    return text, url, next((name for name in columns.ID_COLUMNS if name in names), None)
 
 
 def _column(batch: Any, name: str) -> Any:
@@ -264,14 +276,15 @@ def _with_column_of(location: str, settings: CorpusSettings) -> CorpusSettings:
 
 
 def _columns_of_dataset(location: str, settings: CorpusSettings, setting: str) -> list[str]:
-    """The columns in which a dataset has the text and, where it has one, the URL."""
+    """The columns in which a dataset has the text and, where it has them, the URL and the id."""
     address = dataset_address(location)
     there = hub_datasets.column_names(address, setting)
     texts, urls = columns.text_columns(settings), columns.url_columns(settings)
     text, url = (columns.outer_column(each, there) for each in (texts, urls))
     if text is None or (url is None and settings.url_column):
         raise hub_datasets.no_column(address, texts if text is None else urls, setting)
-    return [text, url] if url and url != text else [text]
+    source_id = columns.outer_column(columns.ID_COLUMNS, there)
+    return list(dict.fromkeys(name for name in (text, url, source_id) if name))
 
 
 def _read_shard(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document | Unreadable]:
@@ -280,9 +293,8 @@ def _read_shard(file: CorpusFile, settings: CorpusSettings) -> Iterator[Document
     wanted = _columns_of_dataset(location, settings, "settings.corpus.path")
     try:
         for row in hub_datasets.read_shard(file, wanted, "settings.corpus.path"):
-            text = columns.first_of(row, columns.text_columns(settings))
-            url = columns.first_of(row, columns.url_columns(settings))
-            yield _document_of_row(file, index, text, url, settings, columns.names_in(row))
+            cells = _cells_of(row, settings)
+            yield _document_of_row(file, index, cells, settings, columns.names_in(row))
             index += 1
     except UserError:
         raise

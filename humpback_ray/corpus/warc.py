@@ -65,10 +65,12 @@ def _document_of_record(
         return not_read(file, index, reason, url)
     content_type = _content_type(record)
     capture = _capture(record, offset)
+    # ClueWeb09 and 12 are known by the names that they give their records.
+    source_id = record.headers.get("WARC-TREC-ID") or record.headers.get("WARC-Record-ID")
     body = record.reader.read()
     if record.record_type == WarcRecordType.conversion:
         text = decode_text(body)
-        return Document(document_id(file, index), url, text, "text", index, capture)
+        return Document(document_id(file, index), url, text, "text", index, source_id, capture)
     is_response = record.record_type == WarcRecordType.response
     http: Any = record.http_headers if is_response else {}
     body = decoded_body(
@@ -76,7 +78,7 @@ def _document_of_record(
     )
     is_xhtml = _media_type(content_type) == XHTML_TYPE
     content = decode_html(body, _charset(content_type), is_xhtml=is_xhtml)
-    return Document(document_id(file, index), url, content, "html", index, capture)
+    return Document(document_id(file, index), url, content, "html", index, source_id, capture)
 
 
 def _capture(record: WarcRecord, offset: int | None) -> Capture:

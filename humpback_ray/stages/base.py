@@ -34,7 +34,7 @@ class BaseText(Stage):
     """The plain text that a small base model is pretrained on, where it is not the segments."""
 
     kind: ClassVar[str] = "base-text"
-    version: ClassVar[int] = 3  # XHTML, notes of reStructuredText, damaged streams
+    version: ClassVar[int] = 4  # all members of a gzip body
     part: ClassVar[Part] = "prepare"
 
     corpus: Source

@@ -47,7 +47,7 @@ class Segments(Stage):
     """Segments y: the corpus, cut at its headers, filtered and deduplicated."""
 
     kind: ClassVar[str] = "segments"
-    version: ClassVar[int] = 9  # all members of a gzip body
+    version: ClassVar[int] = 9  # all members of a gzip body, source_id
     part: ClassVar[Part] = "prepare"
 
     corpus: Source

@@ -44,14 +44,22 @@ ROWS = {
     "clueweb22": {"URL": "https://clueweb22/\n", "URL-hash": "A1", "Language": "en",
                   "ClueWeb22-ID": "clueweb22-en0000-00-00000", "Clean-Text": "clue\nweb"},
     "refinedweb": {"content": "refined", "url": "http://refinedweb/", "dump": "x"},
-    "redpajama": {"raw_content": "red", "url": "http://redpajama/", "digest": "sha1:A"},
-    "oscar": {"content": "oscar", "warc_headers": {"warc-target-uri": "http://oscar/"}},
+    "redpajama": {"raw_content": "red", "url": "http://redpajama/", "digest": "sha1:A",
+                  "doc_id": "2023-14/0000/en_head.json.gz/0"},
+    "oscar": {"content": "oscar", "warc_headers": {"warc-target-uri": "http://oscar/",
+                                                   "warc-record-id": "<urn:uuid:2>"}},
 }  # fmt: skip
 READ = {
     "c4": ("http://c4/", "one\ntwo"), "fineweb": ("http://fineweb/", "fine"),
     "dolma": ("http://dolma/", "dolma"), "clueweb22": ("https://clueweb22/", "clue\nweb"),
     "refinedweb": ("http://refinedweb/", "refined"), "redpajama": ("http://redpajama/", "red"),
     "oscar": ("http://oscar/", "oscar"),
+}  # fmt: skip
+
+IDS = {
+    "c4": None, "fineweb": "<urn:uuid:1>", "dolma": "1", "refinedweb": None,
+    "clueweb22": "clueweb22-en0000-00-00000", "redpajama": "2023-14/0000/en_head.json.gz/0",
+    "oscar": "<urn:uuid:2>",
 }  # fmt: skip
 
 
@@ -81,6 +89,16 @@ def test_lines_of_known_corpora_are_read_by_the_path_alone(tmp_path, corpus, nam
 def test_parquet_of_known_corpora_is_read_by_the_path_alone(tmp_path, corpus):
     data = parquet(pa.Table.from_pylist([ROWS[corpus]] * 2))
     assert read(tmp_path, "a.parquet", data) == [READ[corpus]] * 2
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+@pytest.mark.parametrize("corpus", ROWS)
+def test_id_of_a_row_is_kept(tmp_path, corpus, name):
+    row = ROWS[corpus]
+    data = json.dumps(row).encode() if name == "a.jsonl" else parquet(pa.Table.from_pylist([row]))
+    (tmp_path / name).write_bytes(data)
+    [document] = read_documents(*list_files(str(tmp_path)), CorpusSettings(path=str(tmp_path)))
+    assert document.source_id == IDS[corpus]
 
 
 @pytest.mark.parametrize(

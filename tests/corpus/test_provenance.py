@@ -139,6 +139,39 @@ def test_facts_name_the_row_of_a_file(tmp_path):
     assert [(row.file, row.index) for row in found] == [("a.jsonl", 0), ("a.jsonl", 2)]
 
 
+@pytest.mark.parametrize(
+    ("headers", "source_id"),
+    [
+        ("", None),
+        ("WARC-Record-ID: <urn:uuid:1>\r\n", "<urn:uuid:1>"),
+        ("warc-record-id: <urn:uuid:1>\r\nWARC-TREC-ID: clueweb12-1\r\n", "clueweb12-1"),
+    ],
+)
+def test_record_has_the_id_of_its_archive(tmp_path, headers, source_id):
+    response = page("http://a/", "<p>text</p>")
+    conversion = response.replace(b"response", b"conversion", 1)
+    conversion = conversion.replace(b"application/http; msgtype=response", b"text/plain")
+    files = {"a.warc": response, "b.wet": conversion}
+    files = {
+        name: data.replace(b"WARC-Target", headers.encode() + b"WARC-Target", 1)
+        for name, data in files.items()
+    }
+    assert [row.source_id for row in facts(tmp_path, files)] == [source_id] * 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "source_id"),
+    [
+        ('" a1\\n"', "a1"), ("12", "12"), ("0", "0"), ('"a\\u0000"', "a\ufffd"),
+        ("null", None), ('" "', None), ('["a"]', None), ('"' + "x" * 2000 + '"', "x" * 1024),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_id_of_a_row_is_stored_as_text(tmp_path, stated, source_id):
+    [found] = facts(tmp_path, {"a.jsonl": f'{{"text": "one", "id": {stated}}}\n'.encode()})
+    assert found.source_id == source_id
+
+
 def test_pages_that_opt_out_stay_or_go(tmp_path):
     html = f"{RESERVED}<h1>Short</h1><p>text</p><h1>Long</h1><p>{'whales sing ' * 90}</p>"
     kept = rows(tmp_path, {"a.html": html.encode()})[1:]
