@@ -48,8 +48,8 @@ MAX_KNOWN = 0.5  # of a translated paragraph's three words in a row, in the Engl
 _CYRILLIC = re.compile("[\u0400-\u04ff]")
 _KANA_OR_HAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 NOT_LATIN = {
-    "ja": _KANA_OR_HAN, "zh_CN": _KANA_OR_HAN, "zh_TW": _KANA_OR_HAN, "ko": re.compile("[\uac00-\ud7a3]"),
-    "ru": _CYRILLIC, "uk": _CYRILLIC,
+    "ja": _KANA_OR_HAN, "zh_CN": _KANA_OR_HAN, "zh_TW": _KANA_OR_HAN, "ru": _CYRILLIC,
+    "uk": _CYRILLIC, "ko": re.compile("[\uac00-\ud7a3]"),
 }  # fmt: skip
 NUM_SHOWN = 12  # disagreements for each size
 SHOWN = 200  # characters of each
