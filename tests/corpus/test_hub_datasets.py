@@ -40,6 +40,18 @@ def test_every_row_of_a_folder_is_one_document(tmp_path, form):
     assert len({d.document_id for d in found}) == 20
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("column", ["id", "warc_headers"])
+def test_id_of_a_row_is_kept(tmp_path, form, column):
+    ids = [f"<urn:uuid:{n}>" for n in range(4)]
+    content = [
+        {**row, column: {"warc-record-id": name} if column == "warc_headers" else name}
+        for row, name in zip(rows(4), ids, strict=True)
+    ]
+    location = write_dataset(tmp_path / "set", form, content)
+    assert [d.source_id for d in documents(location)] == ids
+
+
 def test_few_parquet_files_are_read_by_row_groups_and_json_by_files(tmp_path):
     parquet = write_dataset(tmp_path / "p", "parquet", rows(24))
     assert [len(list(hub_datasets.read_shard(file, ["text"], SETTING)))
