@@ -1,14 +1,17 @@
 """Facts about documents: their records, their licences, their opt-outs."""
 
 import gzip
+import json
 import lzma
 
 import pytest
 
 from humpback_ray.config.settings import CorpusSettings
 from humpback_ray.corpus.cut import rows_of
+from humpback_ray.corpus.cut_tasks import Cut
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.provenance import opt_outs, utc_time
+from humpback_ray.report.look import select_rows
 from humpback_ray.rows import DocumentFacts, SegmentOutcome
 from tests.support.archives import page
 
@@ -170,6 +173,19 @@ def test_record_has_the_id_of_its_archive(tmp_path, headers, source_id):
 def test_id_of_a_row_is_stored_as_text(tmp_path, stated, source_id):
     [found] = facts(tmp_path, {"a.jsonl": f'{{"text": "one", "id": {stated}}}\n'.encode()})
     assert found.source_id == source_id
+
+
+def test_documents_are_looked_up_by_the_ids_of_their_corpus(tmp_path):
+    names = [f"clueweb22-en0000-00-{number:05}" for number in range(3)]
+    lines = [json.dumps({"ClueWeb22-ID": name, "Clean-Text": "whales sing"}) for name in names]
+    (tmp_path / "corpus.json").write_text("\n".join(lines))
+    settings = CorpusSettings(path=str(tmp_path / "corpus.json"))
+    folders = str(tmp_path / "sections"), str(tmp_path / "documents")
+    Cut(*folders, settings, None, None).cut(0, list_files(settings.path))
+    shown = select_rows(folders[1], 9, [f"source_id={names[1]}"])
+    [(of_facts, fields)] = [(row.title, dict(row.fields)) for row in shown.rows]
+    assert (fields["source_id"], fields["index"]) == (names[1], "1")
+    assert select_rows(folders[0], 9, [f"document_id={of_facts}"]).num_matching == 1
 
 
 def test_pages_that_opt_out_stay_or_go(tmp_path):
