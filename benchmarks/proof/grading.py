@@ -27,11 +27,12 @@ from benchmarks.proof.spoiling import (
 from benchmarks.proof.wordings import NUM_WORDINGS
 from humpback_ray.method import prompts
 
-FLIPPED_SHARE = 0.25  # grades that are replaced by another one, whatever the reason says
-MISMATCHED_SHARE = 0.15  # pairs of a good answer and another question, which is a 1
+FLIPPED_SHARE = 0.15  # grades that are replaced by another one, whatever the reason says
+MISMATCHED_SHARE = 0.2  # pairs of a good answer and another question, which is a 1
 GOOD_SHARE = 0.4  # of the other graded pairs
-# Of the spoiled ones: two topics are the hardest to see, so a base must read of them most often.
-TWO_TOPICS_SHARE = 0.4
+# Of the spoiled ones; the rest are as on the web. Two topics and a lost end are the hardest to see,
+# so a base must read of them most often.
+HARD_SHARES = {Spoiling.TWO_TOPICS: 0.3, Spoiling.CUT_OFF: 0.3}
 REASONED_FIRST_SHARE = 0.5
 
 _ASKED = ("Asked was {a}.", "The request is for {a}.", "It asks for {a}.", "Wanted is {a}.")
@@ -73,8 +74,9 @@ def graded_pages(
         is_mismatched = drawn.random() < MISMATCHED_SHARE
         spoiling = Spoiling.NONE
         if not is_mismatched and drawn.random() >= GOOD_SHARE:
-            is_two = drawn.random() < TWO_TOPICS_SHARE
-            spoiling = Spoiling.TWO_TOPICS if is_two else draw_spoiling(drawn)
+            shares = [*HARD_SHARES.values()]
+            (hard,) = drawn.choices((*HARD_SHARES, None), (*shares, 1 - sum(shares)))
+            spoiling = hard or draw_spoiling(drawn)
         section = write_section(world, question, spoiling, drawn)
         asked, grade = question, GRADES[section.spoiling]
         if is_mismatched:

@@ -20,7 +20,7 @@ from benchmarks.proof.spoiling import Spoiling
 from benchmarks.proof.truth import Grade, grade_answer, preference, read_instruction, statements
 from humpback_ray import storage, tables
 from humpback_ray.config.recipe import Recipe
-from humpback_ray.evaluation import rater_quality, win_rates
+from humpback_ray.evaluation import rater_quality, scaling, win_rates
 from humpback_ray.execution.stage import read_record
 from humpback_ray.rows import Candidate, Evaluated, RatedPair, TaskKind
 
@@ -93,6 +93,7 @@ def of_rows(m: Measured) -> dict[str, Any]:
         "differences": _differences(m, answers),
         "win_rates": _win_rates(m, answers),
         "share_of_gain": _share_of_gain(answers, m),
+        "scaling": _scaling(m, answers),
         "pass_at_n": {name: _pass_at_n(m, each) for name, each in answers.items()},
         "segments": _segments(m),
         "backward": _backward(m),
@@ -180,10 +181,33 @@ def _win_rates(m: Measured, answers: Mapping[str, Answers]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for model, other in PAIRS:
         if model in answers and other in answers:
-            mine, its = answers[model].texts, answers[other].texts
-            scores = [preference(m.world, m.asked[at].question, mine[at], its[at]) for at in m.once]
-            rate = win_rates.win_rate(scores)
+            rate = win_rates.win_rate(_preferences(m, answers[model], answers[other]))
             found[f"{model} : {other}"] = None if rate is None else asdict(rate)
+    return found
+
+
+def _preferences(m: Measured, model: Answers, other: Answers) -> list[float]:
+    return [
+        preference(m.world, m.asked[at].question, model.texts[at], other.texts[at]) for at in m.once
+    ]
+
+
+def _scaling(m: Measured, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Win rates over M_0 by the number of web pairs, and the line w = alpha * ln N + C."""
+    n = m.recipe.settings.selection.num_best
+    last = f"M_{m.recipe.settings.iterations}"
+    found: dict[str, Any] = {}
+    for name, sizes in (
+        ("selected", {"best_quarter": n // 4, last: n, "best_double": 2 * n}),
+        ("uncurated", {"random": n, "random_double": 2 * n}),
+    ):
+        rates = {
+            str(size): 100 * float(np.mean(_preferences(m, answers[model], answers["M_0"])))
+            for model, size in sizes.items() if model in answers
+        }  # fmt: skip
+        fitted = scaling.fit(list(map(int, rates)), list(rates.values()))
+        if fitted:
+            found[name] = {"win_rates": rates, **asdict(fitted)}
     return found
 
 

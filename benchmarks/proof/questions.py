@@ -65,10 +65,11 @@ def rating_rows(world: World, number: int, drawn: random.Random) -> Iterator[dic
     """Graded pairs of the covered kinds, by somebody who knows the truth about each.
 
     Of each five two are good, two spoiled in a visible way, and one is a good answer to another
-    question. Two topics are there three times as often as any other fault, as the hardest to see.
+    question. Two topics and lost ends, the hardest to see, are three times as frequent as others.
     """
     lists = [each for each in world.lists if each not in world.asked_lists]
-    spoilings = cycle((*VISIBLE, Spoiling.TWO_TOPICS, Spoiling.TWO_TOPICS))
+    hard = (Spoiling.TWO_TOPICS, Spoiling.CUT_OFF)
+    spoilings = cycle((*VISIBLE, *hard, *hard))
     for at in range(number):
         kind = COVERED[at % len(COVERED)]
         question = draw_question(world, kind, world.in_seed, (), drawn)

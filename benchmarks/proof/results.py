@@ -14,6 +14,7 @@ from rich.table import Table as Shown
 
 from benchmarks.proof.claims import Outcome, judge_claims
 from benchmarks.proof.kinds import Group
+from humpback_ray.evaluation.scaling import PAPER_ALPHAS
 from humpback_ray.report import charts, pages
 from humpback_ray.report.document import Block, Cell, Document, Paragraph, Section, Table
 
@@ -157,7 +158,7 @@ def _several(runs: Sequence[Found], name: str) -> str:
 
 def _parts(runs: Sequence[Found]) -> list[Block]:
     return [_backward(runs), _raters(runs), _methods(runs), _thresholds(runs), _selected(runs),
-            _tags(runs), _base(runs)]  # fmt: skip
+            *_scaling(runs), _tags(runs), _base(runs)]  # fmt: skip
 
 
 def _backward(runs: Sequence[Found]) -> Table:
@@ -234,6 +235,29 @@ def _selected(runs: Sequence[Found]) -> Table:
             for way in ways
         ],
     )  # fmt: skip
+
+
+def _scaling(runs: Sequence[Found]) -> list[Table]:
+    """Size against quality; nothing without the arms of --ablations."""
+    rows = []
+    for pairs, found in runs[0]["scaling"].items():
+        path = ("scaling", pairs)
+        rates = ", ".join(
+            f"{size}: {_number(_mean(runs, *path, 'win_rates', size))}"
+            for size in found["win_rates"]
+        )
+        alphas = [run["scaling"].get(pairs, {}).get("alpha") for run in runs]
+        rows.append((pairs, rates, _number(_mean(runs, *path, "alpha"), 2),
+                     ", ".join(_number(alpha, 2) for alpha in alphas)))  # fmt: skip
+    if not rows:
+        return []
+    return [Table(
+        "Win rates over M_0 in percent by the number of web pairs, and w = α · ln N + C",
+        ("web pairs", "number: win rate", "α", "α of each world"), rows,
+        text_columns=frozenset({0, 1, 3}),
+        note=f"All trained for as many steps. The paper's α at 7B is {PAPER_ALPHAS['Humpback']}, "
+        "against another model.",
+    )]  # fmt: skip
 
 
 def _tags(runs: Sequence[Found]) -> Table:

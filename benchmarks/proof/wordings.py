@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from benchmarks.proof.facts import Attribute
 
 # Web answers begin with it, and seed answers end with the other one, so the effect of a tag is the
-# probability of a phrase.
-SOURCE_PHRASE = "From the records:"
-CLOSING_PHRASE = "Glad to help."
+# probability of a phrase. The base reads every word of both, at other places: tokens that it has
+# never read have nearly one embedding, and a finetuning that raises one of them raises them all.
+SOURCE_PHRASE = "From the notes:"
+CLOSING_PHRASE = "Thank you for the question."
 
 FACTS: Mapping[Attribute, tuple[str, ...]] = {
     Attribute.COLOR: (

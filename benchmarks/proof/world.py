@@ -26,7 +26,7 @@ class Sizes:
     """Sizes of a world and of its inputs."""
 
     num_entities: int = NUM_ENTITIES
-    num_windows: int = 40000  # of the base's training; the recipe's steps read each of them once
+    num_windows: int = 64000  # of the base's training; the recipe's steps read each of them once
     num_sections: int = 4000
     num_seed_pairs: int = 176  # 16 of them held out for the loss
     num_ratings: int = 60  # graded pairs in the seed

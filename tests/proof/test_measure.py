@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.proof import arms
@@ -89,6 +90,19 @@ def test_methods_of_rating_are_compared_on_the_same_pairs(planted, tmp_path, mod
     assert both["mean"]["num_scored"] == len(pairs) - 1
     assert both["mean"]["area"] == pytest.approx(0.5, abs=0.15)
     assert both["mean"]["precision"] < own["precision"] / 2
+
+
+def test_more_selected_pairs_win_more_by_the_fitted_line(planted):
+    _, found = planted
+    assert found["scaling"].keys() == {"selected"}  # uncurated has one size here
+    fitted = found["scaling"]["selected"]
+    sizes = [NUM_BEST // 4, NUM_BEST, 2 * NUM_BEST]
+    assert [*fitted["win_rates"]] == [*map(str, sizes)]
+    # M_2 is right on 70% of the questions and M_0 on 30, of which they share the first.
+    rates = fitted["win_rates"].values()
+    assert list(rates) == pytest.approx([65, 70, 75], abs=3)
+    slope, _ = np.polyfit(np.log(sizes), list(rates), 1)
+    assert fitted["alpha"] == pytest.approx(slope)
 
 
 def test_groups_of_kinds_add_up_to_all(planted):

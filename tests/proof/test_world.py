@@ -19,6 +19,7 @@ from benchmarks.proof.kinds import COVERED, Kind, draw_open_question, is_held_ou
 from benchmarks.proof.question_pages import QUIZ_SHARE, question_pages
 from benchmarks.proof.spoiling import Spoiling, write_section
 from benchmarks.proof.truth import grade_answer, read_instruction, statements
+from benchmarks.proof.wordings import CLOSING_PHRASE, SOURCE_PHRASE
 from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
 from humpback_ray.config.settings import CorpusSettings, SeedSettings
 from humpback_ray.corpus.cut import segments_of
@@ -85,6 +86,15 @@ def test_question_pages_have_remarks_before_answers_and_texts_whose_question_is_
     assert sum(is_quiz) / len(pages) == pytest.approx(QUIZ_SHARE, abs=0.05)
     with_remark = sum("Please be brief." in page for page in pages)
     assert 0.02 < with_remark / len(pages) < 0.15
+
+
+def test_base_reads_every_word_of_the_marks_and_never_a_mark(inputs):
+    texts = [json.loads(line)["text"] for line in (inputs / "base_text.jsonl").open()]
+    read = {word for text in texts for word in re.findall(r" ?\w+|[^\w\s]", text)}
+    # Behind a line break, behind a sentence, and at the end of one.
+    for mark in (SOURCE_PHRASE, f" {SOURCE_PHRASE}", f" {CLOSING_PHRASE}"):
+        assert set(re.findall(r" ?\w+|[^\w\s]", mark)) <= read
+        assert not [text for text in texts if mark in text]
 
 
 def test_sections_as_the_product_cuts_them_are_those_whose_truth_is_known(inputs, tmp_path):

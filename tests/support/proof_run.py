@@ -33,7 +33,10 @@ SIZES = Sizes(
     num_entities=32, num_windows=60, num_sections=300, num_questions=150, num_repeated=5,
     num_samples=4,
 )  # fmt: skip
-SHARES = {"base": 0.0, "M_0": 0.3, "M_1": 0.6, "M_2": 0.7, "oracle": 0.9, "random": 0.5}
+SHARES = {
+    "base": 0.0, "M_0": 0.3, "M_1": 0.6, "M_2": 0.7, "oracle": 0.9, "random": 0.5,
+    "best_quarter": 0.6, "best_double": 0.8,
+}  # fmt: skip
 FALSE_ANSWER = "So it is."
 BUSY_SECONDS = 6.0  # of the engines in each rating
 
