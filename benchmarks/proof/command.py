@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -81,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="a smaller world, one iteration")
     parser.add_argument("--ablations", action="store_true", help="more arms")
     parser.add_argument("--run", metavar="FOLDER", help="default: runs/proof-SEED or -SEED-short")
+    parser.add_argument("--base-of", metavar="RUN", help="take the base of another run")
     parser.add_argument("--set", action="append", default=[], help="settings.a.b=c, repeatable")
     return parser.parse_args()
 
@@ -89,6 +91,8 @@ def _run(options: argparse.Namespace) -> None:
     name = f"proof-{options.world_seed}" + ("-short" if options.short else "")
     folder = Path(options.run or f"runs/{name}").absolute()
     inputs, began = folder / "inputs", time.monotonic()
+    if options.base_of:
+        copy_base(Path(options.base_of), folder)
     sizes = SHORT if options.short else Sizes()
     world = write_inputs(options.world_seed, sizes, inputs)
     recipe = load_recipe(str(RECIPE), [*_paths(inputs, options), *options.set])
@@ -122,6 +126,18 @@ def _run(options: argparse.Namespace) -> None:
     }
     (folder / "proof.json").write_text(json.dumps(found, indent=1) + "\n")
     write_results([found], folder, console)
+
+
+def copy_base(other: Path, folder: Path) -> None:
+    """Copy the stages of a base, which the run finds done if its settings and inputs are equal.
+
+    Raises:
+        UserError: the other run has no finished base.
+    """
+    if not (other / "base/model/record.json").exists():
+        raise UserError(f"{other} has no finished base (--base-of): let that run finish base/model")
+    if not (folder / "base").exists():
+        shutil.copytree(other / "base", folder / "base")
 
 
 def _paths(inputs: Path, options: argparse.Namespace) -> list[str]:

@@ -12,13 +12,21 @@ import pytest
 
 from benchmarks.proof import arms
 from benchmarks.proof.claims import CLAIMS, judge_claims
-from benchmarks.proof.command import EXPECTED_SECONDS, MEASURING_SECONDS, RECIPE, Clock
+from benchmarks.proof.command import (
+    EXPECTED_SECONDS,
+    MEASURING_SECONDS,
+    RECIPE,
+    Clock,
+    copy_base,
+)
 from benchmarks.proof.marks import Scored, Scorer
 from benchmarks.proof.measure import area_under_curve, measured, of_models, of_rows
 from benchmarks.proof.results import write_results
 from benchmarks.proof.web import Truth, read_truths
 from humpback_ray import pipeline, tables
 from humpback_ray.config.recipe import load_recipe
+from humpback_ray.errors import UserError
+from humpback_ray.execution.stage import Result, State
 from humpback_ray.report.console import Console
 from humpback_ray.rows import RatedPair, RatingOutcome, TrainingExample
 from tests.support import proof_run
@@ -232,3 +240,17 @@ def test_time_left_follows_the_pace_of_finished_stages():
     assert full == pytest.approx((EXPECTED_SECONDS["base/model"] + MEASURING_SECONDS) / 60)
     clock.finish("base/model", 2 * EXPECTED_SECONDS["base/model"])
     assert clock.minutes_left(["base/model"]) == pytest.approx(2 * full)
+
+
+def test_base_of_another_run_is_done_and_an_unfinished_one_refused(tmp_path):
+    stages = {stage.path: stage for stage in pipeline.stages_of(recipe_of(tmp_path))}
+    other, run = tmp_path / "other", tmp_path / "run"
+    with pytest.raises(UserError, match="has no finished base"):
+        copy_base(other, run)
+    for path in ("base/text", "base/examples", "base/initial", "base/model"):
+        stages[path].finish(str(other), Result(0, {}, {}), 1.0, {})
+    copy_base(other, run)
+    copy_base(other, run)  # a second start leaves it as it is
+    states = {path: stage.find(str(run))[0] for path, stage in stages.items()}
+    assert states["base/text"] is states["base/model"] is State.DONE
+    assert states["seed"] is not State.DONE
