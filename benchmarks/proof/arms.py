@@ -129,7 +129,10 @@ def rating_stages(recipe: Recipe, stages: Sequence[Stage]) -> list[Rate]:
     return [
         replace(
             rated, path=f"{RATED}-{method}",
-            settings=recipe.settings.rating.model_copy(update={"method": method}),
+            # A method that scores few pairs is a finding, and no reason to end the proof.
+            settings=recipe.settings.rating.model_copy(
+                update={"method": method, "min_scored_share": 0.0}
+            ),
         )
         for method in RATINGS if method != recipe.settings.rating.method
     ]  # fmt: skip

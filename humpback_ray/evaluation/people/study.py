@@ -75,7 +75,11 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Study:
-    """Items by id and each rater's order, with the number of texts left out by reason."""
+    """Items by id and each rater's order, with the number of texts left out by reason.
+
+    Raises:
+        ValueError: an item has too few or too many texts, or a sheet shows one that is not there.
+    """
 
     study_id: str
     settings: StudySettings
@@ -83,6 +87,18 @@ class Study:
     sheets: Mapping[str, Sequence[Shown]]  # by rater
     left_out: Mapping[str, int]
     pool: Mapping[str, int]  # labels: scored pairs in each stratum
+
+    def __post_init__(self) -> None:
+        num_texts = 2 if self.settings.kind is Kind.PAIR else 1
+        for name, item in self.items.items():
+            if len(item.texts) != num_texts:
+                raise ValueError(f"item {name} has {len(item.texts)} texts in place of {num_texts}")
+        for rater, sheet in self.sheets.items():
+            for shown in sheet:
+                if (
+                    known := self.items.get(shown.item_id)
+                ) is None or shown.left not in known.texts:
+                    raise ValueError(f"the sheet of {rater} shows a text that is not there")
 
     def shown(self, rater: str) -> dict[str, Shown]:
         """A rater's places by the id that the page knows."""

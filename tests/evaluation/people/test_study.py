@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from humpback_ray.errors import UserError
 from humpback_ray.evaluation.people import study
 from humpback_ray.evaluation.people.items import screening_items
 from humpback_ray.evaluation.people.study import Item, Kind, StudySettings, make_study
@@ -117,6 +118,26 @@ def test_saved_study_is_read_back_unchanged(tmp_path, text):
     study.save(str(tmp_path), made)
     (tmp_path / "votes.jsonl").write_text("")
     assert study.load_all(str(tmp_path)) == {made.study_id: made}
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda plan: plan["items"]["item-07"]["texts"].pop("M_2"), "item item-07 has 1 texts"),
+        (lambda plan: plan["items"]["item-07"]["texts"].update(c=""), "item item-07 has 3 texts"),
+        (lambda plan: plan["items"].pop("item-07"), "shows a text that is not there"),
+        (lambda plan: plan["sheets"]["eve"][5].update(left="M_7"), "the sheet of eve shows a text"),
+    ],
+)
+def test_study_whose_parts_do_not_fit_is_refused(tmp_path, damage, named):
+    made = drawn()
+    study.save(str(tmp_path), made)
+    file = tmp_path / made.study_id / study.PLAN
+    plan = json.loads(file.read_text())
+    damage(plan)
+    file.write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=named):
+        study.load_all(str(tmp_path))
 
 
 def test_study_id_follows_texts_and_settings():
