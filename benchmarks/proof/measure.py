@@ -317,12 +317,13 @@ def _methods(m: Measured, pool: arms.Pool) -> dict[str, Any]:
         ranked = sorted((p for p in pairs if p.score is not None),
                         key=lambda p: (-(p.score or 0), p.candidate_id))  # fmt: skip
         good = [pool.is_good(pair) for pair in ranked]
-        busy = record.figures["engines"]["busy_seconds"]
+        # A pass that was killed after its last row, and resumed, has no time of its engines.
+        busy = record.figures.get("engines", {}).get("busy_seconds")
         found[method] = {
             "num_scored": len(ranked),
-            "precision": float(np.mean(good[: pool.num_selected])),
+            "precision": float(np.mean(good[: pool.num_selected])) if good else None,
             "area": area_under_curve([pair.score or 0 for pair in ranked], good),
-            "milliseconds_per_pair": 1000 * busy / len(ranked),
+            "milliseconds_per_pair": 1000 * busy / len(ranked) if busy and ranked else None,
         }
     return found
 

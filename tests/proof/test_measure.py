@@ -98,6 +98,13 @@ def test_methods_of_rating_are_compared_on_the_same_pairs(planted, tmp_path, mod
     assert both["mean"]["num_scored"] == len(pairs) - 1
     assert both["mean"]["area"] == pytest.approx(0.5, abs=0.15)
     assert both["mean"]["precision"] < own["precision"] / 2
+    nothing = [replace(pair, score=None, outcome=RatingOutcome.NO_SCORE_LINE) for pair in pairs]
+    tables.write_rows(f"{again.run}/arms/rated-text/rows", nothing, RatedPair)
+    proof_run.finish(again.run, "arms/rated-text", len(pairs), {})  # as after a resumed pass
+    found = of_rows(measured(again.run, again.recipe, again.world, again.inputs))["methods"]
+    assert found["text"] == {
+        "num_scored": 0, "precision": None, "area": None, "milliseconds_per_pair": None,
+    }  # fmt: skip
 
 
 def test_more_selected_pairs_win_more_by_the_fitted_line(planted):
