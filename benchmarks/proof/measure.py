@@ -323,7 +323,7 @@ def _methods(m: Measured, pool: arms.Pool) -> dict[str, Any]:
             "num_scored": len(ranked),
             "precision": float(np.mean(good[: pool.num_selected])) if good else None,
             "area": area_under_curve([pair.score or 0 for pair in ranked], good),
-            "milliseconds_per_pair": 1000 * busy / len(ranked) if busy and ranked else None,
+            "milliseconds_per_pair": 1000 * busy / len(pairs) if busy else None,
         }
     return found
 

@@ -203,7 +203,7 @@ def _methods(runs: Sequence[Found]) -> Table:
         for method in runs[0]["methods"]
     ]  # fmt: skip
     return Table(
-        "M_0's ratings by each method, as many selected as in A_1",
+        "M_0's ratings by each method, as many selected as in A_1, or all that are scored",
         ("method", "scored", "good of the best", "area", "engine ms a pair"), rows,
         note="The seed's ratings teach the run's own method; --ablations computes the others.",
     )  # fmt: skip
