@@ -93,7 +93,7 @@ def graded_pages(
 
 
 def reason(section: Section, asked: Question, drawn: random.Random) -> str:
-    """What a careful grader says of a section: what was asked, what is given, and if they fit."""
+    """Why a section gets its grade: names what was asked, what is given, and whether they fit."""
     parts = [drawn.choice(_ASKED).format(a=topic(asked))]
     if section.spoiling in _NOTHING_GIVEN:
         return " ".join([*parts, drawn.choice(_NOTHING_GIVEN[section.spoiling])])

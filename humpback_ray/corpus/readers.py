@@ -165,7 +165,7 @@ def _document_of_value(
 
 
 class _Cells(NamedTuple):
-    """What a document is made of, as a row has it."""
+    """The values of a row that make a document."""
 
     text: object
     url: object

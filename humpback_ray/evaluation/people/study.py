@@ -95,9 +95,8 @@ class Study:
                 raise ValueError(f"item {name} has {len(item.texts)} texts in place of {num_texts}")
         for rater, sheet in self.sheets.items():
             for shown in sheet:
-                if (
-                    known := self.items.get(shown.item_id)
-                ) is None or shown.left not in known.texts:
+                known = self.items.get(shown.item_id)
+                if known is None or shown.left not in known.texts:
                     raise ValueError(f"the sheet of {rater} shows a text that is not there")
 
     def shown(self, rater: str) -> dict[str, Shown]:
