@@ -80,7 +80,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--world-seed", type=int, required=True)
     parser.add_argument("--short", action="store_true", help="a smaller world, one iteration")
-    parser.add_argument("--ablations", action="store_true", help="more arms")
+    arms_of_run = parser.add_mutually_exclusive_group()
+    arms_of_run.add_argument("--ablations", action="store_true", help="more arms")
+    arms_of_run.add_argument("--no-arms", action="store_true", help="the models of the loop alone")
     parser.add_argument("--run", metavar="FOLDER", help="default: runs/proof-SEED or -SEED-short")
     parser.add_argument("--base-of", metavar="RUN", help="take the base of another run")
     parser.add_argument("--set", action="append", default=[], help="settings.a.b=c, repeatable")
@@ -97,8 +99,9 @@ def _run(options: argparse.Namespace) -> None:
     world = write_inputs(options.world_seed, sizes, inputs)
     recipe = load_recipe(str(RECIPE), [*_paths(inputs, options), *options.set])
     stages = pipeline.stages_of(recipe)
-    # A short run has three stages more than it needs minutes for: no arm, unless asked for.
-    wanted = (() if options.short else arms.CORE) + (arms.ABLATIONS if options.ablations else ())
+    # The arms of a short run would take it beyond its twelve minutes.
+    core = () if options.short or options.no_arms else arms.CORE
+    wanted = core + (arms.ABLATIONS if options.ablations else ())
     ratings = arms.rating_stages(recipe, stages) if options.ablations else []
     paths = [stage.path for stage in [*stages, *ratings]] + [
         f"{part}/{arm}{rest}" for arm in wanted
