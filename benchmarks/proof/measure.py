@@ -15,7 +15,7 @@ from benchmarks.proof import arms, closed_book, marks, web
 from benchmarks.proof.facts import World
 from benchmarks.proof.kinds import Group, Kind, answer, group_of
 from benchmarks.proof.questions import Asked, read_questions
-from benchmarks.proof.significance import clustered_mean, ratio_of_gains
+from benchmarks.proof.significance import clustered_mean
 from benchmarks.proof.spoiling import Spoiling
 from benchmarks.proof.truth import Grade, grade_answer, preference, read_instruction, statements
 from humpback_ray import storage, tables
@@ -92,7 +92,6 @@ def of_rows(m: Measured) -> dict[str, Any]:
         "models": {name: _accuracy(m, each) for name, each in answers.items()},
         "differences": _differences(m, answers),
         "win_rates": _win_rates(m, answers),
-        "share_of_gain": _share_of_gain(answers, m),
         "scaling": _scaling(m, answers),
         "pass_at_n": {name: _pass_at_n(m, each) for name, each in answers.items()},
         "segments": _segments(m),
@@ -209,18 +208,6 @@ def _scaling(m: Measured, answers: Mapping[str, Answers]) -> dict[str, Any]:
         if fitted:
             found[name] = {"win_rates": rates, **asdict(fitted)}
     return found
-
-
-def _share_of_gain(answers: Mapping[str, Answers], m: Measured) -> dict[str, float | None]:
-    """(M - random) / (oracle - random) of the last models."""
-    if not {"oracle", "random"} <= answers.keys():
-        return {}
-    value = {name: float(each.correct(m.once).mean()) for name, each in answers.items()}
-    return {
-        name: ratio_of_gains(value[name], value["random"], value["oracle"])
-        for name in ("M_0", "M_1", "M_2")
-        if name in value
-    }
 
 
 def _pass_at_n(m: Measured, answers: Answers) -> dict[str, float]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Column
 from rich.table import Table as Shown
 
-from benchmarks.proof.claims import Outcome, judge_claims
+from benchmarks.proof.claims import CLAIMS, Outcome, judge_claims
 from benchmarks.proof.kinds import Group
+from benchmarks.proof.significance import Mean, over_seeds, ratio_of_gains
 from humpback_ray.evaluation.scaling import PAPER_ALPHAS
 from humpback_ray.report import charts, pages
 from humpback_ray.report.document import Block, Cell, Document, Paragraph, Section, Table
@@ -37,7 +39,8 @@ def write_results(runs: Sequence[Found], folder: Path, console: Console) -> None
 
 
 def _shown(table: Table) -> Shown:
-    shown = Shown(*table.columns, title=table.caption)
+    columns = [Column(name, overflow="fold") for name in table.columns]
+    shown = Shown(*columns, title=table.caption)
     for row in table.cells():
         shown.add_row(*(cell.text for cell in row))
     return shown
@@ -52,7 +55,8 @@ def _document(runs: Sequence[Found], outcomes: Sequence[Outcome]) -> Document:
         subtitle=f"world seeds {seeds}; {runs[0]['form']} form",
         headline=f"{came} of {tested} tested claims came out at 5% after Holm's correction",
         sections=[
-            Section("claims", "Claims", [_claims(outcomes), _claim_chart(outcomes)]),
+            Section("claims", "Claims",
+                    [_claims(outcomes), _claim_chart(outcomes), *_claims_by_world(runs)]),
             Section("answers", "Answers to held-out questions", _answers(runs)),
             Section("parts", "Instructions, ratings, tags", _parts(runs)),
             Section("time", "Time", [_times(runs)]),
@@ -97,6 +101,17 @@ def _claim_chart(outcomes: Sequence[Outcome]) -> Block:
     )
 
 
+def _claims_by_world(runs: Sequence[Found]) -> list[Table]:
+    if len(runs) == 1:
+        return []
+    rows = []
+    for claim in CLAIMS:
+        each = [claim.read(run) for run in runs]
+        rows.append((claim.figure, *(_number(mean.value if mean else None) for mean in each)))
+    columns = ("figure", *(f"world {run['world_seed']}" for run in runs))
+    return [Table("The figure of each claim by world, in percentage points", columns, rows)]
+
+
 # --- answers ------------------------------------------------------------------------------------
 
 
@@ -123,28 +138,55 @@ def _answers(runs: Sequence[Found]) -> list[Block]:
                for at, group in enumerate(groups)]
         for name in names
     }  # fmt: skip
-    gain = ", ".join(
-        f"{name} {100 * share:.0f}%" for name, share in runs[0]["share_of_gain"].items()
-        if share is not None and len(runs) == 1
-    )  # fmt: skip
     return [
         Table("Correct answers in percent, with standard errors", ("model", *groups, "pass@1, @n"),
-              by_group),
+              by_group, note="With several worlds the errors are those between worlds."),
+        *_by_world(runs, names),
         Table("Of all answers, in percent", ("model", "nothing false", "complete", "of the kind",
               "nothing else"), by_part),
         Table("Correct answers by kind, in percent", ("kind", *names), by_kind, is_folded=True),
         charts.lines("Correct answers by group of kinds", f"Groups in order: {', '.join(groups)}.",
                      ("group: " + ", ".join(f"{n} {g}" for n, g in enumerate(groups)), "percent"),
                      lines),
-        Paragraph(f"Share of the possible gain, (M - random) / (oracle - random): {gain}"
-                  if gain else "The share of the possible gain needs the control arms of one run."),
+        Paragraph(_share_of_gain(runs)),
     ]  # fmt: skip
 
 
 def _correct(runs: Sequence[Found], name: str, group: str) -> str:
-    value = _mean(runs, "models", name, group, "value")
-    error = _mean(runs, "models", name, group, "standard_error")
-    return f"{_number(value)} ± {_number(error)}"
+    each = [run["models"][name][group] for run in runs if name in run["models"]]
+    if len(each) < len(runs):
+        return _number(None)
+    means = [Mean(m["value"], m["standard_error"], m["n"], m["num_clusters"]) for m in each]
+    mean = means[0] if len(means) == 1 else over_seeds(means)
+    return f"{_number(mean.value)} ± {_number(mean.standard_error)}"
+
+
+def _by_world(runs: Sequence[Found], names: Sequence[str]) -> list[Table]:
+    """Each world's own figures; nothing for one world, whose figures stand elsewhere."""
+    if len(runs) == 1:
+        return []
+    rows = [
+        (name, *(_number(_mean([run], "models", name, "all", "value")) for run in runs))
+        for name in names
+    ]
+    columns = ("model", *(f"world {run['world_seed']}" for run in runs))
+    return [Table("Correct answers by world, in percent", columns, rows)]
+
+
+def _share_of_gain(runs: Sequence[Found]) -> str:
+    """(M - random) / (oracle - random), of the means over the worlds."""
+    floor = _mean(runs, "models", "random", "all", "value")
+    ceiling = _mean(runs, "models", "oracle", "all", "value")
+    if floor is None or ceiling is None:
+        return "The share of the possible gain needs the control arms."
+    shares = {
+        name: ratio_of_gains(value, floor, ceiling)
+        for name in runs[0]["models"]
+        if name.startswith("M_")
+        and (value := _mean(runs, "models", name, "all", "value")) is not None
+    }
+    shown = ", ".join(f"{name} {_number(share, 0, 100)}%" for name, share in shares.items())
+    return f"Share of the possible gain, (M - random) / (oracle - random): {shown}"
 
 
 def _several(runs: Sequence[Found], name: str) -> str:
@@ -303,8 +345,9 @@ def _mean(runs: Sequence[Found], *path: str) -> float | None:
 
 
 def _number(value: float | None, digits: int = 1, scale: float = 1.0) -> str:
-    known = value is not None and math.isfinite(value)
-    return f"{scale * value:.{digits}f}" if known else "-"
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{scale * value:.{digits}f}"
 
 
 def main() -> None:
