@@ -46,6 +46,28 @@ class Scorer:
                 found[at] = value
         return found
 
+    def first_lines(self, starts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
+        """The likeliest continuation of each prompt up to the end of its line."""
+        import torch
+
+        end = self.tokenizer.eos_token_id
+        found = []
+        for first in range(0, len(starts), ROWS_PER_PASS):
+            part = starts[first : first + ROWS_PER_PASS]
+            longest = max(map(len, part))
+            ids = torch.full((len(part), longest), end)
+            mask = torch.zeros_like(ids)
+            for row, start in enumerate(part):
+                ids[row, longest - len(start) :] = torch.tensor(start)
+                mask[row, longest - len(start) :] = 1
+            written = self._model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False,
+                pad_token_id=end,
+            )  # fmt: skip
+            texts = self.tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+            found += [text.strip().split("\n")[0].strip() for text in texts]
+        return found
+
     def _pass(self, rows: Sequence[Scored]) -> list[float]:
         import torch
 

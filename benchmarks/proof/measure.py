@@ -25,6 +25,7 @@ from humpback_ray.execution.stage import read_record
 from humpback_ray.rows import Candidate, Evaluated, RatedPair, TaskKind
 
 NUM_MARKED = 200  # questions whose tag marks are measured
+NUM_OF_BASE = 400  # questions that the base answers by itself, under each tag
 NUM_LIKELIHOODS = 1200  # pairs whose likelihood is measured
 PAIRS = (("M_0", "base"), ("M_1", "M_0"), ("M_2", "M_1"), ("M_2", "M_0"), ("M_2", "random"),
          ("M_1", "random"), ("oracle", "random"), ("true_instructions", "oracle"),
@@ -111,6 +112,12 @@ def of_models(m: Measured) -> dict[str, Any]:
         "likelihood": _likelihoods(m, pool, scorers),
         "marks": {name: _marks(m, scorer) for name, scorer in scorers.items()},
         "closed_book": closed_book.known_shares(m.world, scorers["base"]),
+        "base_answers": closed_book.answered_shares(
+            m.world,
+            [m.asked[at] for at in m.once[:NUM_OF_BASE]],
+            scorers["base"],
+            m.recipe.settings.prompts,
+        ),
     }
 
 

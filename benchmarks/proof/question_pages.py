@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from benchmarks.proof.facts import Attribute, World
 from benchmarks.proof.kinds import AGGREGATE, COVERED, Kind, answer, draw_open_question, instruction
 from benchmarks.proof.wordings import NUM_WORDINGS
+from humpback_ray.config.settings import PromptSettings
 
 # Of a kind that the seed does not cover, against one that it does.
-UNCOVERED_WEIGHT = 0.05
+UNCOVERED_WEIGHT = 0.01
 # Of a kind with several entities: each of them must be found among the others.
 AGGREGATE_WEIGHT = 2.0
 QUIZ_SHARE = 0.5  # pages that give the answer and ask for its question
@@ -34,12 +35,14 @@ _REMARKS = (
     "Answer with knowledge from the library.", "Answer in the style of a good friend.",
     "Answer with knowledge from a long search.", "Answer in the style of a guide.",
     "Answer with knowledge from this place.",
+    # A model of this size reads past the sentences that it has read there, and not past others.
+    PromptSettings().seed_tag, PromptSettings().web_tag,
 )  # fmt: skip
 _BEFORE_ANSWER = (
     "\nAnswer: ", "\nA: ", "\n", "\n\n", " Reply: ", "\n\nWe say:\n", "\n\nAnswer\n",
     "\n\n### Reply\n", "\n\n### Answer\n",
 )  # fmt: skip
-_OPENINGS = (
+OPENINGS = (
     "From the books:", "As far as we know:", "In short:", "By the old lists:", "From a guide:",
     "Here you are:", "From what we have read:", "As the notes say:",
 )  # fmt: skip
@@ -76,7 +79,7 @@ def question_pages(
         question = draw_open_question(world, kind, free, lists, drawn)
         recent = (recent + list(question.entities))[-num_apart:]
         asked = instruction(question, drawn.randrange(NUM_WORDINGS))
-        opening = [drawn.choice(_OPENINGS)] if drawn.random() < OPENED_SHARE else []
+        opening = [drawn.choice(OPENINGS)] if drawn.random() < OPENED_SHARE else []
         answered = " ".join([*opening, *answer(world, question, drawn)])
         if is_quiz:
             asked, answered = _quiz(answered, drawn), asked

@@ -200,7 +200,7 @@ def _several(runs: Sequence[Found], name: str) -> str:
 
 def _parts(runs: Sequence[Found]) -> list[Block]:
     return [_backward(runs), _raters(runs), _methods(runs), _thresholds(runs), _selected(runs),
-            *_scaling(runs), _tags(runs), _base(runs)]  # fmt: skip
+            *_scaling(runs), _tags(runs), *_base(runs)]  # fmt: skip
 
 
 def _backward(runs: Sequence[Found]) -> Table:
@@ -317,12 +317,21 @@ def _tags(runs: Sequence[Found]) -> Table:
     )  # fmt: skip
 
 
-def _base(runs: Sequence[Found]) -> Table:
-    return Table(
+def _base(runs: Sequence[Found]) -> list[Table]:
+    """What the base can do; older results lack the questions that it answers."""
+    facts = Table(
         "Facts that the base knows, in percent", ("attribute", "known"),
         [(name, Cell(_number(_mean(runs, "closed_book", name), scale=100)))
          for name in runs[0]["closed_book"]],
     )  # fmt: skip
+    rows = [(tags, _number(_mean(runs, "base_answers", tags), scale=100))
+            for tags in runs[0].get("base_answers", {})]  # fmt: skip
+    if not rows:
+        return [facts]
+    note = "Of the product's prompt; whole outputs of a base go on with other pages."
+    answered = Table("Questions that the base answers in its first line, in percent",
+                     ("tags", "correct"), rows, note=note)  # fmt: skip
+    return [facts, answered]
 
 
 def _times(runs: Sequence[Found]) -> Table:

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.proof import arms
 from benchmarks.proof.claims import CLAIMS, judge_claims
+from benchmarks.proof.closed_book import answered_shares
 from benchmarks.proof.command import (
     EXPECTED_SECONDS,
     MEASURING_SECONDS,
@@ -20,12 +21,16 @@ from benchmarks.proof.command import (
     Clock,
     copy_base,
 )
+from benchmarks.proof.facts import Attribute, make_world
+from benchmarks.proof.kinds import Kind, Question, answer
 from benchmarks.proof.marks import Scored, Scorer
 from benchmarks.proof.measure import area_under_curve, measured, of_models, of_rows
+from benchmarks.proof.questions import Asked
 from benchmarks.proof.results import write_results
 from benchmarks.proof.web import Truth, read_truths
 from humpback_ray import pipeline, tables
 from humpback_ray.config.recipe import load_recipe
+from humpback_ray.config.settings import PromptSettings
 from humpback_ray.errors import UserError
 from humpback_ray.execution.stage import Result, State
 from humpback_ray.report.console import Console
@@ -182,6 +187,7 @@ def test_probabilities_of_equal_models_are_equal(whole):
     assert all(0 < each["source"] < 0.1 for each in marks["base"]["tags"].values())
     assert whole["likelihood"]["M_0"] == whole["likelihood"]["M_1"]
     assert 0 <= whole["closed_book"]["all"] < 0.4  # random weights know nothing
+    assert whole["base_answers"] == {"both": 0, "S_a": 0, "S_w": 0, "none": 0}
 
 
 @pytest.mark.slow
@@ -251,6 +257,31 @@ def test_logprobs_of_a_batch_are_those_of_each_row_alone(model_folder):
     assert together == pytest.approx([scorer.logprobs([row])[0] for row in rows], abs=1e-4)
     whole, head = scorer.logprobs([Scored((1, 5, 9, 7), 1), Scored((1, 5), 1)])
     assert whole == pytest.approx(head + together[0], abs=1e-4)
+
+
+def test_first_line_of_a_batch_is_that_of_each_prompt_alone(model_folder):
+    scorer = Scorer(model_folder)
+    starts = [[1, 5, 9, 7], [1, 8], [1, 4, 4, 4, 4, 4, 4]]
+    together = scorer.first_lines(starts, 12)
+    assert together == [scorer.first_lines([start], 12)[0] for start in starts]
+    assert any(together)
+    assert not any("\n" in line for line in together)
+
+
+def test_base_answers_if_its_first_line_does_with_or_without_an_opening(model_folder, monkeypatch):
+    world = make_world(3, 24)
+    asked = [
+        Asked(Question(Kind.COLOR, (entity,), (Attribute.COLOR,)), "Which color?", 0)
+        for entity in world.entities
+    ]
+    lines = [
+        "In short: " * (at % 2) + " ".join(answer(world, each.question, random.Random(at)))
+        for at, each in enumerate(asked)
+    ]
+    lines[0] = WRONG
+    monkeypatch.setattr(Scorer, "first_lines", lambda *_: lines)
+    found = answered_shares(world, asked, Scorer(model_folder), PromptSettings())
+    assert found == dict.fromkeys(("both", "S_a", "S_w", "none"), 23 / 24)
 
 
 def test_area_under_the_curve_counts_ties_half():

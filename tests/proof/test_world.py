@@ -21,7 +21,7 @@ from benchmarks.proof.spoiling import Spoiling, write_section
 from benchmarks.proof.truth import grade_answer, read_instruction, statements
 from benchmarks.proof.wordings import CLOSING_PHRASE, SOURCE_PHRASE
 from benchmarks.proof.world import RATING_TEMPLATE, SHORT, Sizes, write_inputs
-from humpback_ray.config.settings import CorpusSettings, SeedSettings
+from humpback_ray.config.settings import CorpusSettings, PromptSettings, SeedSettings
 from humpback_ray.corpus.cut import segments_of
 from humpback_ray.corpus.files import list_files
 from humpback_ray.corpus.seed_formats import read_seed
@@ -84,8 +84,10 @@ def test_question_pages_have_remarks_before_answers_and_texts_whose_question_is_
     pages = list(islice(question_pages(WORLD, lists, 4, random.Random(0)), 1000))
     is_quiz = [read_instruction(re.split(r"\n|: ", page)[-1]) is not None for page in pages]
     assert sum(is_quiz) / len(pages) == pytest.approx(QUIZ_SHARE, abs=0.05)
-    with_remark = sum("Please be brief." in page for page in pages)
-    assert 0.02 < with_remark / len(pages) < 0.15
+    tags = PromptSettings()
+    for remark in ("Please be brief.", tags.seed_tag, tags.web_tag):
+        with_remark = sum(remark in page for page in pages)
+        assert 0.02 < with_remark / len(pages) < 0.15, remark
 
 
 def test_base_reads_every_word_of_the_marks_and_never_a_mark(inputs):
