@@ -68,7 +68,7 @@ class Clock:
 
 def main() -> None:
     """Run the command line."""
-    options = _options()
+    options = parser().parse_args()
     try:
         _run(options)
     except UserError as error:
@@ -76,17 +76,25 @@ def main() -> None:
         raise SystemExit(2) from error
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--world-seed", type=int, required=True)
-    parser.add_argument("--short", action="store_true", help="a smaller world, one iteration")
-    arms_of_run = parser.add_mutually_exclusive_group()
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    command = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    command.add_argument("--world-seed", type=int, required=True)
+    command.add_argument("--short", action="store_true", help="a smaller world, one iteration")
+    arms_of_run = command.add_mutually_exclusive_group()
     arms_of_run.add_argument("--ablations", action="store_true", help="more arms")
     arms_of_run.add_argument("--no-arms", action="store_true", help="the models of the loop alone")
-    parser.add_argument("--run", metavar="FOLDER", help="default: runs/proof-SEED or -SEED-short")
-    parser.add_argument("--base-of", metavar="RUN", help="take the base of another run")
-    parser.add_argument("--set", action="append", default=[], help="settings.a.b=c, repeatable")
-    return parser.parse_args()
+    command.add_argument("--run", metavar="FOLDER", help="default: runs/proof-SEED or -SEED-short")
+    command.add_argument("--base-of", metavar="RUN", help="take the base of another run")
+    command.add_argument("--set", action="append", default=[], help="settings.a.b=c, repeatable")
+    return command
+
+
+def wanted_arms(options: argparse.Namespace) -> tuple[str, ...]:
+    """The arms of a run, in the order in which they are trained."""
+    # They would take a short run beyond its twelve minutes.
+    core = () if options.short or options.no_arms else arms.CORE
+    return core + (arms.ABLATIONS if options.ablations else ())
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -99,9 +107,7 @@ def _run(options: argparse.Namespace) -> None:
     world = write_inputs(options.world_seed, sizes, inputs)
     recipe = load_recipe(str(RECIPE), [*_paths(inputs, options), *options.set])
     stages = pipeline.stages_of(recipe)
-    # The arms of a short run would take it beyond its twelve minutes.
-    core = () if options.short or options.no_arms else arms.CORE
-    wanted = core + (arms.ABLATIONS if options.ablations else ())
+    wanted = wanted_arms(options)
     ratings = arms.rating_stages(recipe, stages) if options.ablations else []
     paths = [stage.path for stage in [*stages, *ratings]] + [
         f"{part}/{arm}{rest}" for arm in wanted

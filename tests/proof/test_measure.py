@@ -20,6 +20,8 @@ from benchmarks.proof.command import (
     RECIPE,
     Clock,
     copy_base,
+    parser,
+    wanted_arms,
 )
 from benchmarks.proof.facts import Attribute, make_world
 from benchmarks.proof.kinds import Kind, Question, answer
@@ -232,6 +234,17 @@ def test_arms_have_equal_sizes_and_what_their_names_say(planted):
     assert {name for name, _, _ in arms.chosen_pairs("oracle", pool, random.Random(0))} <= good
     true = arms.chosen_pairs("true_instructions", pool, random.Random(0))
     assert WRONG not in {asked for _, asked, _ in true}
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [([], arms.CORE), (["--ablations"], (*arms.CORE, *arms.ABLATIONS)), (["--no-arms"], ()),
+     (["--short"], ()), (["--short", "--ablations"], arms.ABLATIONS)],
+)  # fmt: skip
+def test_options_choose_the_arms(options, wanted):
+    assert wanted_arms(parser().parse_args(["--world-seed", "1", *options])) == wanted
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--world-seed", "1", "--no-arms", "--ablations"])
 
 
 def test_arm_shares_the_base_and_repeats_nothing(planted):
