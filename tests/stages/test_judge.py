@@ -281,7 +281,9 @@ def test_judgement_stops_before_it_passes_the_limit_of_requests(ray_cluster, ser
     assert len(verdicts(tmp_path)) == 49, "what is paid for is kept"
     result = run(judge, tmp_path, max_requests=num_rows)
     assert result.outcomes == {"judged": num_rows}
-    assert len(server.requests) == 50 + 1 + num_rows - 49
+    # Of two rows with the same question, one may have been answered before the stop.
+    num_reused = result.figures["num_reused"]
+    assert len(server.requests) == 50 + 1 + num_rows - 49 - num_reused
 
 
 @pytest.mark.slow
