@@ -22,7 +22,7 @@ from humpback_ray import storage, tables
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.evaluation import rater_quality, scaling, win_rates
 from humpback_ray.execution.stage import read_record
-from humpback_ray.rows import Candidate, Evaluated, RatedPair, TaskKind
+from humpback_ray.rows import Candidate, Evaluated, RatedPair, SeedPair, TaskKind
 
 NUM_MARKED = 200  # questions whose tag marks are measured
 NUM_OF_BASE = 400  # questions that the base answers by itself, under each tag
@@ -385,7 +385,10 @@ def _marks(m: Measured, scorer: marks.Scorer) -> dict[str, Any]:
     texts = [each.instruction for each in asked]
     good = [" ".join(answer(m.world, each.question, drawn)) for each in asked]
     found = marks.mark_probabilities(scorer, texts, good, m.recipe.settings.prompts)
-    return {"tags": found, "request_loss": marks.request_loss(scorer, texts)}
+    seed = tables.read_rows(m.folder("seed", "rows"), SeedPair)
+    # Those that it was trained on: a model that learns to write requests learns these first.
+    learnt = [pair.instruction for pair in seed]
+    return {"tags": found, "request_loss": marks.request_loss(scorer, learnt)}
 
 
 def _seconds(m: Measured) -> dict[str, float]:

@@ -311,8 +311,8 @@ def _tags(runs: Sequence[Found]) -> Table:
                          _number(_mean(runs, *path, "closing"), scale=100),
                          _number(_mean(runs, "marks", name, "request_loss"), 2)))  # fmt: skip
     return Table(
-        "Probability of the marks under each tag, in percent; loss on requests in nats",
-        ("model", "tags", "source phrase", "closing phrase", "request loss"), rows,
+        "Probability of the marks under each tag, in percent; loss on the seed's requests in nats",
+        ("model", "tags", "source phrase", "closing phrase", "loss on requests"), rows,
         text_columns=frozenset({0, 1}),
     )  # fmt: skip
 
