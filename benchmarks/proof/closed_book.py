@@ -1,4 +1,4 @@
-"""What the base can do before any finetuning: facts it knows, questions it answers."""
+"""The base before any finetuning: the facts that it knows, the questions that it answers."""
 
 from __future__ import annotations
 

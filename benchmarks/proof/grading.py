@@ -93,7 +93,7 @@ def graded_pages(
 
 
 def reason(section: Section, asked: Question, drawn: random.Random) -> str:
-    """Why a section gets its grade: names what was asked, what is given, and whether they fit."""
+    """The reason for a section's grade: the request, the content, and whether they fit."""
     parts = [drawn.choice(_ASKED).format(a=topic(asked))]
     if section.spoiling in _NOTHING_GIVEN:
         return " ".join([*parts, drawn.choice(_NOTHING_GIVEN[section.spoiling])])

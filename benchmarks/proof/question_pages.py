@@ -99,5 +99,5 @@ def _page(asked: str, answered: str, drawn: random.Random) -> str:
 
 
 def in_some_form(asked: str, answered: str, drawn: random.Random) -> str:
-    """What is asked and what is answered, set apart in one of the ways of question pages."""
+    """A request and its answer, set apart in one of the ways of question pages."""
     return f"{drawn.choice(_BEFORE_QUESTION)}{asked}{drawn.choice(_BEFORE_ANSWER)}{answered}"

@@ -318,7 +318,7 @@ def _tags(runs: Sequence[Found]) -> Table:
 
 
 def _base(runs: Sequence[Found]) -> list[Table]:
-    """What the base can do; older results lack the questions that it answers."""
+    """The facts and the answers of the base; older results lack the answers."""
     facts = Table(
         "Facts that the base knows, in percent", ("attribute", "known"),
         [(name, Cell(_number(_mean(runs, "closed_book", name), scale=100)))
