@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.proof.kinds import instruction
+from benchmarks.proof.marks import tag_conditions
 from benchmarks.proof.truth import read_instruction
 from benchmarks.proof.web import Truth
 from benchmarks.proof.wordings import NUM_KNOWN_WORDINGS
@@ -20,6 +21,7 @@ from humpback_ray import storage, tables
 from humpback_ray.config.recipe import Recipe
 from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.execution.stage import Source, Stage
+from humpback_ray.method import prompts
 from humpback_ray.rows import Direction, Origin, RatedPair, SeedPair, TrainingExample
 from humpback_ray.stages.evaluate import Evaluate
 from humpback_ray.stages.examples import seed_examples
@@ -32,6 +34,7 @@ RATED = "arms/rated"  # and the method
 CORE = ("oracle", "random", "true_instructions")
 ABLATIONS = ("web_only", "best_quarter", "best_double", "random_double")
 RATINGS = ("expected", "text", "mean")  # methods by which M_0 rates the same pairs once more
+TAGGED = ("both", "S_a", "S_w", "none")  # ways to ask the last model, of which one is the run's own
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,22 @@ def rating_stages(recipe: Recipe, stages: Sequence[Stage]) -> list[Rate]:
     ]  # fmt: skip
 
 
+def tag_stages(recipe: Recipe, stages: Sequence[Stage]) -> list[Evaluate]:
+    """Declare the last model's answers with each combination of tags but the run's own."""
+    tags = recipe.settings.prompts
+    name = f"M_{recipe.settings.iterations}"
+    answers = _of({stage.path: stage for stage in stages}, f"evaluation/{name}", Evaluate)
+    found = []
+    for condition, given in tag_conditions(tags).items():
+        seed_tag, web_tag = (tag if tag in given else "" for tag in (tags.seed_tag, tags.web_tag))
+        if (seed_tag, web_tag) != prompts.inference_tags(tags):
+            arm = f"{name}-{condition}"
+            found.append(replace(
+                answers, path=f"evaluation/{arm}", name=arm, seed_tag=seed_tag, web_tag=web_tag
+            ))  # fmt: skip
+    return found
+
+
 def _human_examples(run: str, seed_tag: str) -> list[TrainingExample]:
     """The examples of every M_t beside its web pairs: the seed, and a run's ratings."""
     pairs = tables.read_rows(storage.join(run, "seed", "rows"), SeedPair)
@@ -154,8 +173,8 @@ def _of(by_path: Mapping[str, Stage], path: str, kind: type[Kind]) -> Kind:
     return stage
 
 
-def arms_in(run: str) -> Iterator[str]:
-    """Arms that have answered in a run."""
-    for arm in (*CORE, *ABLATIONS):
+def arms_in(run: str, last: str) -> Iterator[str]:
+    """Arms that have answered in a run, and its last model under other tags."""
+    for arm in (*CORE, *ABLATIONS, *(f"{last}-{condition}" for condition in TAGGED)):
         if (Path(run) / "evaluation" / arm / "record.json").exists():
             yield arm

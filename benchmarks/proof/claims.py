@@ -119,6 +119,10 @@ CLAIMS = (
           _difference("M_2", "best_double")),
     Claim("more_random", "More uncurated data helps (the paper: it does not).",
           "random_double - random", _difference("random_double", "random")),
+    Claim("both_tags", "Asked with both tags, the last model answers better than with the seed's.",
+          "M_2 - M_2-S_a", _difference("M_2", "M_2-S_a")),
+    Claim("tags", "Asked with both tags, it answers better than with none.", "M_2 - M_2-none",
+          _difference("M_2", "M_2-none")),
 )  # fmt: skip
 
 

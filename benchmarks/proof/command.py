@@ -108,14 +108,16 @@ def _run(options: argparse.Namespace) -> None:
     recipe = load_recipe(str(RECIPE), [*_paths(inputs, options), *options.set])
     stages = pipeline.stages_of(recipe)
     wanted = wanted_arms(options)
-    ratings = arms.rating_stages(recipe, stages) if options.ablations else []
-    paths = [stage.path for stage in [*stages, *ratings]] + [
+    further: list[Stage] = []
+    if options.ablations:
+        further = [*arms.rating_stages(recipe, stages), *arms.tag_stages(recipe, stages)]
+    paths = [stage.path for stage in [*stages, *further]] + [
         f"{part}/{arm}{rest}" for arm in wanted
         for part, rest in (("arms", "/model"), ("evaluation", ""))
     ]  # fmt: skip
     clock = Clock(SHORT_SHARE if options.short else 1.0)
     _run_stages(stages, stages, recipe, folder, paths, clock)
-    _run_stages(ratings, [*stages, *ratings], recipe, folder, paths, clock)
+    _run_stages(further, [*stages, *further], recipe, folder, paths, clock)
     if wanted:
         pool = arms.read_pool(str(folder), recipe, web.read_truths(inputs / "truths.jsonl"))
         for arm in wanted:

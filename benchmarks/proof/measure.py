@@ -30,7 +30,8 @@ NUM_LIKELIHOODS = 1200  # pairs whose likelihood is measured
 PAIRS = (("M_0", "base"), ("M_1", "M_0"), ("M_2", "M_1"), ("M_2", "M_0"), ("M_2", "random"),
          ("M_1", "random"), ("oracle", "random"), ("true_instructions", "oracle"),
          ("M_2", "web_only"), ("M_2", "best_quarter"), ("M_2", "best_double"),
-         ("random_double", "random"))  # fmt: skip
+         ("random_double", "random"), ("M_2", "M_2-S_a"), ("M_2", "M_2-S_w"),
+         ("M_2", "M_2-none"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Measured:
     def names(self) -> list[str]:
         """Models that have answered: the run's own in order, then arms."""
         own = ["base", *(f"M_{t}" for t in range(self.recipe.settings.iterations + 1))]
-        return [*own, *arms.arms_in(self.run)]
+        return [*own, *arms.arms_in(self.run, own[-1])]
 
     def answers(self, name: str) -> Answers:
         rows = tables.read_rows(self.folder("evaluation", name, "rows"), Evaluated)

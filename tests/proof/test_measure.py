@@ -263,6 +263,21 @@ def test_arm_shares_the_base_and_repeats_nothing(planted):
     assert again.fingerprint == model.fingerprint
 
 
+@pytest.mark.parametrize("own", ["both", "seed", "none"])
+def test_last_model_is_asked_with_each_other_combination_of_tags(planted, own):
+    made, _ = planted
+    recipe = recipe_of(made.inputs, f"settings.prompts.inference={own}")
+    stages = pipeline.stages_of(recipe)
+    asked = [next(s for s in stages if s.path == "evaluation/M_2"),
+             *arms.tag_stages(recipe, stages)]  # fmt: skip
+    a, w = recipe.settings.prompts.seed_tag, recipe.settings.prompts.web_tag
+    given = {(stage.seed_tag, stage.web_tag): stage.name for stage in asked}
+    assert len(asked) == len({stage.path for stage in asked}) == len(given) == 4
+    names = {(a, w): "M_2-both", (a, ""): "M_2-S_a", ("", w): "M_2-S_w", ("", ""): "M_2-none"}
+    assert {tags: name for tags, name in given.items() if name != "M_2"}.items() <= names.items()
+    assert {stage.model for stage in asked} == {asked[0].model}
+
+
 def test_logprobs_of_a_batch_are_those_of_each_row_alone(model_folder):
     scorer = Scorer(model_folder)
     rows = [Scored((1, 5, 9, 7), 2), Scored((1, 8), 1), Scored((1, 4, 4, 4, 4, 4, 4), 3)]
