@@ -19,6 +19,7 @@ from benchmarks.proof.web import Truth
 from benchmarks.proof.wordings import NUM_KNOWN_WORDINGS
 from humpback_ray import storage, tables
 from humpback_ray.config.recipe import Recipe
+from humpback_ray.config.settings import PromptSettings
 from humpback_ray.corpus.files import content_identity, list_files
 from humpback_ray.execution.stage import Source, Stage
 from humpback_ray.method import prompts
@@ -34,7 +35,7 @@ RATED = "arms/rated"  # and the method
 CORE = ("oracle", "random", "true_instructions")
 ABLATIONS = ("web_only", "best_quarter", "best_double", "random_double")
 RATINGS = ("expected", "text", "mean")  # methods by which M_0 rates the same pairs once more
-TAGGED = ("both", "S_a", "S_w", "none")  # ways to ask the last model, of which one is the run's own
+TAGGED = tuple(tag_conditions(PromptSettings()))  # ways to ask, of which one is the run's own
 
 
 @dataclass(frozen=True)
