@@ -121,6 +121,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
         SeedExamples(
             path="forward-0/examples", seed=seed, direction=Direction.FORWARD,
             tag=s.prompts.seed_tag, safety=safety, ratings=ratings,
+            rating_share=s.seed.rating_share,
         )
     )  # fmt: skip
     forward = finetune("forward-0/model", pairs)
@@ -161,6 +162,7 @@ def stages_of(recipe: Recipe, corpus: Source | None = None) -> list[Stage]:
                 settings=differs.selection or s.selection,
                 seed_tag=s.prompts.seed_tag if differs.tags else "",
                 web_tag=s.prompts.web_tag if differs.tags else "", safety=safety, ratings=ratings,
+                rating_share=s.seed.rating_share,
             )
         )  # fmt: skip
         forward = finetune(f"iter-{t}/model", curated)

@@ -25,7 +25,7 @@ from humpback_ray.execution.stage import Source, Stage
 from humpback_ray.method import prompts
 from humpback_ray.rows import Direction, Origin, RatedPair, SeedPair, TrainingExample
 from humpback_ray.stages.evaluate import Evaluate
-from humpback_ray.stages.examples import seed_examples
+from humpback_ray.stages.examples import num_repeats, repeated, seed_examples
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.rate import Rate
 
@@ -104,14 +104,14 @@ def arm_stages(
     """Write an arm's examples, and declare its training and its answers."""
     folder = storage.join(run, "arms", arm, "examples")
     drawn = random.Random(f"{arm}/{recipe.settings.random_seed}")
-    web_tag, seed_tag = recipe.settings.prompts.web_tag, recipe.settings.prompts.seed_tag
+    web_tag = recipe.settings.prompts.web_tag
     web = [
         TrainingExample(f"{Origin.WEB}-{name}", asked, web_tag, answer, Origin.WEB)
         for name, asked, answer in chosen_pairs(arm, pool, drawn)
     ]
-    seed = [] if arm == "web_only" else _human_examples(run, seed_tag)
+    human = [] if arm == "web_only" else _human_examples(run, recipe, num_web=len(web))
     if not storage.exists(folder):
-        tables.write_rows(folder, [*seed, *web], TrainingExample)
+        tables.write_rows(folder, [*human, *web], TrainingExample)
     identity = content_identity(list_files(folder, (".parquet",), f"arm {arm}"))
     by_path = {stage.path: stage for stage in stages}
     model = replace(
@@ -158,13 +158,14 @@ def tag_stages(recipe: Recipe, stages: Sequence[Stage]) -> list[Evaluate]:
     return found
 
 
-def _human_examples(run: str, seed_tag: str) -> list[TrainingExample]:
+def _human_examples(run: str, recipe: Recipe, num_web: int) -> list[TrainingExample]:
     """The examples of every M_t beside its web pairs: the seed, and a run's ratings."""
     pairs = tables.read_rows(storage.join(run, "seed", "rows"), SeedPair)
-    examples = list(seed_examples(pairs, Direction.FORWARD, seed_tag))
-    ratings = storage.join(run, "rating-seed", "rows")
-    if storage.exists(ratings):
-        examples += tables.read_rows(ratings, TrainingExample)
+    examples = list(seed_examples(pairs, Direction.FORWARD, recipe.settings.prompts.seed_tag))
+    if storage.exists(folder := storage.join(run, "rating-seed", "rows")):
+        ratings = tables.read_rows(folder, TrainingExample)
+        num_others, share = len(examples) + num_web, recipe.settings.seed.rating_share
+        examples += repeated(ratings, num_repeats(len(ratings), num_others, share))
     return examples
 
 

@@ -119,10 +119,24 @@ class SeedSettings(Frozen):
     ratings: Annotated[Places | None, Location(takes_datasets=True)] = Field(
         default=None, exclude_if=lambda ratings: ratings is None
     )
+    # Of the examples of a forward model, ratings: each is repeated as often as comes nearest. null:
+    # each is there once, so M_0 sees them far more often than M_1 among its selected pairs.
+    rating_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, exclude_if=lambda share: share is None
+    )
+
+    @model_validator(mode="after")
+    def _share_of_ratings(self) -> SeedSettings:
+        if self.rating_share is not None and self.ratings is None:
+            raise ValueError(
+                "rating_share is the share of ratings, and there are none: set ratings, or leave "
+                "it out"
+            )
+        return self
 
     def identity(self) -> dict[str, Any]:
         """The values that decide D. Safety pairs and ratings are stages apart."""
-        apart = {"safety", "ratings"}
+        apart = {"safety", "ratings", "rating_share"}
         return {name: value for name, value in super().identity().items() if name not in apart}
 
 

@@ -32,7 +32,7 @@ from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.decontaminate import Decontaminate
 from humpback_ray.stages.distinct import Distinct
-from humpback_ray.stages.examples import SeedExamples
+from humpback_ray.stages.examples import SeedExamples, num_repeats
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.prefilter import PromisingSegments
 from humpback_ray.stages.rating_seed import RatingSeed
@@ -192,6 +192,9 @@ def mismatches(run: RunRows) -> list[str]:
                 if source.path in stage.inputs.values():
                     found = stage.outcomes.get(origin, 0)
                     kept = source.outcomes.get(SeedOutcome.KEPT, 0)
+                    if origin is Origin.RATING:
+                        num_others = sum(stage.outcomes.values()) - found
+                        kept *= num_repeats(kept, num_others, stage.settings.get("rating_share"))
                     compare(f"{origin} examples in {stage.path}", found, kept, source.path)
     for iteration in records.iterations():
         _compare_iteration(run, iteration, compare)

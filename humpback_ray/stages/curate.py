@@ -44,7 +44,9 @@ class Curate(HumanExamples):
         figures = pairs.write(rows, partial(_of_web, tag=self.web_tag))
         human: dict[str, int] = {}
         if self.settings.with_seed:
-            human = self.write_human_examples(context, Direction.FORWARD, self.seed_tag)
+            human = self.write_human_examples(
+                context, Direction.FORWARD, self.seed_tag, num_web=figures["num_selected"]
+            )
         outcomes = tables.count_values(rows, "origin")
         assert outcomes == {**human, Origin.WEB.value: figures["num_selected"]}
         storage.delete(work)

@@ -8,7 +8,7 @@ ordinary web text. The candidates then depend on neither file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from humpback_ray import storage, tables
@@ -24,23 +24,31 @@ class HumanExamples(Stage):
     seed: Stage
     safety: Stage | None = None  # more pairs; forward only
     ratings: Stage | None = None  # examples of the rating prompt; forward only
+    rating_share: float | None = None  # of all examples; None: each rating once
 
     def unread(self) -> set[str]:
-        """Safety pairs and ratings where there are none."""
-        return {name for name in ("safety", "ratings") if getattr(self, name) is None}
+        """Safety pairs, ratings and their share where there are none."""
+        names = ("safety", "ratings", "rating_share")
+        return {name for name in names if getattr(self, name) is None}
 
     def write_human_examples(
-        self, context: Context, direction: Direction, tag: str
+        self, context: Context, direction: Direction, tag: str, *, num_web: int = 0
     ) -> dict[str, int]:
-        """Add them to the rows; returns the numbers of examples by origin."""
+        """Add them to the rows; returns the numbers of examples by origin.
+
+        Args:
+            num_web: selected pairs beside them, which the share of the ratings counts.
+        """
         examples: dict[Origin, Sequence[TrainingExample]] = {}
         for origin, stage in ((Origin.SEED, self.seed), (Origin.SAFETY, self.safety)):
             if stage:
                 pairs = tables.read_rows(context.of(stage, "rows"), SeedPair)
                 examples[origin] = list(seed_examples(pairs, direction, tag, origin))
         if self.ratings:
-            folder = context.of(self.ratings, "rows")
-            examples[Origin.RATING] = tables.read_rows(folder, TrainingExample)
+            ratings = tables.read_rows(context.of(self.ratings, "rows"), TrainingExample)
+            num_others = num_web + sum(map(len, examples.values()))
+            number = num_repeats(len(ratings), num_others, self.rating_share)
+            examples[Origin.RATING] = list(repeated(ratings, number))
         for origin, rows in examples.items():
             tables.write_rows(context.path("rows"), rows, TrainingExample, name=origin.value)
         return {origin.value: len(rows) for origin, rows in examples.items()}
@@ -70,6 +78,21 @@ class SeedExamples(HumanExamples):
         outcomes = self.write_human_examples(context, self.direction, self.tag)
         assert sum(outcomes.values()) == tables.assert_unique(context.path("rows"), "example_id")
         return Result(sum(outcomes.values()), outcomes)
+
+
+def num_repeats(num_ratings: int, num_others: int, share: float | None) -> int:
+    """How often each rating is an example, so that they are about this share of all; 1 or more."""
+    if share is None or not num_ratings:
+        return 1
+    return max(round(num_others * share / (1 - share) / num_ratings), 1)
+
+
+def repeated(examples: Sequence[TrainingExample], number: int) -> Iterator[TrainingExample]:
+    """Each example so many times, every time with an id of its own."""
+    for example in examples:
+        yield example
+        for n in range(2, number + 1):
+            yield replace(example, example_id=f"{example.example_id}-{n}")
 
 
 def seed_examples(

@@ -456,3 +456,19 @@ def test_votes_of_people_stand_in_the_report_with_the_judge_beside(tmp_path):
     assert [share.value for share in (pair.win, pair.win_rate)] == [0.5, 0.6]
     assert "people's votes" not in not_computed(figures)
     json.dumps(asdict(figures), allow_nan=False)
+
+
+def test_ratings_that_are_repeated_add_up(tmp_path):
+    ratings = tmp_path / "ratings.jsonl"
+    ratings.write_text("{}\n")
+    overrides = [f"settings.seed.ratings={ratings}", "settings.seed.rating_share=0.4"]
+    folder = write_run(str(tmp_path / "run"), overrides=overrides)
+    figures = figures_of(folder)
+    by_path = {stage.path: stage.outcomes for stage in figures.stages}
+    assert by_path["forward-0/examples"] == {"seed": 20, "rating": 12}
+    assert not [line for line in figures.problems if "rating examples" in line]
+    record = storage.read_json(f"{folder}/forward-0/examples/record.json")
+    record["outcomes"] = {"seed": 22, "rating": 10}
+    storage.write_json(f"{folder}/forward-0/examples/record.json", record)
+    (line,) = [line for line in figures_of(folder).problems if "rating examples" in line]
+    assert line == "rating examples in forward-0/examples: 10, and rating-seed has 16"

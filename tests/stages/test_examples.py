@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,17 @@ from tests.support.rated_pairs import pair
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
-def curate(folder: Path, settings: SelectionSettings, safety: Source | None = None) -> Result:
+def curating(folder: Path, settings: SelectionSettings) -> Curate:
     tags = PromptSettings()
-    stage = Curate(
+    return Curate(
         path="examples", seed=Source(str(folder / "seed"), "seed"),
         rated=Source(str(folder / "rated"), "rated"), settings=settings,
-        seed_tag=tags.seed_tag, web_tag=tags.web_tag, safety=safety,
+        seed_tag=tags.seed_tag, web_tag=tags.web_tag,
     )  # fmt: skip
+
+
+def curate(folder: Path, settings: SelectionSettings, safety: Source | None = None) -> Result:
+    stage = replace(curating(folder, settings), safety=safety)
     return stage.run(context(folder / "examples"))
 
 
@@ -58,6 +63,19 @@ def test_safety_pairs_stand_beside_the_seeds_in_the_examples_of_every_model(tmp_
     assert {
         row.example_id: row.tag for row in rows if row.origin is Origin.SAFETY
     } == dict.fromkeys(("safety-a", "safety-b"), PromptSettings().seed_tag)
+
+
+def test_ratings_keep_their_share_beside_the_selected_pairs(tmp_path):
+    tables.write_rows(str(tmp_path / "rated"), [pair(n, 0, 4.6) for n in range(5)], RatedPair)
+    tables.write_rows(str(tmp_path / "seed"), [SeedPair("a", "Why?", "Because.")], SeedPair)
+    rating = TrainingExample("rating-r", "Grade this.", "", "Score: 2", Origin.RATING)
+    tables.write_rows(str(tmp_path / "ratings"), [rating], TrainingExample)
+    stage = replace(
+        curating(tmp_path, SelectionSettings()),
+        ratings=Source(str(tmp_path / "ratings"), "ratings"), rating_share=0.25,
+    )  # fmt: skip
+    result = stage.run(context(tmp_path / "examples"))
+    assert result.outcomes == {"web": 5, "seed": 1, "rating": 2}
 
 
 def test_empty_selection_is_refused_in_one_line_with_the_way_out(tmp_path):

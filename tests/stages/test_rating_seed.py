@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from humpback_ray.execution.stage import Result, Source
 from humpback_ray.method import prompts, tokens
 from humpback_ray.rows import Direction, DroppedSeed, Origin, SeedPair, TrainingExample
 from humpback_ray.stages.curate import Curate
-from humpback_ray.stages.examples import SeedExamples
+from humpback_ray.stages.examples import SeedExamples, num_repeats
 from humpback_ray.stages.rating_seed import RatingSeed
 from humpback_ray.stages.seed import Seed
 from tests.support.generation import context
@@ -115,6 +116,30 @@ def test_ratings_keep_their_origin_in_the_examples_of_forward_models(tmp_path):
         replace(of_seed, direction=Direction.BACKWARD).run(context(tmp_path / "reversed"))
 
 
+def test_share_of_ratings_repeats_each_of_them_equally_often(tmp_path):
+    run(tmp_path, [rated(1), rated(2, 1)])
+    pairs = [SeedPair(str(n), f"Why {n}?", "So.") for n in range(7)]
+    tables.write_rows(f"{tmp_path}/seed/rows", pairs, SeedPair)
+    of_seed = SeedExamples(
+        path="examples", seed=Source(f"{tmp_path}/seed/rows", "seed"),
+        direction=Direction.FORWARD, tag="", ratings=stage(tmp_path, [rated(1), rated(2, 1)]),
+        rating_share=0.3,
+    )  # fmt: skip
+    assert of_seed.run(context(tmp_path / "examples")).outcomes == {"seed": 7, "rating": 4}
+    rows = tables.read_rows(f"{tmp_path}/examples/rows", TrainingExample)
+    times = Counter((row.prompt, row.completion) for row in rows if row.origin is Origin.RATING)
+    assert sorted(times.values()) == [2, 2]
+    assert len({row.example_id for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("num_others", "share", "number"),
+    [(160, None, 1), (160, 0.27, 1), (660, 0.27, 4), (660, 0.01, 1), (40_000, 0.1, 74)],
+)
+def test_ratings_of_every_model_are_about_the_share_of_its_examples(num_others, share, number):
+    assert num_repeats(60, num_others, share) == number
+
+
 # --- identity -------------------------------------------------------------------------------------
 
 
@@ -133,6 +158,21 @@ def test_ratings_change_the_forward_models_and_neither_seed_nor_candidates(tmp_p
     assert not changed & {"seed", "segments", "backward/examples", "backward/model", "candidates"}
     curates = [found for found in more.values() if isinstance(found, Curate)]
     assert {found.ratings for found in curates} == {more["rating-seed"]}
+
+
+def test_share_of_ratings_changes_the_forward_models_alone(tmp_path):
+    stage(tmp_path, [rated(1)])
+    ratings = f"settings.seed.ratings={tmp_path}/ratings.jsonl"
+    once, often = declared(ratings), declared(ratings, "settings.seed.rating_share=0.2")
+    changed = {path for path in once if once[path].fingerprint != often[path].fingerprint}
+    assert {"forward-0/examples", "iter-1/examples", "iter-2/examples"} <= changed
+    assert not changed & {"seed", "rating-seed", "backward/examples", "candidates"}
+
+
+def test_share_without_ratings_is_refused():
+    with pytest.raises(UserError, match=r"rating_share .* set ratings, or leave it out") as error:
+        load_recipe("tiny", ["settings.seed.rating_share=0.2"])
+    assert "\n" not in str(error.value)
 
 
 def test_another_way_of_rating_makes_other_examples(tmp_path):

@@ -40,12 +40,13 @@ from humpback_ray.stages.augment import Augment
 from humpback_ray.stages.benchmark import Benchmark
 from humpback_ray.stages.curate import Curate
 from humpback_ray.stages.evaluate import Evaluate
-from humpback_ray.stages.examples import SeedExamples
+from humpback_ray.stages.examples import SeedExamples, num_repeats, repeated
 from humpback_ray.stages.finetune import Finetune
 from humpback_ray.stages.judge import Judge
 from humpback_ray.stages.other_answers import OtherAnswers
 from humpback_ray.stages.prefilter import PrefilterModel, PromisingSegments
 from humpback_ray.stages.rate import Rate
+from humpback_ray.stages.rating_seed import RatingSeed
 from humpback_ray.stages.safety_answers import SafetyAnswers
 from humpback_ray.stages.safety_seed import SafetySeed
 from humpback_ray.stages.seed import Seed
@@ -174,6 +175,10 @@ class _Writer:
             for n in range(20)
         ]
         self.safety = [SeedPair(f"q{n}", f"How do I harm {n}?", "I cannot help.") for n in range(5)]
+        self.ratings = [
+            TrainingExample(f"rating-{n}", f"Grade {n}.", "", f"Score: {n}", Origin.RATING)
+            for n in (1, 2, 4, 5)
+        ]
 
     def result(self, stage: Stage) -> Result:
         """Write a stage's rows and metrics; returns its result."""
@@ -186,6 +191,7 @@ class _Writer:
             SeedExamples: self._seed_examples,
             Benchmark: partial(write_benchmarks, self._folder),
             SafetySeed: self._safety_seed, SafetyAnswers: self._safety_answers,
+            RatingSeed: self._rating_seed,
         }  # fmt: skip
         return writers.get(type(stage), lambda _: Result(1, {"read": 1}))(stage)
 
@@ -288,7 +294,7 @@ class _Writer:
             )
             for p in chosen
         ]
-        human = self._human(stage, stage.seed_tag)
+        human = self._human(stage, stage.seed_tag, num_web=len(web))
         self._rows(stage, "rows", [*web, *human], TrainingExample)
         figures = {"num_scored": len(scored), "num_segments": len(scored),
                    "num_selected": len(chosen), "lowest_selected_score": chosen[-1].score,
@@ -296,10 +302,18 @@ class _Writer:
         counts = Counter(row.origin.value for row in (*web, *human))
         return Result(counts.total(), counts, figures)
 
-    def _human(self, stage: SeedExamples | Curate, tag: str) -> list[TrainingExample]:
+    def _human(
+        self, stage: SeedExamples | Curate, tag: str, num_web: int = 0
+    ) -> list[TrainingExample]:
         origins = {Origin.SEED: self.pairs, Origin.SAFETY: self.safety if stage.safety else []}
-        return [TrainingExample(f"{origin}-{p.pair_id}", p.instruction, tag, p.response, origin)
-                for origin, pairs in origins.items() for p in pairs]  # fmt: skip
+        pairs = [
+            TrainingExample(f"{origin}-{p.pair_id}", p.instruction, tag, p.response, origin)
+            for origin, some in origins.items() for p in some
+        ]  # fmt: skip
+        if stage.ratings is None:
+            return pairs
+        number = num_repeats(len(self.ratings), num_web + len(pairs), stage.rating_share)
+        return [*pairs, *repeated(self.ratings, number)]
 
     def _seed_examples(self, stage: SeedExamples) -> Result:
         rows = self._human(stage, stage.tag)
@@ -311,6 +325,11 @@ class _Writer:
         self._rows(stage, "rows", self.safety, SeedPair)
         self._rows(stage, "dropped", dropped, DroppedSeed)
         return Result(6, {"kept": 5, "surplus": 1}, {"share": 0.2})
+
+    def _rating_seed(self, stage: Stage) -> Result:
+        self._rows(stage, "rows", self.ratings, TrainingExample)
+        self._rows(stage, "dropped", [DroppedSeed("r9", SeedOutcome.NO_GRADE, "Why?")], DroppedSeed)
+        return Result(5, {"kept": 4, "no_grade": 1}, {"scores": {"1": 1, "2": 1, "4": 1, "5": 1}})
 
     def _safety_answers(self, stage: SafetyAnswers) -> Result:
         """The later a model, the more it refuses of both halves."""
